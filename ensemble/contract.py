@@ -1,0 +1,140 @@
+"""The one table of what every served model takes and gives.
+
+`model_repository/*/config.pbtxt` says the same in Triton's words; `python -m ensemble.check`
+holds the two, and the exported artefacts, against each other.
+"""
+
+from dataclasses import dataclass
+
+ANY = -1  # an axis whose size is the request's or the checkpoint's
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a served model.
+
+    Attributes:
+        name: The name on the wire, in the exported graphs and in Python.
+        dtype: Triton's name for it (`FP32`, `INT64`, `BYTES`, ...).
+        dims: Shape without the leading batch axis; `ANY` where it varies.
+        optional: Whether a request may leave it out.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """Inputs and outputs of one served model, in order."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a caller may ask of a synthesis, the same at every front door.
+
+    Attributes:
+        name: Input tensor of dims (1,).
+        dtype: Triton's name for its type.
+        default: Used when the request leaves it out; None draws one at random.
+        low: Smallest value accepted.
+        high: Largest value accepted.
+    """
+
+    name: str
+    dtype: str
+    default: int | float | None
+    low: int | float
+    high: int | float
+
+
+# Defaults and ranges follow upstream's API and `generate_long` (fish-speech 0.1.0,
+# tools/schema and models/text2semantic/inference.py). temperature 0 is greedy decoding.
+OPTIONS = (
+    Option("seed", "UINT64", None, 0, 2**64 - 1),
+    Option("temperature", "FP32", 0.8, 0.0, 2.0),
+    Option("top_p", "FP32", 0.8, 0.01, 1.0),
+    Option("repetition_penalty", "FP32", 1.1, 0.5, 2.0),
+    Option("max_new_tokens", "INT32", 1024, 1, 32768),  # frames of audio, at most
+    Option("first_chunk_frames", "INT32", 8, 1, 512),
+    Option("max_chunk_frames", "INT32", 64, 1, 512),
+)
+_OPTION_INPUTS = tuple(Tensor(o.name, o.dtype, (1,), optional=True) for o in OPTIONS)
+
+# What the caller says of the voice: either audio, encoded on the way, or codes made earlier.
+_VOICE_AS_AUDIO = (
+    Tensor("reference_audio", "FP32", (ANY,)),  # mono, in [-1, 1]
+    Tensor("reference_text", "BYTES", (1,)),
+    Tensor("reference_sample_rate", "INT32", (1,), optional=True),  # Hz
+)
+_VOICE_AS_CODES = (  # left out, or of 0 frames: the checkpoint's own voice
+    Tensor("reference_text", "BYTES", (ANY,), optional=True),  # one per reference
+    Tensor("reference_codes", "INT64", (ANY, ANY), optional=True),  # codebooks, all frames
+    Tensor("reference_frames", "INT32", (ANY,), optional=True),  # frames of each reference
+    Tensor("checkpoint_id", "BYTES", (1,), optional=True),  # that made the codes
+)
+_TEXT = Tensor("text", "BYTES", (1,))
+
+# What comes back beside the audio, from the LLaMA stage through to the caller.
+_CHUNK = (
+    Tensor("chunk_index", "INT32", (1,)),  # 0, 1, ...: order them by this
+    Tensor("num_samples", "INT32", (1,)),  # valid samples of `audio`; the rest is padding
+    Tensor("is_last", "BOOL", (1,)),
+    Tensor("finish_reason", "BYTES", (1,)),  # "", and with the last chunk FINISH_REASONS
+    Tensor("sample_rate", "INT32", (1,)),  # Hz
+)
+_WHOLE = (
+    Tensor("audio", "FP32", (ANY,)),
+    Tensor("finish_reason", "BYTES", (1,)),
+    Tensor("sample_rate", "INT32", (1,)),
+)
+_CODES = Tensor("codes", "INT64", (ANY, ANY))  # codebooks (10 in S1-mini), frames
+_NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute frame numbers to decode
+
+FINISH_REASONS = ("stop", "length")
+
+_REFERENCE = (_VOICE_AS_AUDIO[0], _VOICE_AS_AUDIO[2])
+_REFERENCE_FACTS = (
+    Tensor("reference_frames", "INT32", (1,)),  # frames of `codes` that are not padding
+    Tensor("checkpoint_id", "BYTES", (1,)),
+)
+
+MODELS = {
+    "fish_reference": Model(
+        _REFERENCE,
+        (Tensor("waveform", "FP32", (ANY,)), *_REFERENCE_FACTS),
+    ),
+    "fish_encoder": Model((Tensor("waveform", "FP32", (ANY,)),), (_CODES,)),
+    "fish_prompt": Model(
+        (_TEXT, *_VOICE_AS_CODES),
+        (
+            Tensor("prompt", "INT32", (ANY, ANY)),  # 1 + codebooks, positions
+            Tensor("prefix_length", "INT32", (1,)),  # positions that belong to the voice
+        ),
+    ),
+    "fish_llama": Model(
+        (
+            Tensor("prompt", "INT32", (ANY, ANY)),
+            Tensor("prefix_length", "INT32", (1,), optional=True),
+            *_OPTION_INPUTS,
+        ),
+        (_CODES, _NEW_FRAMES, *_CHUNK),
+    ),
+    "fish_decoder": Model((_CODES, _NEW_FRAMES), (Tensor("audio", "FP32", (ANY,)),)),
+    "fish_encode": Model(_REFERENCE, (_CODES, *_REFERENCE_FACTS)),
+    "fish_tts_stream": Model(
+        (_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS),
+        (Tensor("audio", "FP32", (ANY,)), *_CHUNK),
+    ),
+    "fish_clone_stream": Model(
+        (_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS),
+        (Tensor("audio", "FP32", (ANY,)), *_CHUNK),
+    ),
+    "fish_tts": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),
+    "fish_clone": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _WHOLE),
+}
