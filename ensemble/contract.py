@@ -58,7 +58,7 @@ class Option:
 OPTIONS = (
     Option("seed", "UINT64", None, 0, 2**64 - 1),
     Option("temperature", "FP32", 0.8, 0.0, 2.0),
-    Option("top_p", "FP32", 0.8, 0.01, 1.0),
+    Option("top_p", "FP32", 0.8, 0.0, 1.0),
     Option("repetition_penalty", "FP32", 1.1, 0.5, 2.0),
     Option("max_new_tokens", "INT32", 1024, 1, 32768),  # frames of audio, at most
     Option("first_chunk_frames", "INT32", 8, 1, 512),

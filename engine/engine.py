@@ -1,0 +1,211 @@
+"""Continuous batching: requests join and leave a running batch at every frame."""
+
+import threading
+from collections import deque
+
+import torch
+
+from engine.kv_cache import KVCache
+from engine.llama import Llama, Rows, stacked_noise
+from engine.request import Active, Request
+
+PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no more than this
+
+
+class OverloadedError(RuntimeError):
+    """The queue is full; the caller should try another replica, or later."""
+
+
+class CancelledError(RuntimeError):
+    """The caller no longer waits."""
+
+
+class Engine:
+    """`submit` from any thread; one thread calls `run` (or, in tests, `step`)."""
+
+    def __init__(self, llama: Llama, slots: int, max_waiting: int = 256) -> None:
+        facts = llama.facts
+        self.llama, self.slots, self.max_waiting = llama, slots, max_waiting
+        self.waiting: deque[Request] = deque()
+        self.active: list[Active] = []
+        self.prefilling: Active | None = None
+        self.rows = Rows(llama, slots)
+        self.cache = KVCache(
+            facts.num_layers, slots, facts.num_kv_heads, facts.head_dim,
+            facts.max_seq_len, like=self.rows.state,
+        )  # fmt: skip
+        self._wake = threading.Condition()
+        self._closed = False
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            ValueError: If the prompt does not fit.
+            OverloadedError: If too many wait already.
+        """
+        facts, length = self.llama.facts, request.prompt.shape[1]
+        if not 1 <= length <= facts.max_prompt_length:
+            raise ValueError(
+                f"prompt has {length} positions, expected 1 to {facts.max_prompt_length}. "
+                "Use a shorter text or reference."
+            )
+        with self._wake:
+            if self._closed:
+                raise OverloadedError("the engine is shutting down")
+            if len(self.waiting) >= self.max_waiting:
+                raise OverloadedError(
+                    f"{len(self.waiting)} requests are waiting already, the limit. "
+                    "Try again later, or add an instance."
+                )
+            self.waiting.append(request)
+            self._wake.notify()
+
+    def run(self) -> None:
+        """Work until `close`; a step that fails takes its requests with it, not the engine."""
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or self._busy())
+                if self._closed:
+                    break
+            try:
+                self.step()
+            except Exception as error:  # whatever it was, those who wait must hear of it
+                self._abandon(error)
+        self._abandon(RuntimeError("the server is shutting down"))
+
+    def close(self) -> None:
+        """End `run`; what is unfinished is told so."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """One frame for every active request; returns whether there is more to do."""
+        self._leave_early()
+        decoding = len(self.active)
+        self._prefill_slice()
+        if decoding:
+            self._decode(decoding)
+        if self.active:
+            self._sample(len(self.active))
+        if not (self.active or self.prefilling):
+            self.cache.shrink()
+        return self._busy()
+
+    def _busy(self) -> bool:
+        return bool(self.waiting or self.active or self.prefilling)
+
+    def _leave_early(self) -> None:
+        for row in reversed(range(len(self.active))):
+            request = self.active[row].request
+            if request.is_cancelled():
+                self._retire(row)
+                request.on_error(CancelledError("cancelled by the caller"))
+        if self.prefilling and self.prefilling.request.is_cancelled():
+            request = self.prefilling.request
+            self.cache.lengths[len(self.active)] = 0
+            self.prefilling = None
+            request.on_error(CancelledError("cancelled by the caller"))
+
+    def _prefill_slice(self) -> None:
+        """Push part of one waiting prompt through; with its end the request becomes active."""
+        row = len(self.active)
+        if self.prefilling is None:
+            if row == self.slots or not self.waiting:
+                return
+            self._admit(self.waiting.popleft(), row)
+        active = self.prefilling
+        begin = active.prefilled
+        tokens = active.prompt[:, :, begin : begin + PREFILL_SLICE].to(self.llama.device)
+        lengths, keys, values = self.cache.past(slice(row, row + 1))
+        time = torch.tensor([tokens.shape[2]], device=self.llama.device)
+        logits, state, keys, values = self.llama.graphs.prefill(
+            tokens, time, lengths.to(self.llama.device), keys, values
+        )
+        self.cache.extend(row, keys[:, 0], values[:, 0])
+        active.prefilled += tokens.shape[2]
+        if active.prefilled == active.prompt.shape[2]:
+            self.rows.logits[row], self.rows.state[row] = logits[0], state[0]
+            # Speech of no frames at all is nothing that the codec could decode.
+            self.rows.logits[row, self.llama.end_choice] = float("-inf")
+            self.active.append(active)
+            self.prefilling = None
+
+    def _admit(self, request: Request, row: int) -> None:
+        facts, sampling = self.llama.facts, request.sampling
+        room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
+        self.prefilling = Active(
+            request, min(sampling.max_new_tokens, room), facts.num_codebooks, facts.history_frames
+        )
+        self.cache.lengths[row] = 0
+        self.rows.begin(
+            row, sampling.temperature, sampling.top_p, sampling.repetition_penalty
+        )
+
+    def _decode(self, count: int) -> None:
+        """The slow transformer, for rows 0 to count - 1."""
+        lengths, keys, values = self.cache.past(slice(0, count))
+        columns = self.rows.columns[:count]
+        logits, state, keys, values = self.llama.graphs.decode_step(
+            columns, lengths.to(self.llama.device), keys, values
+        )
+        self.cache.append(count, keys, values)
+        self.rows.logits[:count], self.rows.state[:count] = logits, state
+
+    def _sample(self, count: int) -> None:
+        """Token, codes, windows; the finished leave."""
+        llama, rows = self.llama, self.rows
+        books = llama.facts.num_codebooks
+        need = llama.slow_choices + (books - 1) * llama.fast_choices
+        slow_noise, fast_noise = stacked_noise(
+            [active.noise(need) for active in self.active], llama.slow_choices, books
+        )
+        options = rows.options[:, :count].unbind()
+        choices = llama.graphs.sample_token(
+            rows.logits[:count], rows.previous_tokens[:count], *options,
+            slow_noise.to(llama.device),
+        )  # fmt: skip
+        tokens = llama.token_of(choices)
+        codes, _ = llama.graphs.fast_loop(
+            rows.state[:count], llama.semantic_code(tokens), rows.previous_codes[:count],
+            *options, fast_noise.to(llama.device),
+        )  # fmt: skip
+        rows.remember(count, choices, torch.cat([tokens[:, None], codes], dim=1))
+        ended = (choices == llama.end_choice).tolist()
+        frames = codes.cpu().numpy()
+        for row in reversed(range(count)):
+            active = self.active[row]
+            if ended[row]:
+                active.finish("stop")
+            else:
+                active.add(frames[row])
+                if active.num_frames < active.max_frames:
+                    continue
+                active.finish("length")
+            self._retire(row)
+
+    def _retire(self, row: int) -> None:
+        """Free a slot; the last row moves into it."""
+        last = len(self.active) - 1
+        self.rows.drop(row, last)
+        self.cache.drop(row, last)
+        self.active[row] = self.active[last]
+        self.active.pop()
+        if self.prefilling:  # its row is always the one behind the active ones
+            self.cache.drop(last, last + 1)
+            self.rows.drop(last, last + 1)
+
+    def _abandon(self, error: Exception) -> None:
+        """Tell every request, forget them all, and start from a clean slate."""
+        with self._wake:
+            requests = [a.request for a in self.active] + list(self.waiting)
+            if self.prefilling:
+                requests.append(self.prefilling.request)
+            self.waiting.clear()
+            self.active.clear()
+            self.prefilling = None
+            self.cache.lengths.zero_()
+        for request in requests:
+            request.on_error(error)

@@ -1,0 +1,51 @@
+"""How the next token or code is chosen.
+
+Source: `logits_to_probs` and `sample`, fish-speech 0.1.0, models/text2semantic/inference.py: the
+same operations in the same order, for a batch, with the random numbers as an input.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW = 16  # frames that the repetition penalty looks back on
+
+
+def sample(
+    logits: Tensor,
+    previous: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    repetition_penalty: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """Choose one index per row.
+
+    Args:
+        logits: (batch, choices).
+        previous: int64 (batch, WINDOW), indices chosen lately; -1 for none.
+        temperature: float32 (batch,), >= 0.
+        top_p: float32 (batch,); 0 leaves the best choice alone: greedy.
+        repetition_penalty: float32 (batch,), > 0; 1 changes nothing.
+        noise: float32 (batch, choices), drawn from Exp(1).
+
+    Returns:
+        int64 (batch,).
+    """
+    logits = logits.float()
+    choices = logits.shape[1]
+    penalty = repetition_penalty[:, None]
+    penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
+    # One column more than there are choices takes the marks of "none".
+    marks = torch.zeros_like(F.pad(logits, (0, 1)))
+    marks = marks.scatter(1, torch.where(previous < 0, choices, previous), 1.0)
+    logits = torch.where(marks[:, :choices] > 0, penalized, logits)
+
+    ranked, order = torch.sort(logits, dim=-1, descending=True)
+    # Drop a choice when the mass up to and with it exceeds top_p, but never the first.
+    mass = torch.cumsum(torch.softmax(ranked, dim=-1), dim=-1)
+    keep = F.pad(mass[:, 1:] <= top_p[:, None], (1, 0), value=1.0)
+    ranked = ranked.masked_fill(~keep, float("-inf")) / temperature.clamp(min=1e-5)[:, None]
+    # argmax(p / Exp(1)) is a draw from p.
+    chosen = (torch.softmax(ranked, dim=-1) / noise).argmax(dim=-1, keepdim=True)
+    return order.gather(1, chosen)[:, 0]

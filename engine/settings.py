@@ -1,0 +1,63 @@
+"""How the engine is deployed: the documented environment variables, parsed once.
+
+What the model *is* comes from its checkpoint, what a caller *asks* comes with the request.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Attributes:
+    device: Where the engine runs.
+    dtype: Of its weights, activations and KV cache.
+    slots: Requests decoded together, at most.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    slots: int
+
+
+def settings_from(environment: Mapping[str, str] = os.environ, device: str = "") -> Settings:
+    """Read the environment.
+
+    Args:
+        environment: FISH_SPEECH_DEVICE, FISH_SPEECH_PRECISION, VOICEREEL_BATCH_SIZE are read.
+        device: Where Triton placed this instance (`cpu`, `cuda:1`); it yields only to an explicit
+            FISH_SPEECH_DEVICE=cpu.
+
+    Raises:
+        ValueError: If a value is not one of those documented.
+    """
+    asked = environment.get("FISH_SPEECH_DEVICE", "").strip().lower()
+    if asked not in ("", "cpu", "cuda"):
+        raise ValueError(f"FISH_SPEECH_DEVICE is {asked!r}, expected cpu or cuda.")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ValueError("FISH_SPEECH_DEVICE is cuda, but torch sees no GPU. Use cpu, or mend CUDA.")
+    default = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device("cpu" if asked == "cpu" else device or default)
+    return Settings(chosen, _dtype(environment, chosen), _slots(environment))
+
+
+def _dtype(environment: Mapping[str, str], device: torch.device) -> torch.dtype:
+    precision = environment.get("FISH_SPEECH_PRECISION", "half").strip().lower()
+    if precision not in ("half", "full"):
+        raise ValueError(f"FISH_SPEECH_PRECISION is {precision!r}, expected half or full.")
+    if precision == "full":
+        return torch.float32
+    if device.type == "cuda":
+        return torch.float16
+    # Without the instructions bfloat16 is emulated, several times slower than float32.
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def _slots(environment: Mapping[str, str]) -> int:
+    text = environment.get("VOICEREEL_BATCH_SIZE", "0").strip()
+    if not text.isdecimal() or int(text) > 1024:
+        raise ValueError(f"VOICEREEL_BATCH_SIZE is {text!r}, expected 0 (automatic) to 1024.")
+    return int(text) or 16

@@ -1,0 +1,75 @@
+"""What a checkpoint is, as far as serving must know: `checkpoint.json` beside the artefacts."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE_NAME = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Written by the export, read by the Python models. Positions and frames are counts.
+
+    Attributes:
+        checkpoint_id: Hash of the checkpoint's files.
+        sample_rate: Hz.
+        samples_per_frame: Audio samples that one frame of codes stands for.
+        codebook_sizes: Entries of each codebook, the semantic one first.
+        max_frames: The codec decodes no frame beyond this many.
+        max_reference_frames: The codec encodes no recording longer than this.
+        history_frames: Frames before a window that can be heard in it.
+        vocab_size: Tokens that have an embedding.
+        max_seq_len: Positions of prompt and generated frames together.
+        semantic_begin_id: Token of semantic code 0; code n is this + n.
+        num_semantic: Semantic tokens; also the codes that the language model knows per codebook.
+        im_end_id: Token that ends the speech.
+        full_vocabulary: Logits for every token (parity), or for the semantic ones and the end.
+        num_layers, num_kv_heads, head_dim: Extents of the KV cache.
+    """
+
+    checkpoint_id: str
+    sample_rate: int
+    samples_per_frame: int
+    codebook_sizes: tuple[int, ...]
+    max_frames: int
+    max_reference_frames: int
+    history_frames: int
+    vocab_size: int
+    max_seq_len: int
+    semantic_begin_id: int
+    num_semantic: int
+    im_end_id: int
+    full_vocabulary: bool
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def num_codebooks(self) -> int:
+        return len(self.codebook_sizes)
+
+    @property
+    def max_prompt_length(self) -> int:
+        """Upstream keeps 2048 positions for the answer (`generate_long`)."""
+        return self.max_seq_len - 2048
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / FILE_NAME).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Facts":
+        """
+        Raises:
+            FileNotFoundError: If nothing has been exported into this folder.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path.parent.parent.name}: {path} is missing. "
+                "Make it with: make export CHECKPOINT=DIR"
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["codebook_sizes"] = tuple(values["codebook_sizes"])
+        return cls(**values)

@@ -1,0 +1,71 @@
+r"""Reads from tritonserver's log, in one line, why it does not serve.
+
+A line of it: `E1123 01:17:15.121029 9108 model_lifecycle.cc:642] "failed to load 'm' version 1: ..."`
+with line breaks of the message written as `\n`.
+"""
+
+import re
+import signal
+from pathlib import Path
+
+# In order of how much they say; each captures the model, where it knows it, and the reason.
+_REASONS = (
+    re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)"),
+    re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.*)"),
+    re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)"),
+    re.compile(r"(?P<model>)Invalid argument: (?P<reason>ensemble .*)"),
+    re.compile(r"(?P<model>)(?P<reason>failed to start .* service: .*)"),
+    re.compile(r"(?P<model>).*tritonserver: (?P<reason>unrecognized option .*)"),
+)
+_MESSAGE = re.compile(r'^[EWI]\d{4} \S+ +\d+ [^]]+\] *"?(.*?)"?$', re.MULTILINE)
+_ERROR_KINDS = re.compile(
+    r"^((Internal|Invalid argument|Unavailable|FileNotFoundError|ValueError|RuntimeError): )+"
+)
+# Said by the native backends; the Python-based ones say it themselves.
+_NATIVE_MISSING = re.compile(r"unable to find '[^']+/model\.(onnx|pt)'")
+_MAKE_IT = "Make it with: make export CHECKPOINT=DIR"
+
+
+def why_it_ended(log: Path, status: int) -> str:
+    """The reason a server gave before it ended with an exit status (negative: a signal)."""
+    text = log.read_text("utf-8", errors="replace")
+    failures = _failures(text)
+    if failures:
+        (model, reason), *others = failures.items()
+        names = ", ".join(name for name, _ in others if name)
+        first = reason if not model or reason.startswith(model) else f"{model}: {reason}"
+        also = f" (also failed: {names})" if names else ""
+        return f"{first}{also}. Log: {log}"
+    ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    last = (text.strip().splitlines() or ["the log is empty"])[-1]
+    return f"tritonserver ended with {ended}: {_shorten(last)}. Log: {log}"
+
+
+def what_it_waits_for(log: Path) -> str:
+    """Which models a server that is not ready has begun to load and not finished."""
+    text = log.read_text("utf-8", errors="replace")
+    loading = re.findall(r"\"loading: (\S+):\d+\"", text)
+    done = set(re.findall(r"successfully loaded '([^']+)'", text))
+    waiting = ", ".join(name for name in loading if name not in done)
+    failures = "; ".join(f"{model}: {reason}" for model, reason in _failures(text).items())
+    return f"{failures or f'still loading: {waiting}'}. Log: {log}"
+
+
+def _failures(text: str) -> dict[str, str]:
+    """Reasons by model, those that follow from another's failure last or left out."""
+    messages = [m.group(1) for m in _MESSAGE.finditer(text)] + text.splitlines()[:1]
+    found: dict[str, str] = {}
+    for pattern in _REASONS:
+        for match in filter(None, map(pattern.match, messages)):
+            consequence = "loading failed with error" in match["reason"]
+            if not (consequence and found):
+                found.setdefault(match["model"], _shorten(match["reason"]))
+    return found
+
+
+def _shorten(reason: str) -> str:
+    """One line without Python's traceback and Triton's error kinds."""
+    reason = reason.split("\\n\\nAt:")[0].replace("\\n", " ")
+    reason = _ERROR_KINDS.sub("", reason).strip().rstrip(".")
+    reason = reason.replace("is not healthy", "ended while it loaded the model")
+    return f"{reason}. {_MAKE_IT}" if _NATIVE_MISSING.search(reason) else reason

@@ -1,0 +1,48 @@
+"""Between Triton's requests and plain Python, for the Python models. Imports only in a server."""
+
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+def array(request, name: str) -> np.ndarray | None:
+    """An input without its batch axis, or None if the request left it out."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()[0]
+
+
+def texts(request, name: str) -> list[str]:
+    """A BYTES input as text; empty if the request left it out.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+    """
+    values = array(request, name)
+    decoded = []
+    for value in [] if values is None else values:
+        try:
+            decoded.append(value.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not UTF-8 ({error}). Encode it as UTF-8.") from None
+    return decoded
+
+
+def tensor(name: str, values, dtype: type) -> pb_utils.Tensor:
+    """An output with its batch axis put back."""
+    return pb_utils.Tensor(name, np.asarray(values, dtype)[None])
+
+
+def error(who: str, problem: Exception, code: int | None = None) -> pb_utils.InferenceResponse:
+    """An answer that says who could not do what."""
+    invalid = isinstance(problem, ValueError)
+    known = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
+    message = f"{who}: {problem}"
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(message, known if code is None else code)
+    )
+
+
+def version_folder(args: dict) -> Path:
+    """Where this model's artefacts lie."""
+    return Path(args["model_repository"]) / args["model_version"]

@@ -1,0 +1,58 @@
+"""`python -m export COMMAND`: checkpoints in, artefacts out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+)
+
+
+@app.command()
+def make_checkpoint(
+    name: Annotated[str, typer.Argument(help="tiny, tiny-mha, ..., s1mini (3.3 GB)")],
+    out: Annotated[Path, typer.Option(help="Folder to make")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights")] = 0,
+    force: Annotated[bool, typer.Option(help="Replace a folder that holds something")] = False,
+) -> None:
+    """Write a checkpoint of random weights that the genuine upstream loaders accept."""
+    from export.make_checkpoint import make_checkpoint as make
+    from export.weights import CheckpointError
+
+    try:
+        make(name, out, seed, force)
+    except CheckpointError as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
+def run(
+    checkpoint: Annotated[Path, typer.Argument(help="Fish-Speech checkpoint folder")],
+    repository: Annotated[Path, typer.Option(help="Model repository")] = Path("model_repository"),
+    full_vocabulary: Annotated[
+        bool, typer.Option(help="Logits for every token, as upstream; slower")
+    ] = False,
+) -> None:
+    """Export a checkpoint into a servable repository, every artefact compared with upstream."""
+    from rich.console import Console
+
+    from export.run import ParityError, export_checkpoint, tables
+    from export.weights import CheckpointError
+
+    console = Console(stderr=True)
+    try:
+        result = export_checkpoint(checkpoint, repository, full_vocabulary, console)
+    except (CheckpointError, ParityError) as error:
+        raise SystemExit(str(error)) from None
+    for table in tables(result):
+        console.print(table)
+    console.print(f"[green]{repository} is ready: make serve REPOSITORY={repository}")
+
+
+if __name__ == "__main__":
+    app()

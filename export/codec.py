@@ -1,0 +1,78 @@
+"""The codec stage: fish_encoder and fish_decoder, as ONNX and as TorchScript."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ensemble.facts import Facts
+from export import parity
+from export.codec_graphs import DecoderGraph, EncoderGraph
+from export.parity import Comparison
+from export.write import onnx_graph, torchscript
+
+Report = Callable[[str], None]
+
+ENCODER_AXES = {
+    "waveform": {0: "batch", 1: "samples"},
+    "codes": {0: "batch", 1: "codebooks", 2: "frames"},
+}
+DECODER_AXES = {
+    "codes": {0: "batch", 1: "codebooks", 2: "frames"},
+    "new_frames": {0: "batch", 1: "new"},
+    "audio": {0: "batch", 1: "samples"},
+}
+
+
+def export_encoder(codec: nn.Module, facts: Facts, folder: Path, report: Report) -> list[Comparison]:
+    """Write `model.onnx` and `model.pt` into a folder and compare both with `DAC.encode`.
+
+    Args:
+        codec: The genuine module, in eval mode.
+        facts: Of the checkpoint.
+        folder: Where to; made here.
+        report: Told what goes on.
+    """
+    graph = EncoderGraph(codec).eval()
+    example = (parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate),)
+    files = _write(graph, example, folder, ["waveform"], ["codes"], ENCODER_AXES, report)
+    return [
+        Comparison(
+            f"fish_encoder/{name}", "codes that differ",
+            parity.encoder_error(run, codec, facts.sample_rate, facts.samples_per_frame),
+            parity.CODES_LIMIT,
+        )
+        for name, run in files
+    ]  # fmt: skip
+
+
+def export_decoder(
+    codec: nn.Module, graph: DecoderGraph, facts: Facts, folder: Path, report: Report
+) -> list[Comparison]:
+    """Likewise with `DAC.decode`; in two windows, which together must equal the whole."""
+    codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
+    example = (codes, torch.arange(8, 12).repeat(2, 1))
+    names = ["codes", "new_frames"]
+    files = _write(graph, example, folder, names, ["audio"], DECODER_AXES, report)
+    return [
+        Comparison(
+            f"fish_decoder/{name}", "audio, max abs",
+            parity.decoder_error(run, codec, facts.codebook_sizes, facts.samples_per_frame),
+            parity.AUDIO_LIMIT,
+        )
+        for name, run in files
+    ]  # fmt: skip
+
+
+def _write(graph, example, folder, input_names, output_names, axes, report):
+    """Yield each file's name and a runner for it, once it is written."""
+    folder.mkdir(parents=True)
+    report(f"{folder.parent.name}: ONNX")
+    path = folder / "model.onnx"
+    onnx_graph(graph, example, path, input_names, output_names, axes)
+    yield path.name, parity.onnx_runner(path)
+    report(f"{folder.parent.name}: TorchScript")
+    path = folder / "model.pt"
+    torchscript(graph, {"forward": example}).save(str(path))
+    yield path.name, parity.script_runner(torch.jit.load(str(path)))

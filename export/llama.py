@@ -1,0 +1,136 @@
+"""The LLaMA stage: prefill, decode step and fast loop, as TorchScript and as ONNX."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.graphs import LlamaGraphs
+from engine.llama import GRAPHS_FILE
+from engine.sampler import WINDOW
+from export import parity
+from export.parity import Comparison, LlamaRuns
+from export.write import onnx_graph, share_weights, torchscript
+
+Report = Callable[[str], None]
+
+PREFILL = ["tokens", "lengths", "past_lengths", "past_keys", "past_values"]
+DECODE_STEP = ["columns", "past_lengths", "past_keys", "past_values"]
+SLOW_OUT = ["logits", "state", "keys", "values"]
+FAST_LOOP = ["state", "semantic", "previous", "temperature", "top_p", "repetition_penalty", "noise"]
+_PAST = {1: "batch", 3: "past"}
+_NEW = {1: "batch", 3: "time"}
+AXES = {
+    "tokens": {0: "batch", 2: "time"},
+    **{n: {0: "batch"} for n in ("columns", "lengths", "past_lengths", "logits", *FAST_LOOP)},
+    "past_keys": _PAST,
+    "past_values": _PAST,
+    "keys": _NEW,
+    "values": _NEW,
+    "codes": {0: "batch"},
+    "fast_logits": {0: "batch"},
+}
+
+
+def sampled_tokens(genuine: nn.Module, full_vocabulary: bool) -> Tensor:
+    """Ids of the tokens that get logits: the semantic ones and the end, or all."""
+    tokenizer = genuine.tokenizer
+    if full_vocabulary:
+        return torch.arange(genuine.config.vocab_size)
+    semantic = torch.arange(tokenizer.semantic_begin_id, tokenizer.semantic_end_id + 1)
+    return torch.cat([semantic, torch.tensor([tokenizer.get_token_id("<|im_end|>")])])
+
+
+def export_llama(
+    genuine: nn.Module, full_vocabulary: bool, dtype: torch.dtype, folder: Path, report: Report
+) -> list[Comparison]:
+    """Write `llama.pt` and `onnx/` into a folder and compare both with upstream.
+
+    Args:
+        genuine: Upstream's model in float32, in eval mode; its rotary table may be cut short
+            only if no longer prompt will be served.
+        full_vocabulary: Logits for all tokens, for parity with unconstrained sampling.
+        dtype: Of the weights in `llama.pt`; that of the checkpoint loses nothing.
+        folder: Where to; made here.
+        report: Told what goes on.
+    """
+    token_ids = sampled_tokens(genuine, full_vocabulary)
+    graphs = LlamaGraphs(genuine, token_ids).eval().requires_grad_(False)
+    folder.mkdir(parents=True)
+    report("fish_llama: TorchScript")
+    runs = _write_torchscript(graphs, folder / GRAPHS_FILE, dtype)
+    found = _compared(GRAPHS_FILE, runs, genuine, token_ids)
+    report("fish_llama: ONNX")
+    runs = _write_onnx(graphs, folder / "onnx")
+    return found + _compared("onnx", runs, genuine, token_ids)
+
+
+def _compared(
+    name: str, runs: LlamaRuns, genuine: nn.Module, token_ids: Tensor
+) -> list[Comparison]:
+    errors = parity.llama_error(runs, genuine, token_ids)
+    return [
+        Comparison(f"fish_llama/{name}", f"{graph} logits, max abs", error, parity.LOGITS_LIMIT)
+        for graph, error in errors.items()
+    ]
+
+
+def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs to trace with: two rows, of different lengths, with a past."""
+    slow, fast = graphs.slow, graphs.fast
+    attention = slow.layers[0].attention
+    books, choices = fast.codebooks, fast.head.shape[0]
+    tokens = torch.zeros(2, 1 + books, 3, dtype=torch.int64)
+    past = torch.zeros(len(slow.layers), 2, attention.kv_heads, 4, attention.head_dim)
+    lengths = torch.tensor([3, 2])
+    state = torch.zeros(2, fast.embeddings.weight.shape[1])
+    previous = torch.full((2, books, WINDOW), -1)
+    ones = torch.ones(2)
+    logits = torch.zeros(2, slow.head.shape[0])
+    noise = torch.ones(2, books - 1, choices)
+    return {
+        "prefill": (tokens, lengths, lengths, past, past),
+        "decode_step": (tokens[:, :, 0], lengths, past, past),
+        "sample_token": (logits, previous[:, 0], ones, ones, ones, torch.ones_like(logits)),
+        "fast_loop": (state, lengths, previous[:, 1:], ones, ones, ones, noise),
+    }
+
+
+def _write_torchscript(graphs: LlamaGraphs, path: Path, dtype: torch.dtype) -> LlamaRuns:
+    traced = torchscript(graphs, _examples(graphs))
+    traced.to(dtype).save(str(path))
+    loaded = torch.jit.load(str(path)).float()
+    graphs.float()  # `traced` shares its tensors
+    methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
+    return LlamaRuns(*map(parity.script_runner, methods))
+
+
+class _Method(nn.Module):
+    """One of the graphs' methods as a module whose weights keep their full names."""
+
+    def __init__(self, graphs: LlamaGraphs, name: str) -> None:
+        super().__init__()
+        self.slow, self.fast = graphs.slow, graphs.fast
+        self.method = getattr(graphs, name)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.method(*inputs)
+
+
+def _write_onnx(graphs: LlamaGraphs, folder: Path) -> LlamaRuns:
+    """Three files that share `weights.bin`."""
+    folder.mkdir()
+    examples = _examples(graphs)
+    names = {
+        "prefill": (PREFILL, SLOW_OUT),
+        "decode_step": (DECODE_STEP, SLOW_OUT),
+        "fast_loop": (FAST_LOOP, ["codes", "fast_logits"]),
+    }
+    paths = {name: folder / f"{name}.onnx" for name in names}
+    for name, (inputs, outputs) in names.items():
+        axes = {n: AXES[n] for n in (*inputs, *outputs)}
+        graph = _Method(graphs, name)
+        onnx_graph(graph, examples[name], paths[name], inputs, outputs, axes, external=True)
+    share_weights(list(paths.values()), graphs, folder / "weights.bin")
+    return LlamaRuns(*(parity.onnx_runner(path) for path in paths.values()))

@@ -1,0 +1,175 @@
+"""Every artefact against the genuine upstream module, before it is put in place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+AUDIO_LIMIT = 1e-4  # max abs, of samples in [-1, 1]
+LOGITS_LIMIT = 1e-3  # max abs
+CODES_LIMIT = 0.0  # share that differs
+
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far an artefact is from upstream, at its worst over all shapes tried."""
+
+    artefact: str
+    of: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit  # NaN fails
+
+
+def onnx_runner(path: Path) -> Run:
+    """Run an ONNX file on the CPU, by position."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        feed = {n: t.numpy() for n, t in zip(names, inputs, strict=True)}
+        return tuple(torch.from_numpy(o) for o in session.run(None, feed))
+
+    return run
+
+
+def script_runner(method: Callable) -> Run:
+    """Run a traced method, giving a tuple always."""
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        out = method(*inputs)
+        return out if isinstance(out, tuple) else (out,)
+
+    return run
+
+
+def max_abs(got: Tensor, expected: Tensor) -> float:
+    """Largest difference; infinite if the shapes differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    return (got - expected).abs().max().item() if got.numel() else 0.0
+
+
+def differing(got: Tensor, expected: Tensor) -> float:
+    """Share of elements that differ; 1 if the shapes do."""
+    return 1.0 if got.shape != expected.shape else (got != expected).float().mean().item()
+
+
+def test_signal(batch: int, samples: int, sample_rate: int) -> Tensor:
+    """A gliding, noisy, voice-like tone: float32 (batch, samples)."""
+    rng = np.random.default_rng(0)
+    time = np.arange(samples) / sample_rate
+    rows = []
+    for row in range(batch):
+        phase = 2 * np.pi * np.cumsum(110 * (row + 1) + 40 * np.sin(5 * time)) / sample_rate
+        tone = sum(np.sin(k * phase) / k for k in range(1, 12))
+        rows.append(0.2 * tone * np.sin(9 * time) ** 2 + 0.01 * rng.standard_normal(samples))
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+@torch.inference_mode()
+def encoder_error(run: Run, codec: nn.Module, sample_rate: int, frame: int) -> float:
+    """Worst share of differing codes, over two lengths and two batch sizes."""
+    errors = []
+    for batch, samples in ((1, 8 * frame), (2, 8 * frame), (1, 20 * frame + 77), (2, 20 * frame + 77)):
+        waveform = test_signal(batch, samples, sample_rate)
+        expected, _ = codec.encode(waveform[:, None])
+        errors.append(differing(run(waveform)[0], expected))
+    return max(errors)
+
+
+@torch.inference_mode()
+def decoder_error(run: Run, codec: nn.Module, sizes: tuple[int, ...], frame: int) -> float:
+    """Worst audio difference between windows and upstream's decoding of everything at once."""
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for batch in (1, 2):
+        rows = [torch.randint(0, n, (batch, 24), generator=generator) for n in sizes]
+        codes = torch.stack(rows, dim=1)
+        expected, _ = codec.decode(codes, torch.tensor([24] * batch))
+        for start, end in ((0, 5), (5, 24)):
+            new = torch.arange(start, end).repeat(batch, 1)
+            audio = run(codes[:, :, :end], new)[0]
+            errors.append(max_abs(audio, expected[:, 0, start * frame : end * frame]))
+    return max(errors)
+
+
+@dataclass(frozen=True)
+class LlamaRuns:
+    """The three graphs of one exported LLaMA stage."""
+
+    prefill: Run
+    decode_step: Run
+    fast_loop: Run
+
+
+@torch.inference_mode()
+def llama_error(runs: LlamaRuns, genuine: nn.Module, token_ids: Tensor) -> dict[str, float]:
+    """Worst logits difference of each graph, over two lengths and two batch sizes."""
+    worst = {"prefill": 0.0, "decode_step": 0.0, "fast_loop": 0.0}
+    for batch, time in ((1, 6), (2, 6), (1, 19), (2, 19)):
+        tokens = _prompt(genuine, batch, time + 1)
+        genuine.max_seq_len = genuine.max_batch_size = -1  # makes setup_caches begin anew
+        genuine.setup_caches(batch, genuine.config.max_seq_len, dtype=torch.float32)
+        config = genuine.config
+        none = torch.zeros(
+            config.n_layer, batch, config.n_local_heads, 0, config.head_dim
+        )
+        lengths, past = torch.full((batch,), time), torch.zeros(batch, dtype=torch.int64)
+        logits, _, keys, values = runs.prefill(tokens[:, :, :time], lengths, past, none, none)
+        expected = genuine.forward_generate(tokens[:, :, :time].int(), torch.arange(time))
+        error = max_abs(logits, expected.logits[:, 0, token_ids])
+        worst["prefill"] = max(worst["prefill"], error)
+
+        logits, state, _, _ = runs.decode_step(tokens[:, :, time], lengths, keys, values)
+        expected = genuine.forward_generate(tokens[:, :, time:].int(), torch.tensor([time]))
+        error = max_abs(logits, expected.logits[:, 0, token_ids])
+        worst["decode_step"] = max(worst["decode_step"], error)
+
+        error = _fast_error(runs.fast_loop, genuine, state, expected.hidden_states)
+        worst["fast_loop"] = max(worst["fast_loop"], error)
+    return worst
+
+
+def _prompt(genuine: nn.Module, batch: int, time: int) -> Tensor:
+    """Text for the first third, then speech: int64 (batch, 1 + codebooks, time)."""
+    config, tokenizer = genuine.config, genuine.tokenizer
+    generator = torch.Generator().manual_seed(time)
+    shape = (batch, config.num_codebooks, time)
+    codes = torch.randint(0, config.codebook_size, shape, generator=generator)
+    text = torch.randint(0, tokenizer.vocab_size, (batch, time), generator=generator)
+    spoken = torch.arange(time) >= time // 3
+    ids = torch.where(spoken, tokenizer.semantic_begin_id + codes[:, 0], text)
+    return torch.cat([ids[:, None], codes * spoken], dim=1)
+
+
+def _fast_error(run: Run, genuine: nn.Module, state: Tensor, expected_state: Tensor) -> float:
+    """Greedy codes of ours, then upstream's logits along the same codes."""
+    config, batch = genuine.config, state.shape[0]
+    choices = min(1024, config.codebook_size)
+    ones, zeros = torch.ones(batch), torch.zeros(batch)
+    previous = torch.full((batch, config.num_codebooks - 1, 16), -1)
+    noise = torch.ones(batch, config.num_codebooks - 1, choices)
+    semantic = torch.arange(batch) + 1
+    codes, logits = run(state, semantic, previous, ones, zeros, ones, noise)
+    for layer in genuine.fast_layers:
+        layer.attention.kv_cache.k_cache.zero_()
+        layer.attention.kv_cache.v_cache.zero_()
+    genuine.forward_generate_fast(expected_state, torch.tensor([0]))
+    errors = []
+    for book in range(1, config.num_codebooks):
+        hidden = genuine.fast_embeddings(codes[:, book - 1])
+        expected = genuine.forward_generate_fast(hidden, torch.tensor([book]))
+        errors.append(max_abs(logits[:, book - 1], expected[:, 0, :choices]))
+        if not torch.equal(codes[:, book], logits[:, book - 1].argmax(-1)):
+            return float("inf")  # not what its own logits say
+    return max(errors)

@@ -1,0 +1,133 @@
+"""The genuine fish-speech 0.1.0 classes, importable without the packages they never use.
+
+Upstream's inference modules import transformers, loralib, librosa, audiotools and argbind at the
+top and then use nothing of them but a base class and a decorator. Where such a package is not
+installed a stand-in takes its place while the modules load, and is gone from `sys.modules`
+afterwards, so that no other library mistakes it for the real one.
+
+Importing this module also silences upstream's log, which prints whole configurations and every
+text it speaks, and its progress bar. `loguru.logger.enable("fish_speech")` brings the log back.
+"""
+
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from loguru import logger
+
+
+class _BaseModel(torch.nn.Module):
+    """What the codec needs of `audiotools.ml.BaseModel`: the two lists, and the device."""
+
+    INTERN: ClassVar[list[str]] = []
+    EXTERN: ClassVar[list[str]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def _undecorated(**_: object) -> Any:
+    """`argbind.bind(...)`: a decorator that changes nothing."""
+    return lambda function: function
+
+
+# Every name that is looked up while the upstream modules are being imported.
+_STAND_INS: dict[str, dict[str, object]] = {
+    "transformers": {"AutoTokenizer": None},
+    "loralib": {},
+    "librosa": {},
+    "argbind": {"bind": _undecorated},
+    "audiotools": {"AudioSignal": object, "STFTParams": object},
+    "audiotools.ml": {"BaseModel": _BaseModel, "Accelerator": object},
+}
+
+
+def _is_installed(package: str) -> bool:
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
+@contextmanager
+def _missing_packages_stood_in() -> Iterator[None]:
+    added: dict[str, types.ModuleType] = {}
+    for name, attributes in _STAND_INS.items():
+        parent, _, child = name.rpartition(".")
+        if parent not in added if parent else _is_installed(name):
+            continue
+        added[name] = sys.modules[name] = types.ModuleType(name)
+        vars(added[name]).update(attributes)
+        if parent:
+            setattr(added[parent], child, added[name])
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+
+
+@contextmanager
+def _inductor_settings_kept() -> Iterator[None]:
+    """Undo what upstream's `inference` sets for the whole process on import."""
+    import torch._inductor.config as inductor
+
+    kept = (
+        "coordinate_descent_tuning",
+        "triton.unique_kernel_names",
+        "fx_graph_cache",
+    )
+    before = {name: inductor.get_config_copy()[name] for name in kept}
+    with inductor.patch(before):
+        yield
+
+
+logger.disable("fish_speech")
+with (
+    _missing_packages_stood_in(),
+    _inductor_settings_kept(),
+    warnings.catch_warnings(),
+):
+    warnings.simplefilter("ignore")  # deprecations inside upstream and its dependencies
+    import fish_speech.models.text2semantic.inference as _inference
+    from fish_speech.content_sequence import ContentSequence, TextPart, VQPart
+    from fish_speech.models.dac.modded_dac import DAC, ModelArgs, WindowLimitedTransformer
+    from fish_speech.models.dac.modded_dac import precompute_freqs_cis as codec_freqs_cis
+    from fish_speech.models.dac.rvq import DownsampleResidualVectorQuantize
+    from fish_speech.models.text2semantic.inference import (
+        decode_one_token_ar,
+        generate,
+        generate_long,
+        logits_to_probs,
+    )
+    from fish_speech.models.text2semantic.llama import (
+        DualARModelArgs,
+        DualARTransformer,
+        precompute_freqs_cis,
+    )
+    from fish_speech.tokenizer import ALL_SPECIAL_TOKENS, FishTokenizer
+
+_inference.tqdm = iter  # a bar for every utterance, on stderr
+
+__all__ = [
+    "ALL_SPECIAL_TOKENS",
+    "DAC",
+    "ContentSequence",
+    "DownsampleResidualVectorQuantize",
+    "DualARModelArgs",
+    "DualARTransformer",
+    "FishTokenizer",
+    "ModelArgs",
+    "TextPart",
+    "VQPart",
+    "WindowLimitedTransformer",
+    "codec_freqs_cis",
+    "decode_one_token_ar",
+    "generate",
+    "generate_long",
+    "logits_to_probs",
+    "precompute_freqs_cis",
+]

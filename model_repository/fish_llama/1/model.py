@@ -1,0 +1,102 @@
+"""fish_llama: prompt and options -> windows of codes, decoupled. See `ensemble.contract`.
+
+Each response holds one window for fish_decoder and what the caller must know of it. The stream
+is closed with FINAL exactly once, after the last window or after an error.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb_utils
+
+from engine.engine import CancelledError, Engine, OverloadedError
+from engine.llama import Llama
+from engine.request import Request, Sampling
+from engine.settings import settings_from
+from engine.windows import Window
+from ensemble import wire
+from ensemble.contract import OPTIONS
+from ensemble.options import checked_options
+
+
+class TritonPythonModel:
+    """One engine, on the device that Triton gave this instance."""
+
+    def initialize(self, args: dict) -> None:
+        on_gpu = args["model_instance_kind"] == "GPU"
+        device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
+        settings = settings_from(device=device)
+        llama = Llama(wire.version_folder(args), settings)
+        self.facts = llama.facts
+        self.engine = Engine(llama, settings.slots)
+        self.thread = threading.Thread(target=self.engine.run, name="engine", daemon=True)
+        self.thread.start()
+        pb_utils.Logger.log_info(
+            f"fish_llama: {settings.slots} slots, {settings.dtype} on {settings.device}, "
+            f"{torch.get_num_threads()} threads"
+        )
+
+    def execute(self, requests: list) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            stream = Stream(sender, self.facts)
+            try:
+                self.engine.submit(self._parsed(request, stream, sender.is_cancelled))
+            except Exception as problem:
+                stream.fail(problem)
+
+    def finalize(self) -> None:
+        self.engine.close()
+        self.thread.join()
+
+    def _parsed(self, request, stream: "Stream", is_cancelled: Callable[[], bool]) -> Request:
+        asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
+        options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
+        prompt = wire.array(request, "prompt")
+        self._check(prompt)
+        return Request(prompt, Sampling(**options), stream.send, stream.fail, is_cancelled)
+
+    def _check(self, prompt: np.ndarray) -> None:
+        facts = self.facts
+        rows = 1 + facts.num_codebooks
+        if prompt.ndim != 2 or prompt.shape[0] != rows:
+            raise ValueError(f"prompt has shape {list(prompt.shape)}, expected [{rows}, positions]")
+        limits = np.array([facts.vocab_size] + [facts.num_semantic] * (rows - 1))[:, None]
+        if ((prompt < 0) | (prompt >= limits)).any():
+            raise ValueError("prompt holds a token or code that the checkpoint does not have")
+
+
+class Stream:
+    """The way back to one caller. Called from the engine's thread, but for an early `fail`."""
+
+    def __init__(self, sender, facts) -> None:
+        self.sender, self.facts = sender, facts
+
+    def send(self, window: Window) -> None:
+        is_last = bool(window.finish_reason)
+        samples = window.num_frames * self.facts.samples_per_frame
+        response = pb_utils.InferenceResponse(
+            [
+                wire.tensor("codes", window.codes, np.int64),
+                wire.tensor("new_frames", window.new_frames, np.int64),
+                wire.tensor("chunk_index", [window.index], np.int32),
+                wire.tensor("num_samples", [samples], np.int32),
+                wire.tensor("is_last", [is_last], np.bool_),
+                wire.tensor("finish_reason", [window.finish_reason], np.object_),
+                wire.tensor("sample_rate", [self.facts.sample_rate], np.int32),
+            ]
+        )
+        self._send(response, is_last)
+
+    def fail(self, problem: Exception) -> None:
+        codes = {
+            OverloadedError: pb_utils.TritonError.UNAVAILABLE,
+            CancelledError: pb_utils.TritonError.CANCELLED,
+        }
+        self._send(wire.error("fish_llama", problem, codes.get(type(problem))), final=True)
+
+    def _send(self, response: pb_utils.InferenceResponse, final: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        self.sender.send(response, flags=flags)

@@ -1,0 +1,46 @@
+"""fish_prompt: text, and a voice as codes -> prompt INT32 (1 + codebooks, positions),
+prefix_length. See `ensemble.contract`, `ensemble.voice` and `ensemble.prompt`."""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ensemble import wire
+from ensemble.prompt import PromptBuilder, PromptError
+from ensemble.voice import references_from
+
+
+class TritonPythonModel:
+    """Words and voice in, the language model's prompt out."""
+
+    def initialize(self, args: dict) -> None:
+        self.builder = PromptBuilder(wire.version_folder(args))
+
+    def execute(self, requests: list) -> list:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request) -> pb_utils.InferenceResponse:
+        try:
+            self._check_origin(wire.texts(request, "checkpoint_id"))
+            references = references_from(
+                wire.texts(request, "reference_text"),
+                wire.array(request, "reference_codes"),
+                wire.array(request, "reference_frames"),
+            )
+            prompt, prefix = self.builder.build(wire.texts(request, "text")[0], references)
+        except Exception as problem:
+            return wire.error("fish_prompt", problem)
+        return pb_utils.InferenceResponse(
+            [
+                wire.tensor("prompt", prompt, np.int32),
+                wire.tensor("prefix_length", [prefix], np.int32),
+            ]
+        )
+
+    def _check_origin(self, checkpoint_ids: list[str]) -> None:
+        served = self.builder.facts.checkpoint_id
+        for made_by in checkpoint_ids:
+            if made_by != served:
+                raise PromptError(
+                    f"reference_codes were made by checkpoint {made_by}, this server has {served}. "
+                    "Encode the recording again with this server's fish_encode."
+                )

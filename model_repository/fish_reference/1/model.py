@@ -1,0 +1,37 @@
+"""fish_reference: reference_audio FP32 (samples,), reference_sample_rate? -> waveform, padded,
+reference_frames, checkpoint_id. See `ensemble.contract` and `ensemble.reference`."""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ensemble import wire
+from ensemble.facts import Facts
+from ensemble.reference import padded_reference
+
+
+class TritonPythonModel:
+    """A recording in, the same recording checked and padded out."""
+
+    def initialize(self, args: dict) -> None:
+        self.facts = Facts.load(wire.version_folder(args))
+
+    def execute(self, requests: list) -> list:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request) -> pb_utils.InferenceResponse:
+        try:
+            rate = wire.array(request, "reference_sample_rate")
+            waveform, frames = padded_reference(
+                wire.array(request, "reference_audio"),
+                None if rate is None else int(rate[0]),
+                self.facts,
+            )
+        except Exception as problem:
+            return wire.error("fish_reference", problem)
+        return pb_utils.InferenceResponse(
+            [
+                wire.tensor("waveform", waveform, np.float32),
+                wire.tensor("reference_frames", [frames], np.int32),
+                wire.tensor("checkpoint_id", [self.facts.checkpoint_id], np.object_),
+            ]
+        )

@@ -1,0 +1,10 @@
+"""fish_tts: fish_tts_stream, answered once with the whole waveform. See `ensemble.contract`."""
+
+from ensemble.unary import FrontDoor
+
+
+class TritonPythonModel(FrontDoor):
+    """Inputs as fish_tts_stream; audio FP32 (samples,), finish_reason, sample_rate."""
+
+    name = "fish_tts"
+    stream_model = "fish_tts_stream"
