@@ -3,6 +3,8 @@
 For HTTP /infer, unary gRPC and load tests. Imports only in a server.
 """
 
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
 import threading
 from concurrent.futures import ThreadPoolExecutor
 

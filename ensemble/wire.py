@@ -1,5 +1,7 @@
 """Between Triton's requests and plain Python, for the Python models. Imports only in a server."""
 
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
 from pathlib import Path
 
 import numpy as np

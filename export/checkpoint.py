@@ -99,11 +99,9 @@ def load_llama(
     weights = read_llama(checkpoint.path / "model.pth")
     check("model.pth", weights, model)
     model.load_state_dict(weights, strict=False, assign=True)  # not the tables, made next
-    length = config.max_seq_len
-    model.freqs_cis = precompute_freqs_cis(length, config.head_dim, config.rope_base)
-    model.fast_freqs_cis = precompute_freqs_cis(
-        config.num_codebooks, config.fast_head_dim, config.rope_base
-    )
+    length, base = config.max_seq_len, config.rope_base
+    model.freqs_cis = precompute_freqs_cis(length, config.head_dim, base)
+    model.fast_freqs_cis = precompute_freqs_cis(config.num_codebooks, config.fast_head_dim, base)
     model.causal_mask = torch.tril(torch.ones(length, length, dtype=torch.bool))
     return model.to(dtype).requires_grad_(False).eval()
 
@@ -147,7 +145,7 @@ def _empty_llama(config: DualARModelArgs, tokenizer: FishTokenizer) -> DualARTra
     """Without memory or random numbers behind its tensors."""
     try:
         with torch.device("meta"):
-            return DualARTransformer(config, tokenizer)
+            return DualARTransformer(config, tokenizer)  # pyright: ignore[reportArgumentType]
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"config.json: upstream cannot build this model ({error!r}). "
@@ -202,14 +200,16 @@ def _read_config(path: Path) -> DualARModelArgs:
     known = {field.name for field in fields(DualARModelArgs)}
     if unknown := sorted(set(values) - known):
         raise CheckpointError(
-            f"config.json: {len(unknown)} unknown: {listed(unknown)}. fish-speech 0.1.0 knows "
-            "no such key; remove it only if the model does not depend on it"
+            f"config.json: {len(unknown)} unknown keys: {listed(unknown)}. Expected only those of "
+            "fish-speech 0.1.0; remove one only if the model does not depend on it"
         )
     try:
         config = DualARModelArgs(**values)
+        _check_extents(config)
     except (TypeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config.json: {error}") from error
-    _check_extents(config)
+        raise CheckpointError(
+            f"config.json: unusable values ({error}). Take the one that came with model.pth"
+        ) from error
     return config
 
 
@@ -222,9 +222,10 @@ def _check_extents(config: DualARModelArgs) -> None:
             f"{ANSWER_POSITIONS}, which upstream keeps free for the answer"
         )
     heads = ((config.n_head, config.n_local_heads), (config.fast_n_head, config.fast_n_local_heads))
-    if any(n_head % n_local for n_head, n_local in heads):
+    if any(n_head % n_local for n_head, n_local in heads):  # pyright: ignore[reportOperatorIssue]
         raise CheckpointError(
-            f"config.json: n_head / n_local_heads {heads} (slow, fast), expected whole ratios"
+            f"config.json: (n_head, n_local_heads) of slow and fast: {heads}, expected n_head to "
+            "be a multiple of n_local_heads"
         )
 
 
@@ -233,10 +234,12 @@ def _read_tokenizer(path: Path, config: DualARModelArgs) -> FishTokenizer:
     size = config.codebook_size
     required = [_IM_END, _INTERLEAVE, *(f"<|semantic:{i}|>" for i in range(size))]
     if not isinstance(special, dict | list):
-        raise CheckpointError("special_tokens.json: expected the tokens as an object or a list")
+        raise CheckpointError(
+            f"special_tokens.json: got {type(special).__name__}, expected an object or a list"
+        )
     if lacking := [token for token in required if token not in special]:
         raise CheckpointError(
-            f"special_tokens.json: {len(lacking)} missing: {listed(lacking)}. Expected "
+            f"special_tokens.json: {len(lacking)} tokens missing: {listed(lacking)}. Expected "
             f"{_IM_END}, {_INTERLEAVE} and a semantic token for each of codebook_size {size}"
         )
     reject_lfs_pointer(path / "tokenizer.tiktoken")

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from export.upstream import (
@@ -48,7 +49,7 @@ def empty_codec(path: Path) -> DAC:
     return build_codec(packaged_config() if config is None else config, path.name)
 
 
-def build_codec(config: DictConfig, name: str = "codec.yaml") -> DAC:
+def build_codec(config: DictConfig | ListConfig, name: str = "codec.yaml") -> DAC:
     """The same of a configuration already read; `name` is for the message."""
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -63,14 +64,15 @@ def build_codec(config: DictConfig, name: str = "codec.yaml") -> DAC:
 
 def codec_facts_fault(codec: DAC, config: DualARModelArgs) -> str | None:
     """Why the codec cannot speak the transformers' codes, or None."""
-    books = 1 + codec.quantizer.quantizer.n_codebooks
+    quantizer: Any = codec.quantizer
+    books = 1 + quantizer.quantizer.n_codebooks
     if books != config.num_codebooks:
         return (
             f"codec: {books} codebooks, but config.json has num_codebooks {config.num_codebooks}. "
             "Use the codec that came with model.pth"
         )
-    semantic = codec.quantizer.semantic_quantizer.codebook_size
-    residual = codec.quantizer.quantizer.codebook_size
+    semantic = quantizer.semantic_quantizer.codebook_size
+    residual = quantizer.quantizer.codebook_size
     if semantic != config.codebook_size or residual < min(_TOP_CODES, config.codebook_size):
         return (
             f"codec: {semantic} semantic and {residual} residual codes, but config.json has "

@@ -1,5 +1,6 @@
 """The LLaMA stage: prefill, decode step and fast loop, as TorchScript and as ONNX."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,10 +99,16 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
 
 
 def _write_torchscript(graphs: LlamaGraphs, path: Path, dtype: torch.dtype) -> LlamaRuns:
-    traced = torchscript(graphs, _examples(graphs))
-    traced.to(dtype).save(str(path))
+    """Traced in bfloat16: a trace in float32 would forget every conversion to float32."""
+    half = copy.deepcopy(graphs).bfloat16()
+    inputs = {
+        name: tuple(t.bfloat16() if t.is_floating_point() else t for t in example)
+        for name, example in _examples(graphs).items()
+    }
+    traced = torchscript(half, inputs).to(dtype)
+    traced.load_state_dict(graphs.state_dict())  # the weights themselves were not to be rounded
+    traced.save(str(path))
     loaded = torch.jit.load(str(path)).float()
-    graphs.float()  # `traced` shares its tensors
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
     return LlamaRuns(*map(parity.script_runner, methods))
 

@@ -179,7 +179,10 @@ def _write(preset: Preset, folder: Path, seed: int) -> None:
     if preset.codec:
         OmegaConf.save(codec_config, folder / CODEC_CONFIG, resolve=True)
     with torch.device("meta"):
-        llama = DualARTransformer(config, FishTokenizer.from_pretrained(str(folder)))
+        llama = DualARTransformer(
+            config,  # pyright: ignore[reportArgumentType]
+            FishTokenizer.from_pretrained(str(folder)),
+        )
     codec = build_codec(codec_config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:

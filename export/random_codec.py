@@ -7,6 +7,7 @@ normalisation would, and the last one to the loudness of speech.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +63,14 @@ def _random(name: str, parameter: nn.Parameter, generator: torch.Generator) -> T
 def _level(codec: DAC, generator: torch.Generator) -> None:
     """Set scale and bias of every convolution, each the first time that it is used."""
     levelled: set[nn.Module] = set()
-    loudness = {[m for m in codec.decoder.modules() if isinstance(m, nn.Conv1d)][-1]: _LOUDNESS}
+    last = [module for module in codec.decoder.modules() if isinstance(module, nn.Conv1d)][-1]
 
-    def level(module: nn.Module, _: object, output: Tensor) -> Tensor | None:
+    def level(module: Any, _: object, output: Tensor) -> Tensor | None:
         if module in levelled:
             return None
         levelled.add(module)
         mean = output.mean((0, 2), keepdim=True)
-        scale = loudness.get(module, 1.0) / (output - mean).std()
+        scale = (_LOUDNESS if module is last else 1) / (output - mean).std()
         _magnitude(module).mul_(scale)
         module.bias.sub_(mean.flatten()).mul_(scale)
         return (output - mean) * scale
@@ -77,7 +78,8 @@ def _level(codec: DAC, generator: torch.Generator) -> None:
     hooks = [
         m.register_forward_hook(level) for m in codec.modules() if isinstance(m, _CONVOLUTIONS)
     ]
-    books = (codec.quantizer.semantic_quantizer, codec.quantizer.quantizer)
+    quantizer: Any = codec.quantizer
+    books = (quantizer.semantic_quantizer, quantizer.quantizer)
     codes = [
         torch.randint(0, book.codebook_size, (1, book.n_codebooks, _FRAMES), generator=generator)
         for book in books
@@ -88,7 +90,7 @@ def _level(codec: DAC, generator: torch.Generator) -> None:
         hook.remove()
 
 
-def _magnitude(convolution: nn.Module) -> Tensor:
+def _magnitude(convolution: Any) -> Tensor:
     """What its output is proportional to, bias apart: one of upstream's three kinds of weight."""
     if hasattr(convolution, "parametrizations"):
         return convolution.parametrizations.weight.original0

@@ -14,6 +14,7 @@ at which every layer matters and attention is sharp: codes depend on text, voice
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def random_llama(
     Returns:
         float32 tensors under the names of upstream's state dict.
     """
-    config = model.config
+    config = cast(DualARModelArgs, model.config)
     weights = {}
     for name, parameter in model.named_parameters():
         weights[name] = _random(name, parameter, config, generator)
@@ -74,12 +75,10 @@ def _random(
             weight[:_RESERVED] = 0
     elif kind == "wqkv":
         weight /= math.sqrt(shape[1])
-        heads, kv_heads, head_dim = (
-            (config.n_head, config.n_local_heads, config.head_dim)
-            if slow
-            else (config.fast_n_head, config.fast_n_local_heads, config.fast_head_dim)
-        )
-        weight[: (heads + kv_heads) * head_dim] *= _SHARPNESS  # queries and keys
+        of = "" if slow else "fast_"
+        heads, kv_heads = (getattr(config, of + count) for count in ("n_head", "n_local_heads"))
+        values = shape[0] * kv_heads // (heads + 2 * kv_heads)
+        weight[:-values] *= _SHARPNESS  # queries and keys
     elif kind in ("output", "fast_output"):
         weight *= _SPREAD / math.sqrt(shape[1])
     elif kind not in ("embeddings", "codebook_embeddings", "fast_embeddings"):

@@ -13,7 +13,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -95,7 +95,7 @@ with (
     import fish_speech.models.text2semantic.inference as _inference
     from fish_speech.content_sequence import ContentSequence, TextPart, VQPart
     from fish_speech.models.dac.modded_dac import DAC, ModelArgs, WindowLimitedTransformer
-    from fish_speech.models.dac.modded_dac import precompute_freqs_cis as codec_freqs_cis
+    from fish_speech.models.dac.modded_dac import precompute_freqs_cis as _codec_freqs_cis
     from fish_speech.models.dac.rvq import DownsampleResidualVectorQuantize
     from fish_speech.models.text2semantic.inference import (
         decode_one_token_ar,
@@ -106,11 +106,16 @@ with (
     from fish_speech.models.text2semantic.llama import (
         DualARModelArgs,
         DualARTransformer,
-        precompute_freqs_cis,
+    )
+    from fish_speech.models.text2semantic.llama import (
+        precompute_freqs_cis as _precompute_freqs_cis,
     )
     from fish_speech.tokenizer import ALL_SPECIAL_TOKENS, FishTokenizer
 
 _inference.tqdm = iter  # a bar for every utterance, on stderr
+# Upstream's type hints say int where its own code hands over a float or an int | None.
+codec_freqs_cis: Callable[..., torch.Tensor] = _codec_freqs_cis
+precompute_freqs_cis: Callable[..., torch.Tensor] = _precompute_freqs_cis
 
 __all__ = [
     "ALL_SPECIAL_TOKENS",

@@ -5,13 +5,16 @@ noise. Here every tensor must be present, expected and of the right shape.
 """
 
 import pickle
+import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_SHOWN = 5  # names listed in a message before "..."
+_SHOWN = 5  # names listed in a message
+_INTEGERS = (torch.int8, torch.uint8, torch.int32)  # of quantised weights
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -35,26 +38,31 @@ def reject_lfs_pointer(path: Path) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     """Map the file into memory and unwrap what training frameworks put around the tensors."""
     reject_lfs_pointer(path)
+    if not zipfile.is_zipfile(path):  # its directory is at the end, so a file cut short has none
+        raise CheckpointError(
+            f"{path.name}: {path.stat().st_size} bytes, cut short or not a file of torch.save's. "
+            "Copy or download it again"
+        )
     try:
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n\n")[-1].splitlines()[0]
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
-            f"{path.name}: holds more than tensors, or is damaged ({reason}). Expected a "
-            "state dict saved with torch.save; code inside a checkpoint is never run"
+            f"{path.name}: asks to call {found[1] if found else 'code'}, expected tensors only. "
+            "Code inside a checkpoint is never run"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
-            f"{path.name}: cannot be read, {path.stat().st_size} bytes, cut short or damaged "
-            f"({str(error).splitlines()[0]}). Copy or download it again"
+            f"{path.name}: damaged ({str(error).splitlines()[0]}). Copy or download it again"
         ) from error
     if isinstance(loaded, dict) and "state_dict" in loaded:
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    values = loaded.values() if isinstance(loaded, dict) else [loaded]
+    if kinds := {type(value).__name__ for value in values if not isinstance(value, Tensor)}:
         raise CheckpointError(
-            f"{path.name}: got {type(loaded).__name__}, expected a dict of tensors by name"
+            f"{path.name}: holds {listed(sorted(kinds))}, expected tensors by their names"
         )
-    integer = [name for name, tensor in loaded.items() if tensor.dtype in (torch.int8, torch.int32)]
+    integer = [name for name, tensor in loaded.items() if tensor.dtype in _INTEGERS]
     if integer:
         raise CheckpointError(
             f"{path.name}: holds integer weights ({listed(integer)}), expected floating point. "
@@ -116,7 +124,7 @@ def check(file: str, weights: Mapping[str, Tensor], model: torch.nn.Module) -> N
     told = [f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names]
     if told:
         raise CheckpointError(
-            f"{file}: does not fit the model its configuration describes. Tensors "
+            f"{file}: does not fit the model its configuration describes. Of its tensors, "
             f"{'; '.join(told)}. Use the files of one and the same checkpoint"
         )
 
@@ -124,4 +132,5 @@ def check(file: str, weights: Mapping[str, Tensor], model: torch.nn.Module) -> N
 def listed(names: Iterable[str]) -> str:
     """The first few of the names, for a message."""
     names = list(names)
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    left = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {left} more" if left > 0 else "")

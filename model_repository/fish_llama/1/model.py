@@ -4,6 +4,8 @@ Each response holds one window for fish_decoder and what the caller must know of
 is closed with FINAL exactly once, after the last window or after an error.
 """
 
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
 import threading
 from collections.abc import Callable
 

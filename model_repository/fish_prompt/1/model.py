@@ -1,6 +1,8 @@
 """fish_prompt: text, and a voice as codes -> prompt INT32 (1 + codebooks, positions),
 prefix_length. See `ensemble.contract`, `ensemble.voice` and `ensemble.prompt`."""
 
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 

@@ -1,6 +1,8 @@
 """fish_reference: reference_audio FP32 (samples,), reference_sample_rate? -> waveform, padded,
 reference_frames, checkpoint_id. See `ensemble.contract` and `ensemble.reference`."""
 
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 

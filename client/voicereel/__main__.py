@@ -1,0 +1,5 @@
+"""`python -m voicereel`."""
+
+from voicereel.cli import app
+
+app(prog_name="voicereel")

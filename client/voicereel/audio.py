@@ -1,0 +1,147 @@
+"""Audio in and out: recordings of a voice, and what the server speaks."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from voicereel.errors import InvalidRequest
+
+# Of Fish-Speech's codec, in Hz. Sent along with every recording, so a server with another
+# codec refuses it rather than hearing it too fast.
+CODEC_SAMPLE_RATE_HZ = 44_100
+MIN_RECORDING_S = 0.1  # shorter holds no voice
+# No checkpoint takes as much; the server knows its own, smaller limit. Keeps films off the wire.
+MAX_RECORDING_S = 300.0
+
+_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Speech, whole.
+
+    Attributes:
+        waveform: float32 (samples,), mono, in [-1, 1].
+        sample_rate_hz: Samples per second.
+        finish_reason: "stop": said to its end; "length": cut off by `max_new_tokens`.
+    """
+
+    waveform: np.ndarray
+    sample_rate_hz: int
+    finish_reason: str
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.waveform) / self.sample_rate_hz
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .wav or .flac (16 bit), .ogg (Vorbis) or .mp3 file.
+
+        Raises:
+            InvalidRequest: If the suffix is another one, or the file cannot be made.
+        """
+        with AudioWriter(path, self.sample_rate_hz) as writer:
+            writer.write(self.waveform)
+
+
+@dataclass(frozen=True, eq=False)
+class AudioChunk:
+    """A piece of speech as it is streamed; the pieces join without a seam.
+
+    Attributes:
+        waveform: float32 (samples,), mono, in [-1, 1]; only the last may be empty.
+        index: 0, 1, ...
+        is_last: Whether the speech is complete with it.
+        sample_rate_hz: Samples per second.
+        finish_reason: As in `Audio` with the last chunk, "" before.
+    """
+
+    waveform: np.ndarray
+    index: int
+    is_last: bool
+    sample_rate_hz: int
+    finish_reason: str
+
+
+class AudioWriter:
+    """An audio file that grows; its kind follows from the suffix.
+
+    Raises:
+        InvalidRequest: If the suffix is none of .wav, .flac, .ogg, .mp3, or it cannot be made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], sample_rate_hz: int) -> None:
+        check_suffix(path)
+        try:
+            self._file = soundfile.SoundFile(
+                path, "w", sample_rate_hz, channels=1, format=_FORMATS[Path(path).suffix.lower()]
+            )
+        except soundfile.LibsndfileError as error:
+            raise InvalidRequest(f"cannot write {path}: {error.error_string}") from None
+
+    def write(self, waveform: np.ndarray) -> None:
+        """Append float32 (samples,) in [-1, 1]; what is louder is clipped, not wrapped around."""
+        block = self._file.samplerate  # libsndfile overflows its stack on long Vorbis writes
+        for start in range(0, len(waveform), block):
+            self._file.write(np.clip(waveform[start : start + block], -1.0, 1.0))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "AudioWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Refuse a file name whose kind cannot be written, before anything is synthesised for it.
+
+    Raises:
+        InvalidRequest: If the suffix is none of .wav, .flac, .ogg, .mp3.
+    """
+    if Path(path).suffix.lower() not in _FORMATS:
+        raise InvalidRequest(f"cannot write {path}: expected a name in {', '.join(_FORMATS)}")
+
+
+def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a recording of any rate and number of channels as the server wants it.
+
+    Args:
+        path: WAV, FLAC, OGG, MP3 or whatever else libsndfile reads; 0.1 to 300 s long.
+
+    Returns:
+        float32 (samples,), mono, 44.1 kHz, in [-1, 1].
+
+    Raises:
+        InvalidRequest: If it is missing, no audio, too short, too long, or holds NaN.
+    """
+    samples, sample_rate_hz = _read(path)
+    duration_s = len(samples) / sample_rate_hz
+    if not MIN_RECORDING_S <= duration_s <= MAX_RECORDING_S:
+        length = f"{duration_s:.3g}" if duration_s <= MAX_RECORDING_S else "more"
+        raise InvalidRequest(
+            f"{path} lasts {length} s, expected {MIN_RECORDING_S} to {MAX_RECORDING_S:.0f} s, "
+            "better 5 to 30 s"
+        )
+    if not np.isfinite(samples).all():
+        raise InvalidRequest(f"{path} holds NaN or infinity, expected samples in [-1, 1]")
+    mono = soxr.resample(samples.mean(axis=1), sample_rate_hz, CODEC_SAMPLE_RATE_HZ)
+    return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots a little
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """float32 (samples, channels), a moment more than allowed at most; and the rate in Hz."""
+    if not Path(path).is_file():
+        raise InvalidRequest(f"{path}: no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            limit = int((MAX_RECORDING_S + 1) * file.samplerate)
+            return file.read(limit, dtype="float32", always_2d=True), file.samplerate
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
+        raise InvalidRequest(f"{path} cannot be read as audio: {error}") from None

@@ -1,0 +1,154 @@
+"""The client: text and a voice in, speech out."""
+
+import math
+import os
+from collections.abc import Generator
+from contextlib import closing
+from typing import Literal, TypeAlias, Unpack
+
+from voicereel.answer import audio_from, chunk_from, features_from, in_order
+from voicereel.audio import Audio, AudioChunk
+from voicereel.errors import VoiceReelError
+from voicereel.grpc_transport import GrpcTransport
+from voicereel.http_transport import HttpTransport
+from voicereel.request import Options, Tensors, Voice, recording_tensors, speech_request
+from voicereel.transport import Transport
+from voicereel.voice import VoiceFeatures
+
+Protocol: TypeAlias = Literal["grpc", "http"]
+FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")
+_READY_TIMEOUT_S = 10.0
+
+
+class Client:
+    """A connection to a voicereel-triton server. Any number of threads may share one.
+
+        with Client("127.0.0.1:8001") as client:
+            client.synthesize("Hello.").save("hello.wav")
+
+    Every call raises `InvalidRequest`, `ServerUnavailable`, `Overloaded`, `DeadlineExceeded`,
+    `Cancelled` or `ServerError`; all are `VoiceReelError`.
+    """
+
+    def __init__(
+        self,
+        url: str = "127.0.0.1:8001",
+        protocol: Protocol = "grpc",
+        timeout_s: float = 300.0,
+    ) -> None:
+        """Connects with the first call.
+
+        Args:
+            url: HOST:PORT of Triton's gRPC (8001) or HTTP (8000) service.
+            protocol: Only gRPC streams.
+            timeout_s: For each call as a whole; calls may say otherwise. The server drops a
+                request that waits longer in its queues.
+        """
+        transports = {"grpc": GrpcTransport, "http": HttpTransport}
+        if protocol not in transports:
+            raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
+        self._timeout_s = _checked(timeout_s)
+        self._transport: Transport = transports[protocol](url)
+
+    def synthesize(
+        self,
+        text: str,
+        voice: Voice | None = None,
+        *,
+        voice_text: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Audio:
+        """Speak a text.
+
+        Args:
+            text: What to say.
+            voice: `VoiceFeatures`, the .npz file of some, or a recording (with voice_text);
+                None is the checkpoint's own voice.
+            voice_text: The words spoken in the recording.
+            timeout_s: Instead of the client's.
+            **options: See `Options`.
+        """
+        model, inputs = speech_request(text, voice, voice_text, options)
+        return audio_from(self._transport.infer(model, inputs, self._timeout(timeout_s)))
+
+    def stream(
+        self,
+        text: str,
+        voice: Voice | None = None,
+        *,
+        voice_text: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Generator[AudioChunk]:
+        """Speak a text, chunk by chunk as the server makes them; the same audio as `synthesize`.
+
+        The arguments are those of `synthesize`. The request leaves with the first `next`; closing
+        the iterator (or leaving it to the garbage collector) cancels it. Chunks are fetched as
+        they come, however slowly they are consumed, so the timeout is for the server alone.
+
+        Raises:
+            ServerError: Also if the stream ends before its last chunk.
+        """
+        model, inputs = speech_request(text, voice, voice_text, options)
+        answers = self._transport.stream(f"{model}_stream", inputs, self._timeout(timeout_s))
+        return _chunks(answers)
+
+    def encode_voice(
+        self, path: str | os.PathLike[str], text: str, *, timeout_s: float | None = None
+    ) -> VoiceFeatures:
+        """Encode a recording of a voice, to be used for many texts.
+
+        Args:
+            path: The recording, 5 to 30 s.
+            text: The words spoken in it.
+            timeout_s: Instead of the client's.
+
+        Returns:
+            Features of one recording; `+` joins those of several.
+        """
+        inputs = recording_tensors(path)
+        outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
+        return features_from(outputs, text)
+
+    def health(self) -> dict[str, bool]:
+        """Whether the server as a whole, and each of its front doors, is ready.
+
+        Raises:
+            ServerUnavailable: If nobody answers.
+        """
+        return {
+            model or "server": self._transport.is_ready(model, _READY_TIMEOUT_S)
+            for model in (None, *FRONT_DOORS)
+        }
+
+    def ready(self) -> bool:
+        """Whether every request would be taken now; False also if nobody answers."""
+        try:
+            return all(self.health().values())
+        except VoiceReelError:
+            return False
+
+    def close(self) -> None:
+        """Cancel what is in flight and disconnect."""
+        self._transport.close()
+
+    def _timeout(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else _checked(timeout_s)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _chunks(answers: Generator[Tensors]) -> Generator[AudioChunk]:
+    with closing(answers):
+        yield from in_order(map(chunk_from, answers))
+
+
+def _checked(timeout_s: float) -> float:
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise ValueError(f"timeout_s is {timeout_s}, expected a positive number of seconds")
+    return timeout_s

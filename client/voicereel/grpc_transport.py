@@ -1,0 +1,105 @@
+"""gRPC: unary and streamed answers over one channel."""
+
+import queue
+import threading
+import uuid
+from collections.abc import Generator
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype
+
+from voicereel.errors import VoiceReelError, error_for
+from voicereel.request import Tensors
+from voicereel.transport import from_raw, raw_bytes
+
+_pb: Any = service_pb2  # its classes are made at import, where no type checker sees them
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),  # of 4 MB by default: 24 s of audio
+    ("grpc.max_reconnect_backoff_ms", 2000),  # of two minutes: the server may be starting
+]
+# Errors end the stream with a status, instead of coming as mere texts.
+_WITH_STATUS = [("triton_grpc_error", "true")]
+
+
+class GrpcTransport:
+    """Uses the generated stub: tritonclient's own client has one stream at a time and two threads
+    for it, of which one stays behind for ever when the stream is cancelled (tritonclient 2.50).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._channel = grpc.insecure_channel(url, _CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
+        try:
+            request = _request(model, inputs, timeout_s)
+            return _tensors(self._stub.ModelInfer(request, timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise _typed(error) from None
+
+    def stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
+        request = _request(model, inputs, timeout_s)
+        call = self._stub.ModelStreamInfer(
+            iter([request]), timeout=timeout_s, metadata=_WITH_STATUS
+        )
+        # Read as fast as it comes: a slow consumer shall hold up neither server nor deadline.
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
+        try:
+            while (answer := arrived.get()) is not None:
+                if isinstance(answer, grpc.RpcError):
+                    raise _typed(answer)
+                if answer.error_message:  # from a server older than triton_grpc_error
+                    raise error_for("UNKNOWN", answer.error_message)
+                yield _tensors(answer.infer_response)
+        finally:
+            call.cancel()  # does nothing to a call that has ended
+
+    def is_ready(self, model: str | None, timeout_s: float) -> bool:
+        try:
+            if model is None:
+                request = _pb.ServerReadyRequest()
+                return self._stub.ServerReady(request, timeout=timeout_s).ready
+            request = _pb.ModelReadyRequest(name=model)
+            return self._stub.ModelReady(request, timeout=timeout_s).ready
+        except grpc.RpcError as error:
+            raise _typed(error) from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _read(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
+    """Move every answer of a call, its error if any, and None for its end."""
+    try:
+        for answer in call:
+            arrived.put(answer)
+    except grpc.RpcError as error:
+        arrived.put(error)
+    finally:
+        arrived.put(None)
+
+
+def _request(model: str, inputs: Tensors, timeout_s: float) -> Any:
+    request = _pb.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
+    request.parameters["timeout"].int64_param = int(timeout_s * 1e6)  # in queues, us
+    for name, array in inputs.items():
+        datatype = np_to_triton_dtype(array.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(raw_bytes(array))
+    return request
+
+
+def _tensors(response: Any) -> Tensors:
+    return {
+        output.name: from_raw(output.datatype, output.shape, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _typed(error: Any) -> VoiceReelError:
+    # Not debug_error_string(): it blocks for ever after a local cancel (grpcio 1.85).
+    return error_for(error.code().name, error.details() or error.code().name)

@@ -1,0 +1,122 @@
+"""A voice, encoded once by the server and passed with every request: the speaker's features."""
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voicereel.errors import InvalidRequest
+
+
+@dataclass(frozen=True, eq=False)
+class VoiceFeatures:
+    """One or more recordings of a voice as codes, with their words.
+
+    Attributes:
+        codes: int64 (codebooks, frames), all recordings one after the other, without padding.
+        frames: Frames of each recording.
+        texts: What is said in each recording.
+        checkpoint_id: The checkpoint that made the codes; another one cannot read them.
+
+    Raises:
+        InvalidRequest: If these do not fit together.
+    """
+
+    codes: np.ndarray
+    frames: tuple[int, ...]
+    texts: tuple[str, ...]
+    checkpoint_id: str
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 2 or self.codes.dtype != np.int64:
+            raise InvalidRequest(
+                f"codes are {self.codes.dtype} {self.codes.shape}, expected int64 "
+                "(codebooks, frames)"
+            )
+        if not self.frames or min(self.frames) < 1 or sum(self.frames) != self.codes.shape[1]:
+            raise InvalidRequest(
+                f"frames are {self.frames}, expected positive counts that add up to the "
+                f"{self.codes.shape[1]} frames of codes"
+            )
+        if len(self.texts) != len(self.frames):
+            raise InvalidRequest(
+                f"{len(self.texts)} texts for {len(self.frames)} recordings, expected one each"
+            )
+
+    def __add__(self, other: "VoiceFeatures") -> "VoiceFeatures":
+        """The same voice, known by the recordings of both."""
+        if self.checkpoint_id != other.checkpoint_id or len(self.codes) != len(other.codes):
+            raise InvalidRequest(
+                f"voices of checkpoints {self.checkpoint_id!r} and {other.checkpoint_id!r} cannot "
+                "be joined. Encode both with the same server."
+            )
+        return VoiceFeatures(
+            np.concatenate([self.codes, other.codes], axis=1),
+            self.frames + other.frames,
+            self.texts + other.texts,
+            self.checkpoint_id,
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything in it; kept in the file to notice damage."""
+        said = [self.checkpoint_id, self.texts, self.frames, self.codes.shape]
+        digest = hashlib.sha256(json.dumps(said).encode())
+        digest.update(np.ascontiguousarray(self.codes, "<i8").tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one .npz file, without pickles, readable by `numpy.load` everywhere."""
+        with Path(path).open("wb") as file:  # given a name, numpy would append .npz to it
+            np.savez_compressed(
+                file,
+                codes=self.codes,
+                frames=np.array(self.frames, np.int32),
+                texts=np.array(self.texts, np.str_),
+                checkpoint_id=np.array(self.checkpoint_id),
+                sha256=np.array(self.sha256),
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "VoiceFeatures":
+        """Read what `save` wrote.
+
+        Raises:
+            InvalidRequest: If there is no such file, it is no voice, or it was changed.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                voice, sha256 = cls._from(np.load(file, allow_pickle=False))
+        except FileNotFoundError:
+            raise InvalidRequest(f"{path}: no such file") from None
+        except _NOT_A_VOICE as error:
+            raise InvalidRequest(
+                f"{path} is not a voice file ({error}). Make one with: "
+                "python -m voicereel voice encode RECORDING --text WORDS -o VOICE.npz"
+            ) from None
+        if sha256 != voice.sha256:
+            raise InvalidRequest(f"{path} was damaged or edited: its content hash is wrong")
+        return voice
+
+    @classmethod
+    def _from(cls, arrays: Any) -> tuple["VoiceFeatures", str]:
+        voice = cls(
+            arrays["codes"],
+            tuple(int(count) for count in arrays["frames"]),
+            tuple(str(text) for text in arrays["texts"]),
+            str(arrays["checkpoint_id"]),
+        )
+        return voice, str(arrays["sha256"])
+
+
+# What numpy.load and the unpacking above raise for files of other kinds.
+_NOT_A_VOICE = (
+    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error, InvalidRequest,
+)  # fmt: skip

@@ -1,0 +1,22 @@
+"""Speech while it is being made: writes each chunk as it arrives. Start a server first: make serve."""
+
+import sys
+import time
+
+import soundfile
+from voicereel import Client
+
+with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
+    begin = time.perf_counter()
+    chunks = client.stream(
+        "This sentence is heard before it has been spoken to its end.",
+        "assets/voices/bob.flac",  # a recording: encoded on the way
+        voice_text="Ten minutes later the old train rolled into the station, right on time.",
+        seed=7,
+    )
+    with soundfile.SoundFile("streamed.wav", "w", samplerate=44_100, channels=1) as file:
+        for chunk in chunks:
+            file.write(chunk.waveform)
+            file.flush()  # a player may follow
+            what = "time to first audio" if chunk.index == 0 else f"chunk {chunk.index}"
+            print(f"{what}: {time.perf_counter() - begin:.3f} s, {len(chunk.waveform)} samples")

@@ -1,0 +1,14 @@
+"""Text in, a WAV file out. Start a server first: make serve."""
+
+import sys
+
+from voicereel import Client
+
+with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
+    voice = client.encode_voice(
+        "assets/voices/alice.flac",
+        "The river was quiet that morning, and the mist lifted slowly over the fields.",
+    )
+    audio = client.synthesize("Hello from Triton.", voice, seed=7)
+audio.save("hello.wav")
+print(f"hello.wav: {audio.duration_s:.2f} s, {audio.finish_reason}")
