@@ -52,7 +52,7 @@ def onnx_signature(session: Any) -> Signature:
 
     def tensor(node: Any) -> Tensor:
         shape = tuple(axis if isinstance(axis, int) else ANY for axis in node.shape)
-        return Tensor(node.name, _ONNX_DTYPES.get(node.type, node.type), shape)
+        return Tensor(node.name, _ONNX_DTYPES.get(node.type) or str(node.type), shape)
 
     return Signature(
         tuple(tensor(node) for node in session.get_inputs()),

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from ensemble import artefact, contract
-from ensemble.config_check import ARTEFACTS, CONTRACT, config_differences
+from ensemble.config_check import ARTEFACTS, CONTRACT, ModelConfig, config_differences, data_type
 
 
 def differences(
@@ -55,7 +54,7 @@ def _model_differences(folder: Path, models: Mapping[str, contract.Model]) -> It
             yield f"{stray}: neither a version nor configs"
     for path in config_paths(folder):
         try:
-            config = text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
+            config = text_format.Parse(path.read_text("utf-8"), ModelConfig())
         except (OSError, text_format.ParseError) as error:
             yield f"{path}: {error}"
             continue
@@ -80,7 +79,7 @@ def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iter
             tuple(
                 artefact.Tensor(
                     t.name,
-                    model_config_pb2.DataType.Name(t.data_type).removeprefix("TYPE_"),
+                    data_type(t),
                     (artefact.ANY, *t.dims) if config.max_batch_size else tuple(t.dims),
                 )
                 for t in tensors

@@ -9,6 +9,14 @@ from ensemble import contract
 
 CONTRACT = "ensemble/contract.py"
 ARTEFACTS = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
+# The module fills itself when it is imported, so pyright sees nothing in it.
+ModelConfig: Any = vars(model_config_pb2)["ModelConfig"]
+_DataType: Any = vars(model_config_pb2)["DataType"]
+
+
+def data_type(tensor: Any) -> str:
+    """A configured tensor's type, as in config.pbtxt without `TYPE_`."""
+    return _DataType.Name(tensor.data_type).removeprefix("TYPE_")
 
 
 def config_differences(
@@ -40,14 +48,10 @@ def _tensor_differences(
     for tensor in (t for t in configured if t.name in by_name):
         want = by_name[tensor.name]
         optional = direction == "input" and tensor.optional
-        have = contract.Tensor(tensor.name, _dtype(tensor), tuple(tensor.dims), optional)
+        dtype = data_type(tensor).replace("STRING", "BYTES")  # the wire's word for it
+        have = contract.Tensor(tensor.name, dtype, tuple(tensor.dims), optional)
         if have != want:
             yield f"{direction} {_words(have)}; in {CONTRACT} {_words(want)}"
-
-
-def _dtype(tensor: Any) -> str:
-    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    return "BYTES" if name == "STRING" else name
 
 
 def _words(tensor: contract.Tensor) -> str:
@@ -89,5 +93,7 @@ def _fits(source: contract.Tensor, target: contract.Tensor) -> bool:
     return (
         source.dtype == target.dtype
         and len(source.dims) == len(target.dims)
-        and all(s == t or contract.ANY in (s, t) for s, t in zip(source.dims, target.dims))
+        and all(
+            s == t or contract.ANY in (s, t) for s, t in zip(source.dims, target.dims, strict=True)
+        )
     )

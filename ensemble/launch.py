@@ -1,5 +1,6 @@
 """Starts a tritonserver on a model repository, waits until it serves, and ends it cleanly.
 
+Example:
     with launch.Server("model_repository") as server:
         tritonclient.grpc.InferenceServerClient(server.grpc_url)
 """

@@ -1,7 +1,7 @@
 r"""Reads from tritonserver's log, in one line, why it does not serve.
 
-A line of it: `E1123 01:17:15.121029 9108 model_lifecycle.cc:642] "failed to load 'm' version 1: ..."`
-with line breaks of the message written as `\n`.
+A line: `E1123 01:17:15.121029 9108 model_lifecycle.cc:642] "failed to load 'm' version 1: why"`
+with the message's own line breaks written as `\n`.
 """
 
 import re

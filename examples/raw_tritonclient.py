@@ -1,6 +1,7 @@
-"""The same request without our client: plain tritonclient, unary gRPC. Start a server first: make serve."""
+"""Speech by plain tritonclient, without our client. Start a server first: make serve."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -15,7 +16,7 @@ def tensor(name: str, datatype: str, array: np.ndarray) -> InferInput:
 words = "The river was quiet that morning, and the mist lifted slowly over the fields."
 recording, sample_rate_hz = soundfile.read("assets/voices/alice.flac", dtype="float32")
 client = InferenceServerClient(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001")
-result = client.infer(
+result: Any = client.infer(
     "fish_clone",
     [
         tensor("text", "BYTES", np.array([[b"Hello from Triton."]], np.object_)),

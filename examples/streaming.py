@@ -1,9 +1,10 @@
-"""Speech while it is being made: writes each chunk as it arrives. Start a server first: make serve."""
+"""Speech while it is being made, chunk by chunk. Start a server first: make serve."""
 
 import sys
 import time
 
 import soundfile
+
 from voicereel import Client
 
 with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:

@@ -89,9 +89,10 @@ def _parsed(text: str, name: str) -> DictConfig:
         raise CheckpointError(f"{name}: is not YAML ({error})") from error
     if not isinstance(config, DictConfig):
         raise CheckpointError(f"{name}: expected a codec in upstream's Hydra format")
-    if foreign := sorted(set(_targets(OmegaConf.to_container(config))) - _TARGETS):
+    if foreign := set(_targets(OmegaConf.to_container(config))) - _TARGETS:
         raise CheckpointError(
-            f"{name}: asks to call {', '.join(foreign)}, expected only {', '.join(sorted(_TARGETS))}"
+            f"{name}: asks to call {', '.join(sorted(foreign))}, "
+            f"expected only {', '.join(sorted(_TARGETS))}"
         )
     return config
 

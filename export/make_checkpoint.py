@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,17 +188,19 @@ def _write(preset: Preset, folder: Path, seed: int) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
 
-        def begin(what: str, total: int):
-            task = progress.add_task(what, total=total)
+        def begin(what: str, total: int) -> Callable[[], None]:
+            task = progress.add_task(what, total=total + 1)  # the last one: written
             return lambda: progress.advance(task)
 
         step = begin("transformers", len(list(llama.parameters())))
         weights = random_llama(llama, generator, step)
         weights = {name: tensor.to(preset.dtype) for name, tensor in weights.items()}
         torch.save(weights, folder / "model.pth")
+        step()
         del weights
         step = begin("codec", len(list(codec.parameters())))
         torch.save(random_codec(codec, generator, step), folder / "codec.pth")
+        step()
 
 
 def _write_tokenizer(preset: Preset, folder: Path) -> None:

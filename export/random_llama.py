@@ -29,7 +29,7 @@ _SPEAKING = 2.0  # what the steering head writes
 _STEERED = 1.25  # what is left of SPEAK after the last norm; the logits below count on it
 _SEMANTIC, _TEXT, _TIRED = 5.0, -30.0, 10.0  # logits
 _ENDS_ONE_IN = 40  # frames, once tired
-_RECENT = (0.0133, 0.0056)  # rad per position: the steering head looks back about 30 positions
+_LOOKBACK = 36  # positions over which the steering head's attention falls to 1 / e
 
 
 def random_llama(
@@ -108,8 +108,11 @@ def _steer_attention(weights: dict[str, Tensor], config: DualARModelArgs) -> Non
     query, key, value = wqkv.split(
         [config.n_head * dim, config.n_local_heads * dim, config.n_local_heads * dim]
     )
-    pairs = [round(dim / 2 * math.log(1 / w, config.rope_base)) for w in _RECENT]
-    for heads in (query, key):  # turned by their distance only: the score falls with it
+    # Query and key are constant, so their score depends on the distance d alone. With two pairs
+    # it is (cos(w d) + cos(0.42 w d)) / 2, sharpness ** 2 * sqrt(dim) high: a bell, for small d.
+    fast = 2 / (_LOOKBACK * _SHARPNESS * dim**0.25 * math.hypot(1, 0.42))  # w, rad per position
+    pairs = [round(dim / 2 * math.log(1 / w, config.rope_base)) for w in (fast, 0.42 * fast)]
+    for heads in (query, key):
         heads[-dim:] = 0
         for pair in pairs:
             heads[-dim + 2 * pair, CONST] = _SHARPNESS * math.sqrt(dim / len(pairs))

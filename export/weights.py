@@ -1,4 +1,4 @@
-"""Reads `model.pth` and `codec.pth`: plain tensors only, upstream's spellings made one, no surprises.
+"""Reads `model.pth` and `codec.pth`: tensors only, under one spelling, and exactly those expected.
 
 Upstream loads with `strict=False`: a missing tensor is left at random there and the voice is
 noise. Here every tensor must be present, expected and of the right shape.
@@ -23,9 +23,10 @@ class CheckpointError(ValueError):
 
 
 def reject_lfs_pointer(path: Path) -> None:
-    """
+    """Tell a file from the note that Git leaves where a large file was not fetched.
+
     Raises:
-        CheckpointError: If the file is what Git leaves where a large file was not fetched.
+        CheckpointError: If it is the note.
     """
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:

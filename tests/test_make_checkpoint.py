@@ -66,18 +66,20 @@ def speak(model, text="Hello, this is a test.", seed=0, voice=(), limit=300):
             prompt_text=["A reference."] * len(voice),
             prompt_tokens=list(voice),
         )
-        return next(result).codes
+        codes = next(result).codes
+    assert codes is not None
+    return codes
 
 
 def test_genuine_loader_generates_and_ends(genuine):
     _, model = genuine
-    codes = [speak(model, seed=seed) for seed in range(3)]
+    codes = [speak(model, seed=seed) for seed in range(2)]
     books = model.config.num_codebooks
     for each in codes:
         assert each.shape[0] == books
         assert 2 <= each.shape[1] < 200, "the end comes at random, not never"
         assert each.max() < 64
-    assert sum(each.shape[1] for each in codes) > 40
+    assert sum(each.shape[1] for each in codes) > 20
     assert len(set(codes[0][0].tolist())) > 5
 
 
@@ -164,7 +166,8 @@ def test_s1mini_has_the_real_shape(tmp_path):
         "Où ça? 안녕 <|speaker:0|>"
     )
     with torch.device("meta"):
-        llama = upstream.DualARTransformer(upstream.DualARModelArgs(**preset.llama), tokenizer)
+        config = upstream.DualARModelArgs(**preset.llama)
+        llama = upstream.DualARTransformer(config, tokenizer)  # pyright: ignore[reportArgumentType]
     assert sum(p.numel() for p in llama.parameters()) == 860_169_216
     codec = build_codec(packaged_config())
     assert sum(p.numel() for p in codec.parameters()) == 391_430_530

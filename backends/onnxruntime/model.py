@@ -54,7 +54,7 @@ class TritonPythonModel:
             if tensor.dtype == "STRING":
                 inputs[tensor.name] = _decode(inputs[tensor.name])
         names = [t.name for t in signature.outputs]
-        outputs = dict(zip(names, self.session.run(names, inputs), strict=True))
+        outputs: dict[str, Any] = dict(zip(names, self.session.run(names, inputs), strict=True))
         for tensor in signature.outputs:
             if tensor.dtype == "STRING":
                 outputs[tensor.name] = _encode(outputs[tensor.name])

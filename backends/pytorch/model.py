@@ -23,6 +23,8 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the module, and refuse one that is not what config.pbtxt says."""
         self.model = model = ServedModel.from_args(args, "model.pt")
+        if any(t.dtype == "STRING" for t in model.signature.inputs + model.signature.outputs):
+            raise ValueError(f"{model.name}: PyTorch has no tensors of STRING")
         self.device = torch.device("cpu" if model.gpu is None else f"cuda:{model.gpu}")
         self.optimize = not model.flag("DISABLE_OPTIMIZED_EXECUTION", default=False)
         self.inference_mode = model.flag("INFERENCE_MODE", default=True)
@@ -34,8 +36,10 @@ class TritonPythonModel:
         model.refuse(list(torchscript_differences(model.signature, self.module)))
         inputs = [t.name for t in model.signature.inputs]
         outputs = [t.name for t in model.signature.outputs]
-        self.arguments = dict(zip(inputs, positions(inputs, forward_arguments(self.module))))
-        self.results = dict(zip(outputs, positions(outputs)))
+        self.arguments = dict(
+            zip(inputs, positions(inputs, forward_arguments(self.module)), strict=True)
+        )
+        self.results = dict(zip(outputs, positions(outputs), strict=True))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one batch, with one call of the module."""
@@ -45,7 +49,8 @@ class TritonPythonModel:
     def _run(self, inputs: Arrays) -> Arrays:
         ordered = sorted(inputs, key=self.arguments.__getitem__)
         mode = torch.inference_mode() if self.inference_mode else torch.no_grad()
-        with mode, torch.jit.optimized_execution(self.optimize):
+        optimized = torch.jit.optimized_execution  # pyright: ignore[reportPrivateImportUsage]
+        with mode, optimized(self.optimize):
             results = self.module(*(self._to_torch(inputs[name]) for name in ordered))
         if isinstance(results, torch.Tensor):
             results = (results,)

@@ -4,7 +4,9 @@ import math
 import os
 from collections.abc import Generator
 from contextlib import closing
-from typing import Literal, TypeAlias, Unpack
+from typing import Literal, TypeAlias
+
+from typing_extensions import Unpack
 
 from voicereel.answer import audio_from, chunk_from, features_from, in_order
 from voicereel.audio import Audio, AudioChunk

@@ -25,8 +25,10 @@ _WITH_STATUS = [("triton_grpc_error", "true")]
 
 
 class GrpcTransport:
-    """Uses the generated stub: tritonclient's own client has one stream at a time and two threads
-    for it, of which one stays behind for ever when the stream is cancelled (tritonclient 2.50).
+    """One channel and the generated stub.
+
+    Not tritonclient's InferenceServerClient: it has one stream at a time and two threads for it,
+    of which one stays behind for ever when the stream is cancelled (tritonclient 2.50).
     """
 
     def __init__(self, url: str) -> None:

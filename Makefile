@@ -1,0 +1,38 @@
+# `make` alone prints this help. Each target is one command, which it shows.
+VENV ?= .venv
+REPOSITORY ?= model_repository
+PROFILE ?=
+CHECKPOINT ?=
+PYTHON_IN_VENV = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check export clean
+
+help:  ## this text
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+	@echo "Variables: VENV=.venv REPOSITORY=model_repository PROFILE=cpu|gpu|gpu_multi CHECKPOINT=DIR"
+
+setup:  ## virtual environment with the pinned requirements; nothing to do a second time
+	@tools/setup.sh $(VENV)
+
+demo: setup  ## a two-speaker script through a real server: out/demo.wav, .srt, .png
+	$(PYTHON_IN_VENV) -m ensemble.demo
+
+serve: setup  ## tritonserver in the foreground [REPOSITORY=DIR] [PROFILE=cpu]
+	$(PYTHON_IN_VENV) -m ensemble.serve --repository $(REPOSITORY) $(if $(PROFILE),--profile $(PROFILE))
+
+export: setup  ## a Fish-Speech checkpoint into a servable repository: CHECKPOINT=DIR [REPOSITORY=DIR]
+	@test -n "$(CHECKPOINT)" || { echo "export: which checkpoint? make export CHECKPOINT=DIR" >&2; exit 1; }
+	$(PYTHON_IN_VENV) -m export run $(CHECKPOINT) --repository $(REPOSITORY)
+
+check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyright --pythonpath $(PYTHON_IN_VENV)
+	$(PYTHON_IN_VENV) -m ensemble.check --repository $(REPOSITORY)
+
+test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
+	$(PYTHON_IN_VENV) -m pytest -m "not gpu and not weights"
+
+clean:  ## remove what was built, not the virtual environment nor exported artefacts
+	rm -rf build out .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,115 @@
+"""A gRPC server in this process that answers as a test says: every way a stream can go wrong."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype
+
+from voicereel.transport import from_raw, raw_bytes
+
+pb: Any = service_pb2
+RATE_HZ = 44_100
+PADDED = 64  # samples of every chunk on the wire
+
+
+class Refusal(Exception):
+    """Raised by an answer: what Triton's models do with a TritonError."""
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers each request with what `answer(inputs)` yields: dicts of outputs.
+
+    Attributes:
+        answer: To be set by the test.
+        requests: What came, as protobuf.
+        cancelled: Set when a stream is cancelled before its end.
+        not_ready: Models that are not ready.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable[[dict[str, np.ndarray]], Iterator[dict[str, np.ndarray]]]
+        self.requests: list[Any] = []
+        self.cancelled, self.not_ready = threading.Event(), set()
+        self._server = grpc.server(
+            ThreadPoolExecutor(32),
+            options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+        )
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> "FakeServer":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None).wait()
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        return pb.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        return pb.ModelReadyResponse(ready=request.name not in self.not_ready)
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        return next(self._answers(request, context))
+
+    def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        finished = threading.Event()
+        context.add_callback(lambda: finished.is_set() or self.cancelled.set())
+        for request in request_iterator:
+            for answer in self._answers(request, context):
+                yield pb.ModelStreamInferResponse(infer_response=answer)
+        finished.set()
+
+    def _answers(self, request: Any, context: Any) -> Iterator[Any]:
+        self.requests.append(request)
+        try:
+            for outputs in self.answer(inputs_of(request)):
+                answer = pb.ModelInferResponse()
+                for name, array in outputs.items():
+                    datatype = np_to_triton_dtype(array.dtype)
+                    answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
+                    answer.raw_output_contents.append(raw_bytes(array))
+                yield answer
+        except Refusal as refusal:
+            context.abort(refusal.status, str(refusal))
+
+
+def inputs_of(request: Any) -> dict[str, np.ndarray]:
+    """The tensors of a request, decoded."""
+    return {
+        tensor.name: from_raw(tensor.datatype, tensor.shape, raw)
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+    }
+
+
+def chunk(index: int, *, samples: int = 50, is_last: bool = False) -> dict[str, np.ndarray]:
+    """A chunk whose valid samples all have the value of its index; the padding is NaN."""
+    audio = np.full((1, PADDED), np.nan, np.float32)
+    audio[:, :samples] = index
+    return {
+        "audio": audio,
+        "chunk_index": np.array([[index]], np.int32),
+        "num_samples": np.array([[samples]], np.int32),
+        "is_last": np.array([[is_last]]),
+        "finish_reason": np.array([[b"stop" if is_last else b""]], np.object_),
+        "sample_rate": np.array([[RATE_HZ]], np.int32),
+    }
+
+
+def whole(audio: np.ndarray) -> dict[str, np.ndarray]:
+    """The answer of a unary front door."""
+    return {
+        "audio": audio[None].astype(np.float32),
+        "finish_reason": np.array([[b"stop"]], np.object_),
+        "sample_rate": np.array([[RATE_HZ]], np.int32),
+    }

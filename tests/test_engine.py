@@ -1,0 +1,207 @@
+"""The engine against upstream's `generate`, alone and in company."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.engine import Engine, OverloadedError
+from engine.llama import Llama
+from engine.request import Request, Sampling
+from engine.settings import Settings, settings_from
+from ensemble.prompt import PromptBuilder, Reference
+
+pytestmark = pytest.mark.torch
+FULL = Settings(torch.device("cpu"), torch.float32, 16)
+GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=50)
+
+
+@pytest.fixture(scope="module")
+def llama(repository) -> Llama:
+    return Llama(repository / "fish_llama" / "1", FULL)
+
+
+@pytest.fixture(scope="module")
+def builder(repository) -> PromptBuilder:
+    return PromptBuilder(repository / "fish_prompt" / "1")
+
+
+@pytest.fixture(scope="module")
+def prompts(builder) -> list[np.ndarray]:
+    """With 0, 1 and 3 references, of different lengths."""
+    rng = np.random.default_rng(0)
+    sizes = builder.facts.codebook_sizes
+    voice = Reference("Hello there.", np.stack([rng.integers(0, n, 30) for n in sizes]))
+    jobs = [("One.", 0), ("Hello world, this is a test of it.", 1), ("Three references", 3)]
+    return [builder.build(text, [voice] * count)[0] for text, count in jobs]
+
+
+class Collected:
+    """What one request got."""
+
+    def __init__(self) -> None:
+        self.windows, self.errors, self.cancelled = [], [], False
+
+    def request(self, prompt: np.ndarray, sampling: Sampling) -> Request:
+        return Request(
+            prompt, sampling, self.windows.append, self.errors.append, lambda: self.cancelled
+        )
+
+    @property
+    def codes(self) -> np.ndarray:
+        assert [w.index for w in self.windows] == list(range(len(self.windows)))
+        news = [w.codes[:, w.codes.shape[1] - len(w.new_frames) :] for w in self.windows]
+        return np.concatenate(
+            [n[:, : w.num_frames] for n, w in zip(news, self.windows, strict=True)], axis=1
+        )
+
+    @property
+    def reason(self) -> str:
+        return self.windows[-1].finish_reason
+
+
+def run(llama: Llama, jobs: list, slots: int = 16, stagger: int = 0) -> list[Collected]:
+    """Run jobs to their ends, each submitted `stagger` steps after the one before."""
+    engine, collected = Engine(llama, slots), []
+    for prompt, sampling in jobs:
+        collected.append(Collected())
+        engine.submit(collected[-1].request(prompt, sampling))
+        for _ in range(stagger):
+            engine.step()
+    while engine.step():
+        pass
+    assert not any(c.errors for c in collected)
+    return collected
+
+
+def upstream(model, prompt: np.ndarray, frames: int) -> np.ndarray:
+    """Greedy codes of the genuine `generate`, without the end token's frame."""
+    from export.upstream import generate
+
+    out = generate(
+        model=model, prompt=torch.from_numpy(prompt), max_new_tokens=frames + 1, audio_masks=None,
+        audio_parts=None, temperature=1.0, top_p=1e-9, repetition_penalty=1.0,
+    )  # fmt: skip
+    end = model.tokenizer.get_token_id("<|im_end|>")
+    new = out[:, prompt.shape[1] :].numpy()
+    ended = np.flatnonzero(new[0] == end)
+    return new[1:, : ended[0] if len(ended) else frames]
+
+
+@pytest.mark.parametrize(
+    ("slots", "stagger"), [(16, 0), (16, 3), (2, 1)], ids=["at once", "staggered", "two slots"]
+)
+def test_greedy_equals_upstream(llama, prompts, tiny_checkpoint, slots, stagger) -> None:
+    from export.checkpoint import load_checkpoint, load_llama
+
+    model = load_llama(load_checkpoint(tiny_checkpoint))
+    jobs = [(p, GREEDY) for p in (*prompts, prompts[0])]
+    for (prompt, _), got in zip(jobs, run(llama, jobs, slots, stagger), strict=True):
+        expected = upstream(model, prompt, GREEDY.max_new_tokens)
+        np.testing.assert_array_equal(got.codes, expected)
+        assert got.reason == ("stop" if expected.shape[1] < 50 else "length")
+
+
+def test_result_depends_on_prompt_options_and_seed_alone(llama, prompts) -> None:
+    jobs = [
+        (prompts[i % 3], Sampling(seed=i // 2, temperature=0.6 + 0.1 * (i % 4), max_new_tokens=40))
+        for i in range(9)
+    ]
+    together = run(llama, jobs, slots=5, stagger=2)
+    for job, got in zip(jobs, together, strict=True):
+        (alone,) = run(llama, [job])
+        np.testing.assert_array_equal(got.codes, alone.codes)
+        assert got.reason == alone.reason
+    first, other = run(llama, [(prompts[1], Sampling(seed=s)) for s in (1, 2)])
+    assert not np.array_equal(first.codes, other.codes)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 8, 9])
+def test_length_limit(llama, prompts, limit) -> None:
+    (got,) = run(llama, [(prompts[0], Sampling(seed=1, max_new_tokens=limit))])
+    assert got.codes.shape[1] <= limit
+    if got.reason == "length":
+        assert got.codes.shape[1] == limit
+
+
+def test_chunks_do_not_change_codes(llama, prompts) -> None:
+    schedules = [(8, 64), (1, 1), (3, 5), (50, 50)]
+    jobs = [
+        (prompts[0], Sampling(seed=4, first_chunk_frames=f, max_chunk_frames=m))
+        for f, m in schedules
+    ]
+    results = run(llama, jobs)
+    for got in results[1:]:
+        np.testing.assert_array_equal(got.codes, results[0].codes)
+
+
+def test_cancelled_request_frees_its_slot(llama, prompts) -> None:
+    engine = Engine(llama, 2)
+    gone, stays, waits = Collected(), Collected(), Collected()
+    for c in (gone, stays, waits):
+        engine.submit(c.request(prompts[0], Sampling(seed=3, max_new_tokens=30)))
+    for _ in range(4):
+        engine.step()
+    assert len(engine.active) == 2
+    gone.cancelled = True
+    engine.step()
+    assert len(gone.errors) == 1
+    assert not any(w.finish_reason for w in gone.windows)
+    while engine.step():
+        pass
+    np.testing.assert_array_equal(stays.codes, waits.codes)
+    assert int(engine.cache.lengths.sum()) == 0
+
+
+def test_full_queue_and_too_long_prompt_are_refused_at_once(llama, prompts) -> None:
+    engine = Engine(llama, 1, max_waiting=2)
+    for _ in range(2):
+        engine.submit(Collected().request(prompts[0], GREEDY))
+    with pytest.raises(OverloadedError, match="2 requests are waiting"):
+        engine.submit(Collected().request(prompts[0], GREEDY))
+    long = np.repeat(prompts[0][:, :1], llama.facts.max_prompt_length + 1, axis=1)
+    with pytest.raises(ValueError, match="positions, expected 1 to"):
+        Engine(llama, 1).submit(Collected().request(long, GREEDY))
+
+
+def test_a_failing_step_fails_its_requests_and_not_the_engine(llama, prompts, monkeypatch) -> None:
+    import threading
+
+    engine, hit, after = Engine(llama, 2), Collected(), Collected()
+    broken = RuntimeError("out of memory")
+
+    def fail(count: int) -> None:
+        monkeypatch.undo()
+        raise broken
+
+    monkeypatch.setattr(engine, "_sample", fail)
+    thread = threading.Thread(target=engine.run)
+    engine.submit(hit.request(prompts[0], GREEDY))
+    thread.start()
+    done = threading.Event()
+    while not hit.errors:
+        done.wait(0.01)
+    engine.submit(after.request(prompts[0], GREEDY))
+    while not (after.windows and after.reason):
+        done.wait(0.01)
+    engine.close()
+    thread.join()
+    assert hit.errors == [broken]
+
+
+def test_prefill_in_slices_equals_prefill_at_once(llama, prompts, monkeypatch) -> None:
+    (whole,) = run(llama, [(prompts[2], GREEDY)])
+    monkeypatch.setattr("engine.engine.PREFILL_SLICE", 16)
+    (sliced,) = run(llama, [(prompts[2], GREEDY)])
+    np.testing.assert_array_equal(sliced.codes, whole.codes)
+
+
+def test_settings() -> None:
+    settings = settings_from({"FISH_SPEECH_PRECISION": "full", "VOICEREEL_BATCH_SIZE": "3"})
+    assert (settings.dtype, settings.slots) == (torch.float32, 3)
+    for name, value in [
+        ("FISH_SPEECH_PRECISION", "int3"),
+        ("FISH_SPEECH_DEVICE", "tpu"),
+        ("VOICEREEL_BATCH_SIZE", "many"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name} is '{value}', expected"):
+            settings_from({name: value})

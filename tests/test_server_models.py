@@ -1,0 +1,162 @@
+"""Every model and both kinds of front door, on the real server."""
+
+import concurrent.futures
+import json
+import urllib.request
+
+import numpy as np
+import pytest
+from raw import Stream, infer, joined
+
+from ensemble.contract import MODELS
+from ensemble.facts import Facts
+
+pytestmark = pytest.mark.server
+TEXTS = ["Hello there.", "A second sentence, a little longer than that.", "And three!"]
+
+
+@pytest.fixture(scope="module")
+def facts(repository) -> Facts:
+    return Facts.load(repository / "fish_llama" / "1")
+
+
+def recording(seconds: float, pitch: float = 110.0) -> np.ndarray:
+    time = np.arange(int(seconds * 44100)) / 44100
+    tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 9))
+    return (0.2 * tone * np.sin(7 * time) ** 2).astype(np.float32)
+
+
+def stream(server, model: str, **values) -> list[dict]:
+    connection = Stream(server)
+    try:
+        connection.send(model, **values)
+        (chunks,) = connection.collect().values()
+        return chunks
+    finally:
+        connection.close()
+
+
+def test_metadata_is_the_contract(server) -> None:
+    for name, model in MODELS.items():
+        url = f"http://{server.http_url.removeprefix('http://')}/v2/models/{name}"
+        with urllib.request.urlopen(url) as answer:
+            served = json.load(answer)
+        for key, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
+            expected = [(t.name, t.dtype, [-1, *t.dims]) for t in tensors]
+            assert [(t["name"], t["datatype"], t["shape"]) for t in served[key]] == expected
+
+
+def test_encode_pads_and_says_how_many_frames_count(server, facts) -> None:
+    audio = recording(1.0)
+    out = infer(server, "fish_encode", reference_audio=audio, reference_sample_rate=44100)
+    assert out["reference_frames"][0] == 22
+    assert out["checkpoint_id"][0].decode() == facts.checkpoint_id
+    assert out["codes"].shape == (facts.num_codebooks, 32)
+    direct = infer(server, "fish_encoder", waveform=audio)["codes"]
+    np.testing.assert_array_equal(out["codes"][:, :22], direct)
+
+
+def test_prompt_to_codes_to_audio_by_hand(server, facts) -> None:
+    prompt = infer(server, "fish_prompt", text=TEXTS[0])
+    windows = stream(server, "fish_llama", prompt=prompt["prompt"], seed=5)
+    parts = []
+    for w in sorted(windows, key=lambda w: w["chunk_index"][0]):
+        out = infer(server, "fish_decoder", codes=w["codes"], new_frames=w["new_frames"])
+        assert len(out["audio"]) == len(w["new_frames"]) * facts.samples_per_frame
+        parts.append(out["audio"][: w["num_samples"][0]])
+    whole = infer(server, "fish_tts", text=TEXTS[0], seed=5)
+    np.testing.assert_array_equal(np.concatenate(parts), whole["audio"])
+    assert whole["finish_reason"][0] == b"stop"
+    assert whole["sample_rate"][0] == 44100
+
+
+def test_streamed_audio_equals_decoding_everything_at_once(server, facts) -> None:
+    prompt = infer(server, "fish_prompt", text=TEXTS[1])["prompt"]
+    options = {"seed": 9, "first_chunk_frames": 3, "max_chunk_frames": 5}
+    windows = stream(server, "fish_llama", prompt=prompt, **options)
+    windows.sort(key=lambda w: w["chunk_index"][0])
+    frames = [int(w["num_samples"][0]) // facts.samples_per_frame for w in windows]
+    codes = np.concatenate(
+        [
+            w["codes"][:, w["codes"].shape[1] - len(w["new_frames"]) :][:, :n]
+            for w, n in zip(windows, frames, strict=True)
+        ],
+        axis=1,
+    )
+    at_once = infer(server, "fish_decoder", codes=codes, new_frames=np.arange(codes.shape[1]))
+    audio = joined(stream(server, "fish_tts_stream", text=TEXTS[1], **options))
+    assert len(audio) == codes.shape[1] * facts.samples_per_frame
+    assert np.abs(audio - at_once["audio"]).max() <= 1e-4
+    assert audio.std() > 0.01
+
+
+def test_clone_equals_encode_then_tts(server) -> None:
+    audio, words = recording(2.0), "What is said in it."
+    voice = infer(server, "fish_encode", reference_audio=audio)
+    by_codes = infer(
+        server, "fish_tts", text=TEXTS[0], seed=3, reference_text=words,
+        reference_codes=voice["codes"], reference_frames=voice["reference_frames"],
+        checkpoint_id=voice["checkpoint_id"],
+    )  # fmt: skip
+    reference = {"reference_audio": audio, "reference_text": words}
+    cloned = infer(server, "fish_clone", text=TEXTS[0], seed=3, **reference)
+    np.testing.assert_array_equal(cloned["audio"], by_codes["audio"])
+    chunks = stream(server, "fish_clone_stream", text=TEXTS[0], seed=3, **reference)
+    np.testing.assert_array_equal(joined(chunks), cloned["audio"])
+    alone = infer(server, "fish_tts", text=TEXTS[0], seed=3)
+    assert not np.array_equal(alone["audio"], cloned["audio"])
+
+
+def test_three_in_a_row_and_eight_at_once_equal_each_alone(server) -> None:
+    def speak(i: int) -> np.ndarray:
+        return infer(server, "fish_tts", text=TEXTS[i % 3], seed=i)["audio"]
+
+    alone = [speak(i) for i in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(speak, range(8)))
+    for i in range(8):
+        np.testing.assert_allclose(together[i], alone[i], atol=1e-4, err_msg=f"request {i}")
+    assert len({a.tobytes() for a in alone}) == 8
+
+
+def test_streams_of_one_connection_do_not_mix(server) -> None:
+    connection = Stream(server)
+    try:
+        for i in range(6):
+            connection.send("fish_tts_stream", request_id=str(i + 1), text=TEXTS[i % 3], seed=i)
+        collected = connection.collect(6)
+    finally:
+        connection.close()
+    for i in range(6):
+        expected = infer(server, "fish_tts", text=TEXTS[i % 3], seed=i)["audio"]
+        np.testing.assert_allclose(joined(collected[str(i + 1)]), expected, atol=1e-4)
+
+
+def test_http_infer_and_generate(server) -> None:
+    base = f"http://{server.http_url.removeprefix('http://')}/v2/models"
+    body = json.dumps({"text": TEXTS[0], "seed": 5}).encode()
+    with urllib.request.urlopen(f"{base}/fish_tts/generate", body) as answer:
+        audio = np.array(json.load(answer)["audio"], np.float32)
+    expected = infer(server, "fish_tts", text=TEXTS[0], seed=5)["audio"]
+    np.testing.assert_allclose(audio, expected, atol=1e-6)
+    with urllib.request.urlopen(f"{base}/fish_tts_stream/generate_stream", body) as answer:
+        lines = [x for x in answer.read().decode().splitlines() if x.startswith("data: ")]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+    chunks.sort(key=lambda c: c["chunk_index"])
+    parts = [np.atleast_1d(c["audio"])[: c["num_samples"]] for c in chunks]
+    np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-6)
+
+
+def test_repeated_reference_comes_from_the_cache(server) -> None:
+    audio = recording(1.5, pitch=180)
+
+    def hits() -> int:
+        url = f"http://{server.http_url.removeprefix('http://')}/v2/models/fish_encoder/stats"
+        with urllib.request.urlopen(url) as answer:
+            stats = json.load(answer)["model_stats"][0]["inference_stats"]
+        return int(stats["cache_hit"]["count"])
+
+    first, before = infer(server, "fish_encode", reference_audio=audio), hits()
+    again = infer(server, "fish_encode", reference_audio=audio)
+    assert hits() == before + 1
+    np.testing.assert_array_equal(first["codes"], again["codes"])
