@@ -112,11 +112,11 @@ class Engine:
     def _prefill_slice(self) -> None:
         """Push part of one waiting prompt through; with its end the request becomes active."""
         row = len(self.active)
-        if self.prefilling is None:
-            if row == self.slots or not self.waiting:
-                return
-            self._admit(self.waiting.popleft(), row)
+        if self.prefilling is None and row < self.slots and self.waiting:
+            self.prefilling = self._admit(self.waiting.popleft(), row)
         active = self.prefilling
+        if active is None:
+            return
         begin = active.prefilled
         tokens = active.prompt[:, :, begin : begin + PREFILL_SLICE].to(self.llama.device)
         lengths, keys, values = self.cache.past(slice(row, row + 1))
@@ -133,16 +133,13 @@ class Engine:
             self.active.append(active)
             self.prefilling = None
 
-    def _admit(self, request: Request, row: int) -> None:
+    def _admit(self, request: Request, row: int) -> Active:
         facts, sampling = self.llama.facts, request.sampling
-        room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
-        self.prefilling = Active(
-            request, min(sampling.max_new_tokens, room), facts.num_codebooks, facts.history_frames
-        )
         self.cache.lengths[row] = 0
-        self.rows.begin(
-            row, sampling.temperature, sampling.top_p, sampling.repetition_penalty
-        )
+        self.rows.begin(row, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
+        room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
+        limit = min(sampling.max_new_tokens, room)
+        return Active(request, limit, facts.num_codebooks, facts.history_frames)
 
     def _decode(self, count: int) -> None:
         """The slow transformer, for rows 0 to count - 1."""

@@ -9,6 +9,7 @@ Source: `BaseTransformer.forward_generate`, `DualARTransformer.forward_generate_
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from engine.sampler import sample
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, in float32."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.weight = nn.Parameter(genuine.weight.detach().clone())
         self.eps = float(genuine.eps)
@@ -33,7 +34,8 @@ class RMSNorm(nn.Module):
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
     """Rotary embedding over interleaved pairs: x (batch, heads, time, dim),
-    cos_sin float32 (batch or 1, 1, time, dim / 2, 2)."""
+    cos_sin float32 (batch or 1, 1, time, dim / 2, 2).
+    """
     pairs = x.float().unflatten(-1, (-1, 2))
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos_sin[..., 0], cos_sin[..., 1]
@@ -44,7 +46,7 @@ def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Grouped-query attention of new positions over cached ones and themselves."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.wqkv = copy.deepcopy(genuine.wqkv)
         self.wo = copy.deepcopy(genuine.wo)
@@ -56,7 +58,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(genuine.k_norm) if normed else nn.Identity()
 
     def qkv(self, x: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (batch, time, dim) -> q (batch, heads, time, d), k and v (batch, kv heads, time, d)."""
+        """X (batch, time, dim) -> q (batch, heads, time, d), k and v (batch, kv heads, time, d)."""
         heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         count = self.groups * self.kv_heads
         q, k, v = heads.split([count, self.kv_heads, self.kv_heads], dim=1)
@@ -99,7 +101,7 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Pre-norm attention and gated perceptron."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(genuine.attention_norm)
         self.attention = Attention(genuine.attention)
@@ -123,7 +125,11 @@ class SlowGraph(nn.Module):
     Only the tokens that can be sampled have logits: `token_ids`, a choice made at export.
     """
 
-    def __init__(self, genuine: nn.Module, token_ids: Tensor) -> None:
+    offset: Tensor
+    count: Tensor
+    cos_sin: Tensor
+
+    def __init__(self, genuine: Any, token_ids: Tensor) -> None:
         super().__init__()
         config, tokenizer = genuine.config, genuine.tokenizer
         self.semantic_begin = int(tokenizer.semantic_begin_id)
@@ -196,9 +202,12 @@ class SlowGraph(nn.Module):
 
 
 class FastGraph(nn.Module):
-    """The rest of one frame: from the slow transformer's state and the semantic code to all codes."""
+    """The rest of one frame: the slow transformer's state and the semantic code to all codes."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    cos_sin: Tensor
+    causal: Tensor
+
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         config = genuine.config
         self.codebooks = int(config.num_codebooks)
@@ -258,9 +267,9 @@ class FastGraph(nn.Module):
 
 
 class LlamaGraphs(nn.Module):
-    """Both transformers and the sampler, as they are traced into one file with one set of weights."""
+    """Both transformers and the sampler, traced into one file with one set of weights."""
 
-    def __init__(self, genuine: nn.Module, token_ids: Tensor) -> None:
+    def __init__(self, genuine: Any, token_ids: Tensor) -> None:
         super().__init__()
         self.slow = SlowGraph(genuine, token_ids)
         self.fast = FastGraph(genuine)
@@ -306,6 +315,4 @@ class LlamaGraphs(nn.Module):
         noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """See `FastGraph.forward`."""
-        return self.fast(
-            state, semantic, previous, temperature, top_p, repetition_penalty, noise
-        )
+        return self.fast(state, semantic, previous, temperature, top_p, repetition_penalty, noise)

@@ -15,11 +15,10 @@ class KVCache:
     def __init__(
         self, layers: int, slots: int, kv_heads: int, head_dim: int, limit: int, like: Tensor
     ) -> None:
-        """
-        Args:
-            layers, slots, kv_heads, head_dim: Extents.
-            limit: Positions that a row may ever need.
-            like: Gives dtype and device.
+        """Args:
+        layers, slots, kv_heads, head_dim: Extents.
+        limit: Positions that a row may ever need.
+        like: Gives dtype and device.
         """
         self.limit = limit
         self.keys = like.new_zeros(layers, slots, kv_heads, min(GRAIN, limit), head_dim)

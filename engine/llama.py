@@ -21,9 +21,8 @@ class Llama:
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        """
-        Raises:
-            FileNotFoundError: If nothing has been exported into this folder.
+        """Raises:
+        FileNotFoundError: If nothing has been exported into this folder.
         """
         path = Path(folder) / GRAPHS_FILE
         self.facts = Facts.load(folder)
@@ -108,7 +107,7 @@ class Rows:
 
 
 def stacked_noise(draws: list[np.ndarray], slow_choices: int, codebooks: int) -> tuple:
-    """Per-row noise -> for the slow token (rows, choices), for the fast loop (rows, books, choices)."""
+    """Per-row noise -> for the token (rows, choices), for the fast loop (rows, books, choices)."""
     noise = torch.from_numpy(np.stack(draws))
     slow, fast = noise[:, :slow_choices], noise[:, slow_choices:]
     return slow, fast.unflatten(1, (codebooks - 1, -1))

@@ -32,13 +32,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """
-    Attributes:
-        prompt: int32 (1 + codebooks, positions).
-        sampling: Options.
-        on_window: Called in order with each window of codes; must not block.
-        on_error: Called at most once, instead of the last window.
-        is_cancelled: Asked once per frame.
+    """Attributes:
+    prompt: int32 (1 + codebooks, positions).
+    sampling: Options.
+    on_window: Called in order with each window of codes; must not block.
+    on_error: Called at most once, instead of the last window.
+    is_cancelled: Asked once per frame.
     """
 
     prompt: np.ndarray
@@ -55,9 +54,7 @@ class Active:
         sampling = request.sampling
         self.request = request
         self.max_frames = max_frames
-        self.schedule = Schedule(
-            sampling.first_chunk_frames, sampling.max_chunk_frames, history
-        )
+        self.schedule = Schedule(sampling.first_chunk_frames, sampling.max_chunk_frames, history)
         self.prompt = torch.from_numpy(request.prompt).long()[None]
         self.prefilled = 0
         self.num_frames = 0

@@ -38,7 +38,9 @@ def settings_from(environment: Mapping[str, str] = os.environ, device: str = "")
     if asked not in ("", "cpu", "cuda"):
         raise ValueError(f"FISH_SPEECH_DEVICE is {asked!r}, expected cpu or cuda.")
     if asked == "cuda" and not torch.cuda.is_available():
-        raise ValueError("FISH_SPEECH_DEVICE is cuda, but torch sees no GPU. Use cpu, or mend CUDA.")
+        raise ValueError(
+            "FISH_SPEECH_DEVICE is cuda, but torch sees no GPU. Use cpu, or mend CUDA."
+        )
     default = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device("cpu" if asked == "cpu" else device or default)
     return Settings(chosen, _dtype(environment, chosen), _slots(environment))

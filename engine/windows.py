@@ -35,11 +35,10 @@ class Schedule:
     """
 
     def __init__(self, first_frames: int, max_frames: int, history_frames: int) -> None:
-        """
-        Args:
-            first_frames: New frames of the first window.
-            max_frames: Limit of the growth; no less than `first_frames` counts.
-            history_frames: Frames before the new ones that the decoder can still hear.
+        """Args:
+        first_frames: New frames of the first window.
+        max_frames: Limit of the growth; no less than `first_frames` counts.
+        history_frames: Frames before the new ones that the decoder can still hear.
         """
         self.size = first_frames
         self.max_frames = max(first_frames, max_frames)

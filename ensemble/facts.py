@@ -60,9 +60,8 @@ class Facts:
 
     @classmethod
     def load(cls, folder: Path) -> "Facts":
-        """
-        Raises:
-            FileNotFoundError: If nothing has been exported into this folder.
+        """Raises:
+        FileNotFoundError: If nothing has been exported into this folder.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():

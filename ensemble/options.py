@@ -3,11 +3,12 @@
 import math
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 from ensemble.contract import OPTIONS
 
 
-def checked_options(asked: Mapping[str, int | float]) -> dict[str, int | float]:
+def checked_options(asked: Mapping[str, int | float]) -> dict[str, Any]:
     """Defaults filled in, ranges held.
 
     Args:
@@ -16,7 +17,7 @@ def checked_options(asked: Mapping[str, int | float]) -> dict[str, int | float]:
     Raises:
         ValueError: Names the option, the value and the range.
     """
-    options: dict[str, int | float] = {}
+    options: dict[str, Any] = {}
     for option in OPTIONS:
         value = asked.get(option.name, option.default)
         if value is None:

@@ -47,8 +47,7 @@ class PromptBuilder:
     """Holds the tokenizer of a checkpoint."""
 
     def __init__(self, folder: Path) -> None:
-        """
-        Args:
+        """Args:
             folder: With tokenizer.tiktoken, special_tokens.json and checkpoint.json.
 
         Raises:

@@ -67,7 +67,8 @@ class FrontDoor:
 
     def _joined(self, responses, is_cancelled) -> pb_utils.InferenceResponse:
         """Chunks may come in any order. The iterator is read to its end on every path: one that
-        is left unread keeps the ensemble in flight for ever."""
+        is left unread keeps the ensemble in flight for ever.
+        """
         chunks, problem, cancelled = [], None, False
         for response in responses:
             if response.has_error():

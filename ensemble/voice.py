@@ -18,8 +18,14 @@ def references_from(
     Raises:
         PromptError: If they do not fit together.
     """
-    available = 0 if codes is None else codes.shape[1]
-    counts = [available] if frames is None and available else [int(n) for n in (() if frames is None else frames)]
+    if codes is None:
+        codes = np.zeros((0, 0), np.int64)
+    available = codes.shape[1]
+    counts = (
+        [available]
+        if frames is None and available
+        else [int(n) for n in (() if frames is None else frames)]
+    )
     if len(texts) != len(counts):
         raise PromptError(
             f"reference_text has {len(texts)} texts for {len(counts)} recordings, expected one "

@@ -14,6 +14,11 @@ def array(request, name: str) -> np.ndarray | None:
     return None if tensor is None else tensor.as_numpy()[0]
 
 
+def required(request, name: str) -> np.ndarray:
+    """An input without its batch axis that Triton lets no request leave out."""
+    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]
+
+
 def texts(request, name: str) -> list[str]:
     """A BYTES input as text; empty if the request left it out.
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from ensemble.facts import Facts
 from export import parity
@@ -25,7 +25,7 @@ DECODER_AXES = {
 }
 
 
-def export_encoder(codec: nn.Module, facts: Facts, folder: Path, report: Report) -> list[Comparison]:
+def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> list[Comparison]:
     """Write `model.onnx` and `model.pt` into a folder and compare both with `DAC.encode`.
 
     Args:
@@ -36,30 +36,32 @@ def export_encoder(codec: nn.Module, facts: Facts, folder: Path, report: Report)
     """
     graph = EncoderGraph(codec).eval()
     example = (parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate),)
+    report("fish_encoder: upstream's codes")
+    cases = parity.encoder_cases(codec, facts.sample_rate, facts.samples_per_frame)
     files = _write(graph, example, folder, ["waveform"], ["codes"], ENCODER_AXES, report)
     return [
         Comparison(
             f"fish_encoder/{name}", "codes that differ",
-            parity.encoder_error(run, codec, facts.sample_rate, facts.samples_per_frame),
-            parity.CODES_LIMIT,
+            parity.worst(run, cases, parity.differing), parity.CODES_LIMIT,
         )
         for name, run in files
     ]  # fmt: skip
 
 
 def export_decoder(
-    codec: nn.Module, graph: DecoderGraph, facts: Facts, folder: Path, report: Report
+    codec: Any, graph: DecoderGraph, facts: Facts, folder: Path, report: Report
 ) -> list[Comparison]:
     """Likewise with `DAC.decode`; in two windows, which together must equal the whole."""
     codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
     example = (codes, torch.arange(8, 12).repeat(2, 1))
     names = ["codes", "new_frames"]
+    report("fish_decoder: upstream's audio")
+    cases = parity.decoder_cases(codec, facts.codebook_sizes, facts.samples_per_frame)
     files = _write(graph, example, folder, names, ["audio"], DECODER_AXES, report)
     return [
         Comparison(
             f"fish_decoder/{name}", "audio, max abs",
-            parity.decoder_error(run, codec, facts.codebook_sizes, facts.samples_per_frame),
-            parity.AUDIO_LIMIT,
+            parity.worst(run, cases, parity.max_abs), parity.AUDIO_LIMIT,
         )
         for name, run in files
     ]  # fmt: skip

@@ -4,6 +4,8 @@ Source: `DAC.encode`, `DAC.decode` and `DownsampleResidualVectorQuantize` of fis
 `VectorQuantize` of descript-audio-codec 1.0.0.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from export.codec_layers import Chain, WindowTransformer, folded, rebuilt
 
 
-def samples_per_frame(codec: nn.Module) -> int:
+def samples_per_frame(codec: Any) -> int:
     """2048 in S1-mini: encoder strides 2 x 4 x 8 x 8 times the quantizer's downsampling 2 x 2."""
     samples = 1
     for stride in (*codec.encoder_rates, *codec.quantizer.downsample_factor):
@@ -19,7 +21,7 @@ def samples_per_frame(codec: nn.Module) -> int:
     return samples
 
 
-def quantizers(codec: nn.Module) -> list[nn.Module]:
+def quantizers(codec: Any) -> list[nn.Module]:
     """Semantic codebook first, then the residual ones."""
     return [
         *codec.quantizer.semantic_quantizer.quantizers,
@@ -30,7 +32,10 @@ def quantizers(codec: nn.Module) -> list[nn.Module]:
 class Quantizer(nn.Module):
     """One codebook: nearest entry by cosine, in a space of few dimensions."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    unit: Tensor
+    unit_squared: Tensor
+
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.project_in = folded(genuine.in_proj)
         self.project_out = folded(genuine.out_proj)
@@ -56,7 +61,7 @@ class EncoderGraph(nn.Module):
     Any number of samples: the last frame is filled up with zeros, as upstream does.
     """
 
-    def __init__(self, codec: nn.Module) -> None:
+    def __init__(self, codec: Any) -> None:
         super().__init__()
         self.samples_per_frame = samples_per_frame(codec)
         self.encoder = rebuilt(codec.encoder.block, "encoder")
@@ -91,10 +96,14 @@ class DecoderGraph(nn.Module):
     them that the convolutions look back on, go on: the convolutions are nearly all of the cost.
     """
 
-    def __init__(self, codec: nn.Module) -> None:
+    largest: Tensor
+    offset: Tensor
+    count: Tensor
+
+    def __init__(self, codec: Any) -> None:
         super().__init__()
         self.samples_per_frame = samples_per_frame(codec)
-        books = [Quantizer(q) for q in quantizers(codec)]
+        books: list[Any] = [Quantizer(q) for q in quantizers(codec)]
         sizes = [book.codebook.shape[0] for book in books]
         self.register_buffer("largest", torch.tensor(sizes)[None, :, None] - 1)
         self.register_buffer("offset", torch.tensor([0, *sizes[:-1]]).cumsum(0)[None, :, None])

@@ -8,6 +8,7 @@ Source: fish-speech 0.1.0, models/dac/modded_dac.py and rvq.py; descript-audio-c
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,8 @@ class UnsupportedCodecError(ValueError):
     """The checkpoint's codec has a part that cannot be streamed exactly."""
 
 
-def folded(genuine: nn.Module) -> nn.Module:
+def folded(genuine: Any) -> nn.Module:
     """A plain copy of a convolution with its weight norm, of either kind, multiplied in."""
-    if hasattr(genuine, "weight_g"):  # the older kind, which refreshes `weight` in a hook
-        weight = torch._weight_norm(genuine.weight_v, genuine.weight_g, 0)
-    else:
-        weight = genuine.weight
     kind = nn.ConvTranspose1d if genuine.transposed else nn.Conv1d
     plain = kind(
         genuine.in_channels,
@@ -35,7 +32,7 @@ def folded(genuine: nn.Module) -> nn.Module:
         bias=genuine.bias is not None,
         device="meta",
     )
-    plain.weight = nn.Parameter(weight.detach().clone())
+    plain.weight = nn.Parameter(genuine.weight.detach().clone())
     if genuine.bias is not None:
         plain.bias = nn.Parameter(genuine.bias.detach().clone())
     return plain
@@ -47,7 +44,7 @@ class CausalConv(nn.Module):
     Upstream also pads on the right to a multiple of the stride; the time axis here always is one.
     """
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.conv = folded(genuine.conv)
         self.left = int(genuine.padding)
@@ -63,7 +60,7 @@ class CausalConv(nn.Module):
 class CausalTransposedConv(nn.Module):
     """A transposed convolution that keeps no output from the future: time -> time * stride."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.conv = folded(genuine.conv)
         self.stride = int(genuine.stride)
@@ -79,7 +76,7 @@ class CausalTransposedConv(nn.Module):
 class Snake(nn.Module):
     """x + sin(alpha x)^2 / alpha, per channel."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.alpha = nn.Parameter(genuine.alpha.detach().clone())
 
@@ -107,10 +104,10 @@ class Residual(nn.Module):
 class ConvNeXt(nn.Module):
     """Depthwise convolution, then a two-layer perceptron over channels, residual."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.depthwise = CausalConv(genuine.dwconv)
-        self.norm = copy.deepcopy(genuine.norm)
+        self.norm: Any = copy.deepcopy(genuine.norm)
         self.widen = copy.deepcopy(genuine.pwconv1)
         self.narrow = copy.deepcopy(genuine.pwconv2)
         if genuine.gamma is not None:  # a scale per channel, folded into the last linear
@@ -127,6 +124,8 @@ class ConvNeXt(nn.Module):
 
 
 class Tanh(nn.Tanh):
+    """Keeps the waveform in [-1, 1]."""
+
     def context(self, after: int) -> int:
         return after
 
@@ -144,7 +143,7 @@ class Chain(nn.Sequential):
 class RMSNorm(nn.Module):
     """Root-mean-square norm, in float32 whatever the type of x."""
 
-    def __init__(self, genuine: nn.Module) -> None:
+    def __init__(self, genuine: Any) -> None:
         super().__init__()
         self.weight = nn.Parameter(genuine.weight.detach().clone())
         self.eps = genuine.eps
@@ -179,7 +178,7 @@ class WindowAttention(nn.Module):
     that its window can reach. Exact, and linear in time.
     """
 
-    def __init__(self, genuine: nn.Module, window: int) -> None:
+    def __init__(self, genuine: Any, window: int) -> None:
         super().__init__()
         self.wqkv = copy.deepcopy(genuine.wqkv)
         self.wo = copy.deepcopy(genuine.wo)
@@ -187,7 +186,7 @@ class WindowAttention(nn.Module):
         self.head_dim = int(genuine.head_dim)
         self.window = window
 
-    def blocks(self, x: Tensor, count: Tensor) -> Tensor:
+    def blocks(self, x: Tensor, count: int) -> Tensor:
         """(batch, time, heads, head_dim) -> (batch, heads, count, window, head_dim), padded."""
         x = F.pad(x, (0, 0, 0, 0, 0, self.window - 1))[:, : count * self.window]
         return x.unflatten(1, (-1, self.window)).permute(0, 3, 1, 2, 4)
@@ -198,7 +197,7 @@ class WindowAttention(nn.Module):
         return torch.cat([before, x], dim=3)
 
     def forward(self, x: Tensor, cos_sin: Tensor, mask: Tensor) -> Tensor:
-        """x (batch, time, dim), cos_sin as in `rotate`, mask as in `WindowTransformer.mask`."""
+        """X (batch, time, dim), cos_sin as in `rotate`, mask as in `WindowTransformer.mask`."""
         time, count = x.shape[1], mask.shape[0]
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(2)
         q = self.blocks(rotate(q, cos_sin), count)
@@ -212,7 +211,10 @@ class WindowAttention(nn.Module):
 class WindowTransformer(nn.Module):
     """Causal transformer with window-limited attention: (batch, channels, time) -> the same."""
 
-    def __init__(self, genuine: nn.Module, name: str) -> None:
+    count: Tensor
+    cos_sin: Tensor
+
+    def __init__(self, genuine: Any, name: str) -> None:
         super().__init__()
         if genuine.window_size is None or not genuine.causal:
             raise UnsupportedCodecError(
@@ -236,7 +238,7 @@ class WindowTransformer(nn.Module):
         self.window = int(genuine.window_size)
         self.register_buffer("count", torch.arange(2 * self.window), persistent=False)
 
-    def mask(self, blocks: Tensor) -> Tensor:
+    def mask(self, blocks: int) -> Tensor:
         """Keys of its own and the block before that each query of each block may see.
 
         bool (blocks, window, 2 * window). Made in the graph, so that no table is in the file.
@@ -258,9 +260,9 @@ class WindowTransformer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm attention and gated perceptron; the layer scales are folded into their last weight."""
+    """Pre-norm attention and gated perceptron; layer scales are folded into the last weights."""
 
-    def __init__(self, genuine: nn.Module, window: int) -> None:
+    def __init__(self, genuine: Any, window: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(genuine.attention_norm)
         self.attention = WindowAttention(genuine.attention, window)
@@ -278,7 +280,7 @@ class TransformerLayer(nn.Module):
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-def rebuilt(genuine: nn.Module, name: str = "codec") -> nn.Module:
+def rebuilt(genuine: Any, name: str = "codec") -> Any:
     """The exportable twin of one of the codec's modules, or of a sequence of them."""
     kind = type(genuine).__name__
     if isinstance(genuine, nn.Identity):

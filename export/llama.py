@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from engine.llama import GRAPHS_FILE
 from engine.sampler import WINDOW
 from export import parity
 from export.parity import Comparison, LlamaRuns
+from export.upstream import DualARModelArgs, FishTokenizer
 from export.write import onnx_graph, share_weights, torchscript
 
 Report = Callable[[str], None]
@@ -34,17 +36,25 @@ AXES = {
 }
 
 
-def sampled_tokens(genuine: nn.Module, full_vocabulary: bool) -> Tensor:
+def num_semantic(config: DualARModelArgs, tokenizer: FishTokenizer) -> int:
+    """Semantic codes that the model can take and give."""
+    tokens = tokenizer.semantic_end_id - tokenizer.semantic_begin_id + 1
+    return int(min(tokens, config.codebook_size))
+
+
+def sampled_tokens(genuine: Any, full_vocabulary: bool) -> Tensor:
     """Ids of the tokens that get logits: the semantic ones and the end, or all."""
     tokenizer = genuine.tokenizer
     if full_vocabulary:
         return torch.arange(genuine.config.vocab_size)
-    semantic = torch.arange(tokenizer.semantic_begin_id, tokenizer.semantic_end_id + 1)
+    # A tokenizer may have more semantic tokens than the model has codes.
+    begin = tokenizer.semantic_begin_id
+    semantic = torch.arange(begin, begin + num_semantic(genuine.config, tokenizer))
     return torch.cat([semantic, torch.tensor([tokenizer.get_token_id("<|im_end|>")])])
 
 
 def export_llama(
-    genuine: nn.Module, full_vocabulary: bool, dtype: torch.dtype, folder: Path, report: Report
+    genuine: Any, full_vocabulary: bool, dtype: torch.dtype, folder: Path, report: Report
 ) -> list[Comparison]:
     """Write `llama.pt` and `onnx/` into a folder and compare both with upstream.
 
@@ -67,9 +77,7 @@ def export_llama(
     return found + _compared("onnx", runs, genuine, token_ids)
 
 
-def _compared(
-    name: str, runs: LlamaRuns, genuine: nn.Module, token_ids: Tensor
-) -> list[Comparison]:
+def _compared(name: str, runs: LlamaRuns, genuine: Any, token_ids: Tensor) -> list[Comparison]:
     errors = parity.llama_error(runs, genuine, token_ids)
     return [
         Comparison(f"fish_llama/{name}", f"{graph} logits, max abs", error, parity.LOGITS_LIMIT)
@@ -80,7 +88,7 @@ def _compared(
 def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
     """Inputs to trace with: two rows, of different lengths, with a past."""
     slow, fast = graphs.slow, graphs.fast
-    attention = slow.layers[0].attention
+    attention: Any = slow.layers[0].attention
     books, choices = fast.codebooks, fast.head.shape[0]
     tokens = torch.zeros(2, 1 + books, 3, dtype=torch.int64)
     past = torch.zeros(len(slow.layers), 2, attention.kv_heads, 4, attention.head_dim)

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 AUDIO_LIMIT = 1e-4  # max abs, of samples in [-1, 1]
 LOGITS_LIMIT = 1e-3  # max abs
@@ -76,31 +77,38 @@ def test_signal(batch: int, samples: int, sample_rate: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)).float()
 
 
-@torch.inference_mode()
-def encoder_error(run: Run, codec: nn.Module, sample_rate: int, frame: int) -> float:
-    """Worst share of differing codes, over two lengths and two batch sizes."""
-    errors = []
-    for batch, samples in ((1, 8 * frame), (2, 8 * frame), (1, 20 * frame + 77), (2, 20 * frame + 77)):
-        waveform = test_signal(batch, samples, sample_rate)
-        expected, _ = codec.encode(waveform[:, None])
-        errors.append(differing(run(waveform)[0], expected))
-    return max(errors)
+Case = tuple[tuple[Tensor, ...], Tensor]  # inputs, and what upstream makes of them
+
+
+def worst(run: Run, cases: list[Case], measure: Callable[[Tensor, Tensor], float]) -> float:
+    """Largest difference of an artefact's first output over all cases."""
+    return max(measure(run(*inputs)[0], expected) for inputs, expected in cases)
 
 
 @torch.inference_mode()
-def decoder_error(run: Run, codec: nn.Module, sizes: tuple[int, ...], frame: int) -> float:
-    """Worst audio difference between windows and upstream's decoding of everything at once."""
-    generator = torch.Generator().manual_seed(0)
-    errors = []
+def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
+    """Two lengths, two batch sizes."""
+    cases = []
     for batch in (1, 2):
-        rows = [torch.randint(0, n, (batch, 24), generator=generator) for n in sizes]
-        codes = torch.stack(rows, dim=1)
-        expected, _ = codec.decode(codes, torch.tensor([24] * batch))
-        for start, end in ((0, 5), (5, 24)):
-            new = torch.arange(start, end).repeat(batch, 1)
-            audio = run(codes[:, :, :end], new)[0]
-            errors.append(max_abs(audio, expected[:, 0, start * frame : end * frame]))
-    return max(errors)
+        for samples in (8 * frame, 20 * frame + 77):
+            waveform = test_signal(batch, samples, sample_rate)
+            cases.append(((waveform,), codec.encode(waveform[:, None])[0]))
+    return cases
+
+
+@torch.inference_mode()
+def decoder_cases(codec: Any, sizes: tuple[int, ...], frame: int) -> list[Case]:
+    """Two windows, the second with history, of what upstream decodes at once; two batch sizes."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(0, n, (2, 24), generator=generator) for n in sizes]
+    codes = torch.stack(rows, dim=1)
+    whole = codec.decode(codes, torch.tensor([24, 24]))[0][:, 0]
+    return [
+        ((codes[:batch, :, :end], torch.arange(start, end).repeat(batch, 1)),
+         whole[:batch, start * frame : end * frame])
+        for batch in (1, 2)
+        for start, end in ((0, 5), (5, 24))
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,17 +121,15 @@ class LlamaRuns:
 
 
 @torch.inference_mode()
-def llama_error(runs: LlamaRuns, genuine: nn.Module, token_ids: Tensor) -> dict[str, float]:
+def llama_error(runs: LlamaRuns, genuine: Any, token_ids: Tensor) -> dict[str, float]:
     """Worst logits difference of each graph, over two lengths and two batch sizes."""
     worst = {"prefill": 0.0, "decode_step": 0.0, "fast_loop": 0.0}
     for batch, time in ((1, 6), (2, 6), (1, 19), (2, 19)):
         tokens = _prompt(genuine, batch, time + 1)
         genuine.max_seq_len = genuine.max_batch_size = -1  # makes setup_caches begin anew
-        genuine.setup_caches(batch, genuine.config.max_seq_len, dtype=torch.float32)
+        genuine.setup_caches(batch, time + 1, dtype=torch.float32)  # upstream attends to all of it
         config = genuine.config
-        none = torch.zeros(
-            config.n_layer, batch, config.n_local_heads, 0, config.head_dim
-        )
+        none = torch.zeros(config.n_layer, batch, config.n_local_heads, 0, config.head_dim)
         lengths, past = torch.full((batch,), time), torch.zeros(batch, dtype=torch.int64)
         logits, _, keys, values = runs.prefill(tokens[:, :, :time], lengths, past, none, none)
         expected = genuine.forward_generate(tokens[:, :, :time].int(), torch.arange(time))
@@ -140,7 +146,7 @@ def llama_error(runs: LlamaRuns, genuine: nn.Module, token_ids: Tensor) -> dict[
     return worst
 
 
-def _prompt(genuine: nn.Module, batch: int, time: int) -> Tensor:
+def _prompt(genuine: Any, batch: int, time: int) -> Tensor:
     """Text for the first third, then speech: int64 (batch, 1 + codebooks, time)."""
     config, tokenizer = genuine.config, genuine.tokenizer
     generator = torch.Generator().manual_seed(time)
@@ -152,7 +158,7 @@ def _prompt(genuine: nn.Module, batch: int, time: int) -> Tensor:
     return torch.cat([ids[:, None], codes * spoken], dim=1)
 
 
-def _fast_error(run: Run, genuine: nn.Module, state: Tensor, expected_state: Tensor) -> float:
+def _fast_error(run: Run, genuine: Any, state: Tensor, expected_state: Tensor) -> float:
     """Greedy codes of ours, then upstream's logits along the same codes."""
     config, batch = genuine.config, state.shape[0]
     choices = min(1024, config.codebook_size)

@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,7 +17,7 @@ from ensemble.facts import Facts
 from export.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 from export.codec import export_decoder, export_encoder
 from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
-from export.llama import export_llama
+from export.llama import export_llama, num_semantic
 from export.parity import Comparison
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
@@ -67,9 +68,7 @@ def export_checkpoint(
             _require_parity(comparisons)
             status.update("putting the artefacts in place")
             if repository.resolve() != TEMPLATE:
-                shutil.copytree(
-                    TEMPLATE, repository, dirs_exist_ok=True, ignore=_only_committed
-                )
+                shutil.copytree(TEMPLATE, repository, dirs_exist_ok=True, ignore=_only_committed)
             sizes = _place(Path(new), repository)
     return Result(comparisons, sizes, seconds)
 
@@ -108,7 +107,7 @@ def _export_stages(
 
 
 def facts_of(
-    checkpoint: Checkpoint, codec: torch.nn.Module, decoder: DecoderGraph, full_vocabulary: bool
+    checkpoint: Checkpoint, codec: Any, decoder: DecoderGraph, full_vocabulary: bool
 ) -> Facts:
     """What serving must know of the checkpoint."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
@@ -116,6 +115,7 @@ def facts_of(
     # The encoder's transformers run at a multiple of the frame rate, up to their block size.
     per_frame = frame // int(codec.hop_length)
     encoder_positions = int(codec.quantizer.pre_module.config.block_size) * per_frame
+    module: Any
     for module in codec.encoder.modules():
         if type(module).__name__ == "WindowLimitedTransformer":
             encoder_positions = min(encoder_positions, int(module.config.block_size))
@@ -130,7 +130,7 @@ def facts_of(
         vocab_size=int(config.vocab_size),
         max_seq_len=int(config.max_seq_len),
         semantic_begin_id=int(tokenizer.semantic_begin_id),
-        num_semantic=int(tokenizer.semantic_end_id - tokenizer.semantic_begin_id + 1),
+        num_semantic=num_semantic(config, tokenizer),
         im_end_id=int(tokenizer.get_token_id("<|im_end|>")),
         full_vocabulary=full_vocabulary,
         num_layers=int(config.n_layer),

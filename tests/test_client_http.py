@@ -43,6 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def client() -> Iterator[Client]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda request, client_address: None  # a test hangs up
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     with Client(f"127.0.0.1:{server.server_port}", "http", timeout_s=5) as client:
         yield client

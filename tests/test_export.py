@@ -8,13 +8,13 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
+from test_engine import FULL, GREEDY, run, upstream
 
 from ensemble.contract import MODELS
 from ensemble.facts import Facts
 from ensemble.prompt import PromptBuilder, Reference
 from export.checkpoint import load_checkpoint, load_llama
 from export.run import ParityError, export_checkpoint, tables
-from test_engine import FULL, GREEDY, run, upstream
 
 pytestmark = pytest.mark.torch
 VARIANTS = ["tiny-mha", "tiny-fastdim", "tiny-noqknorm", "tiny-8books", "tiny-tied"]
@@ -105,7 +105,9 @@ def test_a_difference_from_upstream_puts_nothing_in_place(
     shutil.copytree(repository, copy)
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     monkeypatch.setattr("export.parity.AUDIO_LIMIT", 1e-12)
-    with pytest.raises(ParityError, match=r"fish_decoder/model.onnx: audio, max abs .*e-0.* limit 1e-12"):
+    with pytest.raises(
+        ParityError, match=r"fish_decoder/model.onnx: audio, max abs .*e-0.* limit 1e-12"
+    ):
         export_checkpoint(tiny_checkpoint, copy, False, Console(file=io.StringIO()))
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     assert list(tmp_path.iterdir()) == [copy]  # nor is anything left lying about

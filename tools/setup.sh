@@ -71,8 +71,11 @@ wanted=$(stamp "$python")
 check_system "$python"
 [ "$(uname -m)" = x86_64 ] || die "nvidia-pytriton has a server for x86_64 only, this is $(uname -m)"
 rm -f "$venv/setup.stamp"
-"$python" -m venv --clear "$venv"
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+# A venv of the same Python is brought up to date, any other made anew.
+works="import pip, platform; print('Python', platform.python_version())"
+[ "$("$venv/bin/python" -c "$works" 2>/dev/null)" = "$("$python" --version)" ] ||
+  "$python" -m venv --clear "$venv"
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet --quiet "$@"; }
 
 echo "setup: installing into $venv with $("$python" --version), some minutes"
 # torch alone brings what it needs: on a machine with CUDA libraries in the index, those it pins.

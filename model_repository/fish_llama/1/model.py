@@ -53,10 +53,10 @@ class TritonPythonModel:
         self.engine.close()
         self.thread.join()
 
-    def _parsed(self, request, stream: "Stream", is_cancelled: Callable[[], bool]) -> Request:
+    def _parsed(self, request, stream: Stream, is_cancelled: Callable[[], bool]) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
         options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
-        prompt = wire.array(request, "prompt")
+        prompt = wire.required(request, "prompt")
         self._check(prompt)
         return Request(prompt, Sampling(**options), stream.send, stream.fail, is_cancelled)
 

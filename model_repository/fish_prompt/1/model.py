@@ -1,5 +1,6 @@
 """fish_prompt: text, and a voice as codes -> prompt INT32 (1 + codebooks, positions),
-prefix_length. See `ensemble.contract`, `ensemble.voice` and `ensemble.prompt`."""
+prefix_length. See `ensemble.contract`, `ensemble.voice` and `ensemble.prompt`.
+"""
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 

@@ -1,5 +1,6 @@
 """fish_reference: reference_audio FP32 (samples,), reference_sample_rate? -> waveform, padded,
-reference_frames, checkpoint_id. See `ensemble.contract` and `ensemble.reference`."""
+reference_frames, checkpoint_id. See `ensemble.contract` and `ensemble.reference`.
+"""
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
@@ -24,7 +25,7 @@ class TritonPythonModel:
         try:
             rate = wire.array(request, "reference_sample_rate")
             waveform, frames = padded_reference(
-                wire.array(request, "reference_audio"),
+                wire.required(request, "reference_audio"),
                 None if rate is None else int(rate[0]),
                 self.facts,
             )

@@ -1,0 +1,206 @@
+"""`make demo`: a two-speaker script through a real server, with captions and a picture.
+
+Everything is made when missing or outdated: a checkpoint, its export, then out/demo.{wav,srt,png}.
+The last line on stdout is one JSON object; all else goes to stderr.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ensemble.demo_plot import plot
+from ensemble.launch import LaunchError, Server
+from voicereel import Audio, Client, VoiceFeatures, VoiceReelError
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT, VOICES = ROOT / "out", ROOT / "assets" / "voices"
+CHECKPOINT, REPOSITORY = ROOT / "checkpoints" / "tiny", ROOT / "build" / "demo-repository"
+STAMP = ROOT / "build" / "demo-repository.stamp"  # hash of what the repository was made with
+SOURCES = ("ensemble", "export", "model_repository")
+IN_FLIGHT = 4  # lines at a time
+# Random weights end a line when they please: 4 s at most. A trained voice ends it when it is said.
+MAX_FRAMES = 86
+
+WORDS = {  # of the recordings, assets/voices/README.md
+    "Alice": "The river was quiet that morning, and the mist lifted slowly over the fields.",
+    "Bob": "Ten minutes later the old train rolled into the station, right on time.",
+}
+SCRIPT = (
+    ("Alice", "Good morning, Bob. Did you sleep well?"),
+    ("Bob", "Like a stone. Until the server called at four."),
+    ("Alice", "Was it slow again?"),
+    ("Bob", "No, far too fast. It had finished before I asked."),
+    ("Alice", "Then let us give it something longer to say."),
+    ("Bob", "All right. Once upon a time, there was a very small model."),
+)
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the script, spoken.
+
+    Attributes:
+        speaker: Who says it.
+        text: What is said.
+        audio: How it sounds.
+        ttfa_s: Seconds from the beginning of the whole script to its first audio.
+    """
+
+    speaker: str
+    text: str
+    audio: Audio
+    ttfa_s: float
+
+
+@dataclass(frozen=True)
+class Caption:
+    """When which line is heard: samples `start` to `end` of the whole."""
+
+    speaker: str
+    text: str
+    start: int
+    end: int
+
+
+def main() -> None:
+    """Make the demo; exits with 1 and a message if it cannot."""
+    try:
+        prepare()
+        with (
+            console.status("serving"),
+            Server(REPOSITORY) as server,
+            Client(server.grpc_url, timeout_s=120) as client,
+        ):
+            lines, wall_s = speak(client)
+    except (LaunchError, VoiceReelError, subprocess.CalledProcessError) as error:
+        console.print(f"[red]demo:[/red] {error}", highlight=False)
+        sys.exit(1)
+    result = write(lines, wall_s)
+    console.print(
+        "The tiny checkpoint has random weights: the audio is noise shaped like speech codes. "
+        "Everything else is as with a trained one: make export CHECKPOINT=DIR",
+        style="yellow",
+    )
+    print(json.dumps(result))
+
+
+def prepare() -> None:
+    """Make the checkpoint and the repository that are missing or older than the sources."""
+    if not CHECKPOINT.is_dir():
+        _export("make-checkpoint", "tiny", "--out", CHECKPOINT, "--seed", "0")
+    wanted = _hash_of_sources()
+    if STAMP.is_file() and REPOSITORY.is_dir() and STAMP.read_text() == wanted:
+        return
+    STAMP.unlink(missing_ok=True)
+    _export("run", CHECKPOINT, "--repository", REPOSITORY)
+    STAMP.write_text(wanted)
+
+
+def _export(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    console.print("+", *command[1:])
+    subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)
+
+
+def _hash_of_sources() -> str:
+    digest = hashlib.sha256()
+    paths = (p for folder in SOURCES for p in (ROOT / folder).rglob("*"))
+    for path in sorted(p for p in paths if p.suffix in (".py", ".pbtxt")):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def speak(client: Client) -> tuple[list[Line], float]:
+    """Speak the script, several lines at a time; returns also the seconds that took."""
+    voices = {
+        name: client.encode_voice(VOICES / f"{name.lower()}.flac", words)
+        for name, words in WORDS.items()
+    }
+    client.synthesize(SCRIPT[0][1], voices["Alice"], seed=0)  # first calls are slow: not counted
+    begin = time.perf_counter()
+
+    def line(number: int) -> Line:
+        speaker, text = SCRIPT[number]
+        return _spoken(client, speaker, text, voices[speaker], number, begin)
+
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        lines = list(pool.map(line, range(len(SCRIPT))))
+    return lines, time.perf_counter() - begin
+
+
+def _spoken(
+    client: Client, speaker: str, text: str, voice: VoiceFeatures, seed: int, begin: float
+) -> Line:
+    chunks = client.stream(text, voice, seed=seed, max_new_tokens=MAX_FRAMES)
+    waveforms, ttfa_s = [], 0.0
+    for chunk in chunks:
+        ttfa_s = ttfa_s or time.perf_counter() - begin
+        waveforms.append(chunk.waveform)
+    audio = Audio(np.concatenate(waveforms), chunk.sample_rate_hz, chunk.finish_reason)
+    console.print(f"{speaker}: {text} [dim]({audio.duration_s:.2f} s)", highlight=False)
+    return Line(speaker, text, audio, ttfa_s)
+
+
+def captions_of(lines: Iterable[Line]) -> list[Caption]:
+    """Where each line lies when they are heard one after the other."""
+    captions, start = [], 0
+    for line in lines:
+        end = start + len(line.audio.waveform)
+        captions.append(Caption(line.speaker, line.text, start, end))
+        start = end
+    return captions
+
+
+def srt(captions: Iterable[Caption], sample_rate_hz: int) -> str:
+    """Captions as a SubRip file, which knows milliseconds."""
+    blocks = [
+        f"{number}\n{_clock(c.start / sample_rate_hz)} --> {_clock(c.end / sample_rate_hz)}\n"
+        f"{c.speaker}: {c.text}\n"
+        for number, c in enumerate(captions, start=1)
+    ]
+    return "\n".join(blocks)
+
+
+def _clock(time_s: float) -> str:
+    seconds, milliseconds = divmod(round(time_s * 1000), 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02},{milliseconds:03}"
+
+
+def write(lines: list[Line], wall_s: float) -> dict[str, object]:
+    """Write out/demo.{wav,srt,png}; returns what the last line on stdout says."""
+    OUT.mkdir(exist_ok=True)
+    sample_rate_hz = lines[0].audio.sample_rate_hz
+    waveform = np.concatenate([line.audio.waveform for line in lines])
+    captions = captions_of(lines)
+    audio = Audio(waveform, sample_rate_hz, "stop")
+    audio.save(OUT / "demo.wav")
+    (OUT / "demo.srt").write_text(srt(captions, sample_rate_hz), encoding="utf-8")
+    with console.status("drawing out/demo.png"):
+        plot(waveform, sample_rate_hz, captions, OUT / "demo.png")
+    return {
+        "wav": "out/demo.wav",
+        "captions": "out/demo.srt",
+        "segments": len(lines),
+        "speakers": len({line.speaker for line in lines}),
+        "audio_s": audio.duration_s,
+        "wall_s": wall_s,
+        "rtf": wall_s / audio.duration_s,
+        "ttfa_s": lines[0].ttfa_s,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A tiny checkpoint, exported once, and a real tritonserver on it."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ensemble.launch import Server
+
+PROJECT = Path(__file__).resolve().parents[1]
+CACHE = PROJECT / "build" / "tests"
+
+
+def _export_key() -> str:
+    """What the exported repository depends on: this project's files."""
+    digest = hashlib.sha256()
+    for folder in ("engine", "ensemble", "export", "model_repository"):
+        for path in sorted((PROJECT / folder).rglob("*.p*")):
+            if path.suffix in (".py", ".pbtxt"):
+                digest.update(str(path.relative_to(PROJECT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(*arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(map(str, arguments))}:\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """Folder with `checkpoint` and `repository`, made when what it depends on has changed."""
+    made = CACHE / _export_key()
+    if not made.exists():
+        shutil.rmtree(CACHE, ignore_errors=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as new:
+            checkpoint, repository = Path(new, "made/checkpoint"), Path(new, "made/repository")
+            _run("export", "make-checkpoint", "tiny", "--out", checkpoint)
+            _run("export", "run", checkpoint, "--repository", repository)
+            os.rename(Path(new, "made"), made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: Path) -> Path:
+    """A Fish-Speech checkpoint of random weights, a few MB; not to be written to."""
+    return tiny / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def repository(tiny: Path) -> Path:
+    """The model repository exported from it; not to be written to."""
+    return tiny / "repository"
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """A real tritonserver on it, for the whole session."""
+    with Server(repository) as server:
+        yield server
