@@ -100,14 +100,14 @@ class Engine:
     def _leave_early(self) -> None:
         for row in reversed(range(len(self.active))):
             request = self.active[row].request
-            if request.is_cancelled():
+            if reason := request.why_over():
                 self._retire(row)
-                request.on_error(CancelledError("cancelled by the caller"))
-        if self.prefilling and self.prefilling.request.is_cancelled():
+                request.on_error(CancelledError(reason))
+        if self.prefilling and (reason := self.prefilling.request.why_over()):
             request = self.prefilling.request
             self.cache.lengths[len(self.active)] = 0
             self.prefilling = None
-            request.on_error(CancelledError("cancelled by the caller"))
+            request.on_error(CancelledError(reason))
 
     def _prefill_slice(self) -> None:
         """Push part of one waiting prompt through; with its end the request becomes active."""

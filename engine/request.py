@@ -37,14 +37,14 @@ class Request:
     sampling: Options.
     on_window: Called in order with each window of codes; must not block.
     on_error: Called at most once, instead of the last window.
-    is_cancelled: Asked once per frame.
+    why_over: Asked once per frame: why nobody waits for the rest any more, or "".
     """
 
     prompt: np.ndarray
     sampling: Sampling
     on_window: Callable[[Window], None]
     on_error: Callable[[Exception], None]
-    is_cancelled: Callable[[], bool] = field(default=lambda: False)
+    why_over: Callable[[], str] = field(default=lambda: "")
 
 
 class Active:

@@ -88,6 +88,7 @@ _CHUNK = (
     Tensor("finish_reason", "BYTES", (1,)),  # "", and with the last chunk FINISH_REASONS
     Tensor("sample_rate", "INT32", (1,)),  # Hz
 )
+_CHUNKS = (Tensor("audio", "FP32", (ANY,)), *_CHUNK)
 _WHOLE = (
     Tensor("audio", "FP32", (ANY,)),
     Tensor("finish_reason", "BYTES", (1,)),
@@ -127,14 +128,11 @@ MODELS = {
     ),
     "fish_decoder": Model((_CODES, _NEW_FRAMES), (Tensor("audio", "FP32", (ANY,)),)),
     "fish_encode": Model(_REFERENCE, (_CODES, *_REFERENCE_FACTS)),
-    "fish_tts_stream": Model(
-        (_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS),
-        (Tensor("audio", "FP32", (ANY,)), *_CHUNK),
-    ),
-    "fish_clone_stream": Model(
-        (_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS),
-        (Tensor("audio", "FP32", (ANY,)), *_CHUNK),
-    ),
+    # The ensembles' chunks may come in any order and padded; the front doors put that right.
+    "fish_tts_ensemble": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
+    "fish_clone_ensemble": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
+    "fish_tts_stream": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
+    "fish_clone_stream": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
     "fish_tts": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),
     "fish_clone": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _WHOLE),
 }

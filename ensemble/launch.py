@@ -26,6 +26,7 @@ __all__ = ["LaunchError", "Server"]
 CACHE_BYTES = 256 * 2**20  # a reference's codes are some 20 kB: thousands of voices
 EXIT_TIMEOUT_S = 30  # how long a stopping server waits for requests in flight
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl = ctypes.CDLL(None).prctl  # looked up here: not safe between fork and exec
 
 
 class Server:
@@ -188,6 +189,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **installation.environment, **self.environment},
+                cwd=tritonserver.PROJECT,  # the wheel's stub ignores PYTHONPATH
                 pass_fds=[folder.lock],
                 start_new_session=True,  # Ctrl-C is ours to pass on; stubs are found by group
                 preexec_fn=_die_with_parent if in_main_thread else None,
@@ -238,4 +240,4 @@ class Server:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -50,7 +50,8 @@ def find(backends: Path) -> Installation:
     system = Path("/opt/tritonserver/bin/tritonserver")
     if system.is_file() or (on_path := shutil.which("tritonserver")):
         binary = system if system.is_file() else Path(on_path or "").resolve()
-        return Installation(binary, (), _environment([]))
+        # Its stubs run the system's Python, whatever this one is.
+        return Installation(binary, (), {"PYTHONPATH": _prepended("PYTHONPATH", PROJECT)})
     return _from_wheel(backends)
 
 
@@ -74,7 +75,13 @@ def _from_wheel(backends: Path) -> Installation:
     return Installation(
         server / "bin" / "tritonserver",
         (f"--backend-directory={backends}", f"--cache-directory={server / 'caches'}"),
-        _environment([package.parent / "nvidia_pytriton.libs", _libpython_folder()]),
+        {
+            "PATH": _prepended("PATH", Path(sys.prefix) / "bin"),  # so stubs run this Python
+            "PYTHONPATH": _prepended("PYTHONPATH", PROJECT),
+            "LD_LIBRARY_PATH": _prepended(
+                "LD_LIBRARY_PATH", package.parent / "nvidia_pytriton.libs", _libpython_folder()
+            ),
+        },
     )
 
 
@@ -98,14 +105,5 @@ def _libpython_folder() -> Path:
     return Path(folder)
 
 
-def _environment(library_folders: list[Path]) -> dict[str, str]:
-    """The server's Python is this one, and finds this project's packages."""
-
-    def prepended(variable: str, *folders: object) -> str:
-        return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get(variable)])])
-
-    return {
-        "PATH": prepended("PATH", Path(sys.prefix) / "bin"),
-        "PYTHONPATH": prepended("PYTHONPATH", PROJECT),
-        "LD_LIBRARY_PATH": prepended("LD_LIBRARY_PATH", *library_folders),
-    }
+def _prepended(variable: str, *folders: Path) -> str:
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get(variable)])])

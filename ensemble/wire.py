@@ -40,13 +40,33 @@ def tensor(name: str, values, dtype: type) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, np.asarray(values, dtype)[None])
 
 
-def error(who: str, problem: Exception, code: int | None = None) -> pb_utils.InferenceResponse:
-    """An answer that says who could not do what."""
-    invalid = isinstance(problem, ValueError)
-    known = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
-    message = f"{who}: {problem}"
+# A call from one model to another (BLS) loses an error's code, so the message names the kind too.
+_KINDS = {"INVALID_ARG": "invalid request", "UNAVAILABLE": "overloaded", "CANCELLED": "cancelled"}
+
+
+def error(who: str, problem: Exception, code: str = "") -> pb_utils.InferenceResponse:
+    """An answer that says who could not do what.
+
+    Args:
+        who: The model.
+        problem: A ValueError is the caller's fault, anything else ours.
+        code: Name of a `TritonError` code, if the kind of the problem does not say it.
+    """
+    code = code or ("INVALID_ARG" if isinstance(problem, ValueError) else "INTERNAL")
+    kind = f"{_KINDS[code]}: " if code in _KINDS else ""
+    return _refusal(f"{who}: {kind}{problem}", code)
+
+
+def passed_on(problem: pb_utils.TritonError) -> pb_utils.InferenceResponse:
+    """Another model's error, with the code that it had there."""
+    message = problem.message()
+    codes = [code for code, kind in _KINDS.items() if f": {kind}: " in message]
+    return _refusal(message, codes[0] if codes else "INTERNAL")
+
+
+def _refusal(message: str, code: str) -> pb_utils.InferenceResponse:
     return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(message, known if code is None else code)
+        error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
     )
 
 

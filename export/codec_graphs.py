@@ -21,7 +21,7 @@ def samples_per_frame(codec: Any) -> int:
     return samples
 
 
-def quantizers(codec: Any) -> list[nn.Module]:
+def quantizers(codec: Any) -> list[Any]:
     """Semantic codebook first, then the residual ones."""
     return [
         *codec.quantizer.semantic_quantizer.quantizers,

@@ -135,7 +135,8 @@ class Chain(nn.Sequential):
 
     def context(self, after: int) -> int:
         """Inputs to the left of the first output, given that `after` more outputs are needed."""
-        for layer in reversed(list(self)):
+        layers: list[Any] = list(self)
+        for layer in reversed(layers):
             after = layer.context(after)
         return after
 

@@ -90,7 +90,7 @@ def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
     """Two lengths, two batch sizes."""
     cases = []
     for batch in (1, 2):
-        for samples in (8 * frame, 20 * frame + 77):
+        for samples in (3 * frame, 7 * frame + 77):
             waveform = test_signal(batch, samples, sample_rate)
             cases.append(((waveform,), codec.encode(waveform[:, None])[0]))
     return cases
@@ -100,14 +100,14 @@ def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
 def decoder_cases(codec: Any, sizes: tuple[int, ...], frame: int) -> list[Case]:
     """Two windows, the second with history, of what upstream decodes at once; two batch sizes."""
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(0, n, (2, 24), generator=generator) for n in sizes]
+    rows = [torch.randint(0, n, (2, 13), generator=generator) for n in sizes]
     codes = torch.stack(rows, dim=1)
-    whole = codec.decode(codes, torch.tensor([24, 24]))[0][:, 0]
+    whole = codec.decode(codes, torch.tensor([13, 13]))[0][:, 0]
     return [
         ((codes[:batch, :, :end], torch.arange(start, end).repeat(batch, 1)),
          whole[:batch, start * frame : end * frame])
         for batch in (1, 2)
-        for start, end in ((0, 5), (5, 24))
+        for start, end in ((0, 4), (4, 13))
     ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from export.codec import export_decoder, export_encoder
 from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
 from export.llama import export_llama, num_semantic
 from export.parity import Comparison
+from export.upstream import WindowLimitedTransformer
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
 TOKENIZER_FILES = ("tokenizer.tiktoken", "special_tokens.json")
@@ -115,10 +116,10 @@ def facts_of(
     # The encoder's transformers run at a multiple of the frame rate, up to their block size.
     per_frame = frame // int(codec.hop_length)
     encoder_positions = int(codec.quantizer.pre_module.config.block_size) * per_frame
-    module: Any
-    for module in codec.encoder.modules():
-        if type(module).__name__ == "WindowLimitedTransformer":
-            encoder_positions = min(encoder_positions, int(module.config.block_size))
+    modules: list[Any] = list(codec.encoder.modules())
+    for module in modules:
+        if isinstance(module, WindowLimitedTransformer):
+            encoder_positions = min(encoder_positions, module.config.block_size)
     return Facts(
         checkpoint_id=checkpoint.checkpoint_id,
         sample_rate=int(codec.sample_rate),

@@ -60,28 +60,33 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=request.name not in self.not_ready)
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
-        return next(self._answers(request, context))
+        try:
+            return _answer(next(self._outputs(request)))
+        except Refusal as refusal:
+            return context.abort(refusal.status, str(refusal))
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         finished = threading.Event()
         context.add_callback(lambda: finished.is_set() or self.cancelled.set())
         for request in request_iterator:
-            for answer in self._answers(request, context):
-                yield pb.ModelStreamInferResponse(infer_response=answer)
+            try:
+                for outputs in self._outputs(request):
+                    yield pb.ModelStreamInferResponse(infer_response=_answer(outputs))
+            except Refusal as refusal:  # on a stream, Triton's errors have no status
+                yield pb.ModelStreamInferResponse(error_message=str(refusal))
         finished.set()
 
-    def _answers(self, request: Any, context: Any) -> Iterator[Any]:
+    def _outputs(self, request: Any) -> Iterator[dict[str, np.ndarray]]:
         self.requests.append(request)
-        try:
-            for outputs in self.answer(inputs_of(request)):
-                answer = pb.ModelInferResponse()
-                for name, array in outputs.items():
-                    datatype = np_to_triton_dtype(array.dtype)
-                    answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
-                    answer.raw_output_contents.append(raw_bytes(array))
-                yield answer
-        except Refusal as refusal:
-            context.abort(refusal.status, str(refusal))
+        return self.answer(inputs_of(request))
+
+
+def _answer(outputs: dict[str, np.ndarray]) -> Any:
+    answer = pb.ModelInferResponse()
+    for name, array in outputs.items():
+        answer.outputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        answer.raw_output_contents.append(raw_bytes(array))
+    return answer
 
 
 def inputs_of(request: Any) -> dict[str, np.ndarray]:

@@ -136,29 +136,29 @@ def test_a_stream_past_its_deadline(fake: FakeServer, client: Client) -> None:
     assert fake.cancelled.wait(5)
 
 
-UNKNOWN_MODEL = "Request for unknown model: 'fish_tts' "
-QUEUE_FULL = "in ensemble 'fish_tts_stream', [request id: 1] Exceeds maximum queue size"
+IN_ENSEMBLE = "in ensemble 'fish_tts_stream', "
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "expected"),
+    ("message", "expected"),
     [
-        ("INVALID_ARGUMENT", "fish_prompt: text is empty.", voicereel.InvalidRequest),
-        ("UNAVAILABLE", "fish_llama: 256 requests are waiting.", voicereel.Overloaded),
-        ("UNAVAILABLE", QUEUE_FULL, voicereel.Overloaded),
-        ("UNAVAILABLE", "[request id: 1] Request timeout expired", voicereel.Overloaded),
-        ("UNAVAILABLE", UNKNOWN_MODEL + "has no available versions", voicereel.ServerUnavailable),
-        ("NOT_FOUND", UNKNOWN_MODEL + "is not found", voicereel.ServerUnavailable),
-        ("CANCELLED", "fish_llama: cancelled", voicereel.Cancelled),
-        ("INTERNAL", "fish_llama: boom", voicereel.ServerError),
-        ("UNKNOWN", "boom", voicereel.ServerError),
+        (IN_ENSEMBLE + "fish_prompt: invalid request: text is empty.", voicereel.InvalidRequest),
+        ("fish_llama: overloaded: 256 requests are waiting.", voicereel.Overloaded),
+        (IN_ENSEMBLE + "fish_llama: cancelled: by the caller", voicereel.Cancelled),
+        (IN_ENSEMBLE + "[request id: 1] Exceeds maximum queue size", voicereel.Overloaded),
+        ("[request id: 1] Request timeout expired", voicereel.Overloaded),
+        ("Request for unknown model: 'fish_tts' is not found", voicereel.ServerUnavailable),
+        (IN_ENSEMBLE + "fish_llama: out of memory", voicereel.ServerError),
+        ("boom", voicereel.ServerError),
     ],
 )
 def test_errors_are_typed_and_repeat_the_server(
-    fake: FakeServer, client: Client, status: str, message: str, expected: type[Exception]
+    fake: FakeServer, client: Client, message: str, expected: type[Exception]
 ) -> None:
+    """By their words: a stream's have no status, and those behind a front door come as INTERNAL."""
+
     def refuse(_: dict) -> Iterator[dict]:
-        raise Refusal(grpc.StatusCode[status], message)
+        raise Refusal(grpc.StatusCode.INTERNAL, message)
         yield
 
     fake.answer = refuse
@@ -167,6 +167,29 @@ def test_errors_are_typed_and_repeat_the_server(
             call()
         assert type(caught.value) is expected
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("INVALID_ARGUMENT", voicereel.InvalidRequest),
+        ("UNAVAILABLE", voicereel.ServerUnavailable),
+        ("DEADLINE_EXCEEDED", voicereel.DeadlineExceeded),
+        ("CANCELLED", voicereel.Cancelled),
+        ("UNKNOWN", voicereel.ServerError),
+    ],
+)
+def test_without_known_words_the_status_counts(
+    fake: FakeServer, client: Client, status: str, expected: type[Exception]
+) -> None:
+    def refuse(_: dict) -> Iterator[dict]:
+        raise Refusal(grpc.StatusCode[status], "something")
+        yield
+
+    fake.answer = refuse
+    with pytest.raises(voicereel.VoiceReelError) as caught:
+        client.synthesize("Hello.")
+    assert type(caught.value) is expected
 
 
 def test_nobody_there() -> None:

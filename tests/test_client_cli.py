@@ -63,7 +63,7 @@ def test_a_stream_that_breaks_off_says_what_the_file_holds(
     [
         ("INVALID_ARGUMENT", "fish_prompt: [bold]text[/bold] is empty", 2),
         ("UNAVAILABLE", "no available versions", 3),
-        ("UNAVAILABLE", "fish_llama: full", 4),
+        ("UNAVAILABLE", "fish_llama: overloaded: full", 4),
         ("DEADLINE_EXCEEDED", "late", 4),
         ("INTERNAL", "boom", 1),
     ],

@@ -43,7 +43,11 @@ class Collected:
 
     def request(self, prompt: np.ndarray, sampling: Sampling) -> Request:
         return Request(
-            prompt, sampling, self.windows.append, self.errors.append, lambda: self.cancelled
+            prompt,
+            sampling,
+            self.windows.append,
+            self.errors.append,
+            lambda: "by the caller" * self.cancelled,
         )
 
     @property

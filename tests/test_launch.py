@@ -1,6 +1,7 @@
 """Starting and ending a real tritonserver, and why it could not be started."""
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -62,6 +63,14 @@ def run_name(pid: int) -> str:
 
 def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def let_go(lock: Path) -> bool:
+    """Whether the last thread of a server and its stubs is gone; zombies may have others."""
+    with lock.open() as file, contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def wait_until(condition, seconds: float = 20) -> None:
@@ -177,7 +186,7 @@ def test_a_killed_server_is_said_and_its_remains_go_with_the_next_start(toy) -> 
     server.start()
     name, pid = server.log_path.parent.name, server.pid
     os.killpg(pid, signal.SIGKILL)  # as the kernel does when memory is short
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: let_go(server.log_path.parent / "lock"))
     assert regions(name)
     with Server(toy):
         assert not regions(name)
@@ -247,6 +256,18 @@ def test_says_what_to_install_where_there_is_no_server(toy, monkeypatch) -> None
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(LaunchError, match=r"no tritonserver: .*Install it with: make setup"):
         Server(toy).start()
+
+
+@pytest.mark.skipif(Path("/opt/tritonserver").exists(), reason="has NVIDIA's own server")
+def test_the_systems_server_comes_first_and_keeps_its_backends(tmp_path, monkeypatch) -> None:
+    binary = tmp_path / "bin/tritonserver"
+    binary.parent.mkdir()
+    binary.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(binary.parent))
+    found = tritonserver.find(tmp_path / "backends")
+    assert (found.binary, found.flags) == (binary, ())
+    assert found.environment.keys() == {"PYTHONPATH"}  # its stubs run the system's Python
+    assert not (tmp_path / "backends").exists()
 
 
 def test_says_what_to_install_where_python_has_no_library(tmp_path, monkeypatch) -> None:

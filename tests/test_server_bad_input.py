@@ -131,7 +131,7 @@ def test_raw_prompt_that_cannot_be(server, prompt) -> None:
     stream = Stream(server)
     try:
         stream.send("fish_llama", prompt=prompt)
-        with pytest.raises(InferenceServerException, match="prompt h"):
+        with pytest.raises(InferenceServerException, match="invalid request: prompt h"):
             stream.collect()
     finally:
         stream.close()

@@ -1,12 +1,16 @@
 """Every model and both kinds of front door, on the real server."""
 
 import concurrent.futures
+import contextlib
 import json
+import time
 import urllib.request
 
 import numpy as np
 import pytest
-from raw import Stream, infer, joined
+import tritonclient.grpc as grpc
+from raw import Stream, infer, joined, tensors
+from tritonclient.utils import InferenceServerException
 
 from ensemble.contract import MODELS
 from ensemble.facts import Facts
@@ -41,8 +45,8 @@ def test_metadata_is_the_contract(server) -> None:
         url = f"http://{server.http_url.removeprefix('http://')}/v2/models/{name}"
         with urllib.request.urlopen(url) as answer:
             served = json.load(answer)
-        for key, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
-            expected = [(t.name, t.dtype, [-1, *t.dims]) for t in tensors]
+        for key, declared in (("inputs", model.inputs), ("outputs", model.outputs)):
+            expected = [(t.name, t.dtype, [-1, *t.dims]) for t in declared]
             assert [(t["name"], t["datatype"], t["shape"]) for t in served[key]] == expected
 
 
@@ -160,3 +164,48 @@ def test_repeated_reference_comes_from_the_cache(server) -> None:
     again = infer(server, "fish_encode", reference_audio=audio)
     assert hits() == before + 1
     np.testing.assert_array_equal(first["codes"], again["codes"])
+
+
+@pytest.mark.parametrize("model", ["fish_tts", "fish_tts_stream"])
+def test_callers_who_leave_free_their_slots(server, model) -> None:
+    """Eight requests are cancelled long before eight can be done."""
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(grpc.InferenceServerClient(server.grpc_url)) for _ in range(8)
+        ]
+        before, inputs = _outcome(server, "cancelled"), tensors(text=TEXTS[1] * 5, seed=1)
+        calls = []
+        for client in clients:
+            if model == "fish_tts":
+                calls.append(client.async_infer(model, inputs, callback=lambda result, error: None))
+            else:
+                client.start_stream(lambda result, error: None)
+                client.async_stream_infer(model, inputs)
+        time.sleep(0.1)
+        for call in calls:
+            call.cancel()
+        for client in clients:
+            client.stop_stream(cancel_requests=True)
+        deadline = time.monotonic() + 20
+        while _outcome(server, "cancelled") < before + 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert _outcome(server, "cancelled") >= before + 4
+    assert infer(server, "fish_tts", text=TEXTS[0], seed=1)["audio"].size
+
+
+def test_a_request_whose_timeout_passes_ends(server) -> None:
+    before = _outcome(server, "cancelled")
+    with (
+        grpc.InferenceServerClient(server.grpc_url) as client,
+        pytest.raises(InferenceServerException, match=r"its timeout of 0.02 s has passed"),
+    ):
+        client.infer("fish_tts", tensors(text=TEXTS[1], seed=1), timeout=20_000)
+    assert _outcome(server, "cancelled") == before + 1
+
+
+def _outcome(server, outcome: str) -> int:
+    """Requests that left the LLaMA stage this way, from the server's metrics."""
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [x for x in lines if x.startswith("fish_llama_requests_total") and outcome in x]
+    return sum(int(float(x.rsplit(" ", 1)[1])) for x in found)

@@ -31,20 +31,28 @@ class ServerError(VoiceReelError):
     """The server failed, or its answer breaks the contract; audio so far is incomplete."""
 
 
-# By the names of gRPC's status codes; what is not here is a ServerError.
+# What is said counts more than the status: a stream's errors come without one, and a unary front
+# door sees every error of the models behind it as INTERNAL (Triton 24.10). Our models say which
+# kind it is (ensemble/wire.py); the other words are Triton's own.
+_BY_WORDS = (
+    (re.compile(r"\bfish_\w+: invalid request: "), InvalidRequest),
+    (re.compile(r"\bfish_\w+: overloaded: "), Overloaded),
+    (re.compile(r"\bfish_\w+: cancelled: "), Cancelled),
+    (re.compile(r"Exceeds maximum queue size|Request timeout expired"), Overloaded),
+    (re.compile(r"Request for unknown model"), ServerUnavailable),
+)
+# By the names of gRPC's status codes; what is in neither table is a ServerError.
 _BY_STATUS = {
     "INVALID_ARGUMENT": InvalidRequest,
-    "NOT_FOUND": ServerUnavailable,  # a server, but not with our models
     "UNAVAILABLE": ServerUnavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
 }
-# UNAVAILABLE is also what a full server says: Triton's queues, or one of our models by name.
-_FULL = re.compile(r"Exceeds maximum queue size|Request timeout expired|\bfish_\w+: ")
 
 
 def error_for(status: str, message: str) -> VoiceReelError:
-    """The typed error for a gRPC status name and the message that came with it."""
-    if status == "UNAVAILABLE" and _FULL.search(message):
-        return Overloaded(message)
+    """The typed error for a message of the server and a gRPC status name, "" if there is none."""
+    for words, kind in _BY_WORDS:
+        if words.search(message):
+            return kind(message)
     return _BY_STATUS.get(status, ServerError)(message)

@@ -20,8 +20,6 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # of 4 MB by default: 24 s of audio
     ("grpc.max_reconnect_backoff_ms", 2000),  # of two minutes: the server may be starting
 ]
-# Errors end the stream with a status, instead of coming as mere texts.
-_WITH_STATUS = [("triton_grpc_error", "true")]
 
 
 class GrpcTransport:
@@ -44,9 +42,9 @@ class GrpcTransport:
 
     def stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
         request = _request(model, inputs, timeout_s)
-        call = self._stub.ModelStreamInfer(
-            iter([request]), timeout=timeout_s, metadata=_WITH_STATUS
-        )
+        # No "triton_grpc_error" header: errors would have a status, but tritonserver 2.51 dies of
+        # it within some tens of errors.
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
         # Read as fast as it comes: a slow consumer shall hold up neither server nor deadline.
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
@@ -54,8 +52,8 @@ class GrpcTransport:
             while (answer := arrived.get()) is not None:
                 if isinstance(answer, grpc.RpcError):
                     raise _typed(answer)
-                if answer.error_message:  # from a server older than triton_grpc_error
-                    raise error_for("UNKNOWN", answer.error_message)
+                if answer.error_message:
+                    raise error_for("", answer.error_message)
                 yield _tensors(answer.infer_response)
         finally:
             call.cancel()  # does nothing to a call that has ended

@@ -26,7 +26,6 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 # Source: HttpCodeFromError of Triton's http_server.cc.
 _STATUS = {
     400: "INVALID_ARGUMENT",
-    404: "NOT_FOUND",
     499: "CANCELLED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",

@@ -6,7 +6,9 @@ is closed with FINAL exactly once, after the last window or after an error.
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
+import math
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +21,9 @@ from engine.request import Request, Sampling
 from engine.settings import settings_from
 from engine.windows import Window
 from ensemble import wire
+from ensemble.cancel import flag_of
 from ensemble.contract import OPTIONS
+from ensemble.facts import Facts
 from ensemble.options import checked_options
 
 
@@ -33,6 +37,7 @@ class TritonPythonModel:
         llama = Llama(wire.version_folder(args), settings)
         self.facts = llama.facts
         self.engine = Engine(llama, settings.slots)
+        self.outcomes = Outcomes()
         self.thread = threading.Thread(target=self.engine.run, name="engine", daemon=True)
         self.thread.start()
         pb_utils.Logger.log_info(
@@ -43,9 +48,9 @@ class TritonPythonModel:
     def execute(self, requests: list) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            stream = Stream(sender, self.facts)
+            stream = Stream(sender, self.facts, self.outcomes)
             try:
-                self.engine.submit(self._parsed(request, stream, sender.is_cancelled))
+                self.engine.submit(self._parsed(request, stream, _why_over(request, sender)))
             except Exception as problem:
                 stream.fail(problem)
 
@@ -53,12 +58,12 @@ class TritonPythonModel:
         self.engine.close()
         self.thread.join()
 
-    def _parsed(self, request, stream: Stream, is_cancelled: Callable[[], bool]) -> Request:
+    def _parsed(self, request, stream: Stream, why_over: Callable[[], str]) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
         options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
         prompt = wire.required(request, "prompt")
         self._check(prompt)
-        return Request(prompt, Sampling(**options), stream.send, stream.fail, is_cancelled)
+        return Request(prompt, Sampling(**options), stream.send, stream.fail, why_over)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts
@@ -70,11 +75,42 @@ class TritonPythonModel:
             raise ValueError("prompt holds a token or code that the checkpoint does not have")
 
 
+def _why_over(request, sender) -> Callable[[], str]:
+    """What the engine asks once per frame: has the caller left, is his time over?"""
+    flag = flag_of(request.parameters())
+    timeout_us = request.timeout()
+    deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else math.inf
+
+    def why_over() -> str:
+        if sender.is_cancelled() or (flag is not None and flag.exists()):
+            return "by the caller"
+        return f"its timeout of {timeout_us / 1e6:g} s has passed" * (time.monotonic() > deadline)
+
+    return why_over
+
+
+class Outcomes:
+    """Counter `fish_llama_requests_total{outcome=...}` among Triton's metrics."""
+
+    def __init__(self) -> None:
+        self.family = pb_utils.MetricFamily(
+            name="fish_llama_requests_total",
+            description="Requests that left the LLaMA stage, by how",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self.counters = {}
+
+    def count(self, outcome: str) -> None:
+        if outcome not in self.counters:
+            self.counters[outcome] = self.family.Metric(labels={"outcome": outcome})
+        self.counters[outcome].increment(1)
+
+
 class Stream:
     """The way back to one caller. Called from the engine's thread, but for an early `fail`."""
 
-    def __init__(self, sender, facts) -> None:
-        self.sender, self.facts = sender, facts
+    def __init__(self, sender, facts: Facts, outcomes: Outcomes) -> None:
+        self.sender, self.facts, self.outcomes = sender, facts, outcomes
 
     def send(self, window: Window) -> None:
         is_last = bool(window.finish_reason)
@@ -90,14 +126,15 @@ class Stream:
                 wire.tensor("sample_rate", [self.facts.sample_rate], np.int32),
             ]
         )
+        if is_last:
+            self.outcomes.count(window.finish_reason)
         self._send(response, is_last)
 
     def fail(self, problem: Exception) -> None:
-        codes = {
-            OverloadedError: pb_utils.TritonError.UNAVAILABLE,
-            CancelledError: pb_utils.TritonError.CANCELLED,
-        }
-        self._send(wire.error("fish_llama", problem, codes.get(type(problem))), final=True)
+        codes = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}
+        code = codes.get(type(problem), "")
+        self.outcomes.count(code.lower() or "refused or failed")
+        self._send(wire.error("fish_llama", problem, code), final=True)
 
     def _send(self, response: pb_utils.InferenceResponse, final: bool) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0

@@ -1,10 +1,10 @@
-"""fish_tts: fish_tts_stream, answered once with the whole waveform. See `ensemble.contract`."""
+"""fish_tts: fish_tts_ensemble, answered once with the whole waveform."""
 
-from ensemble.unary import FrontDoor
+from ensemble.front_door import UnaryFrontDoor
 
 
-class TritonPythonModel(FrontDoor):
-    """Inputs as fish_tts_stream; audio FP32 (samples,), finish_reason, sample_rate."""
+class TritonPythonModel(UnaryFrontDoor):
+    """Inputs as fish_tts_ensemble; audio FP32 (samples,), finish_reason, sample_rate."""
 
     name = "fish_tts"
-    stream_model = "fish_tts_stream"
+    ensemble = "fish_tts_ensemble"
