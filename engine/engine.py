@@ -7,6 +7,7 @@ import torch
 
 from engine.kv_cache import KVCache
 from engine.llama import Llama, Rows, stacked_noise
+from engine.prefix_cache import PrefixCache
 from engine.request import Active, Request
 
 PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no more than this
@@ -30,6 +31,7 @@ class Engine:
         self.active: list[Active] = []
         self.prefilling: Active | None = None
         self.rows = Rows(llama, slots)
+        self.prefixes = PrefixCache()
         self.cache = KVCache(
             facts.num_layers, slots, facts.num_kv_heads, facts.head_dim,
             facts.max_seq_len, like=self.rows.state,
@@ -117,21 +119,30 @@ class Engine:
         active = self.prefilling
         if active is None:
             return
-        begin = active.prefilled
-        tokens = active.prompt[:, :, begin : begin + PREFILL_SLICE].to(self.llama.device)
-        lengths, keys, values = self.cache.past(slice(row, row + 1))
-        time = torch.tensor([tokens.shape[2]], device=self.llama.device)
-        logits, state, keys, values = self.llama.graphs.prefill(
-            tokens, time, lengths.to(self.llama.device), keys, values
-        )
-        self.cache.extend(row, keys[:, 0], values[:, 0])
-        active.prefilled += tokens.shape[2]
-        if active.prefilled == active.prompt.shape[2]:
-            self.rows.logits[row], self.rows.state[row] = logits[0], state[0]
+        begin, prefix = active.prefilled, active.request.prefix_length
+        end = min(begin + PREFILL_SLICE, active.prompt.shape[2])
+        if begin < prefix:  # a slice of its own: the rest is then the same, hot or cold
+            end = min(end, prefix)
+        logits, state = self._prefill(active.prompt[:, :, begin:end], row)
+        active.prefilled = end
+        if end == prefix:
+            self.prefixes.put(active.prefix_key, *self.cache.row(row))
+        if end == active.prompt.shape[2]:
+            self.rows.logits[row], self.rows.state[row] = logits, state
             # Speech of no frames at all is nothing that the codec could decode.
             self.rows.logits[row, self.llama.end_choice] = float("-inf")
             self.active.append(active)
             self.prefilling = None
+
+    def _prefill(self, tokens: torch.Tensor, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.llama.device
+        lengths, keys, values = self.cache.past(slice(row, row + 1))
+        time = torch.tensor([tokens.shape[2]], device=device)
+        logits, state, keys, values = self.llama.graphs.prefill(
+            tokens.to(device), time, lengths.to(device), keys, values
+        )
+        self.cache.extend(row, keys[:, 0], values[:, 0])
+        return logits[0], state[0]
 
     def _admit(self, request: Request, row: int) -> Active:
         facts, sampling = self.llama.facts, request.sampling
@@ -139,7 +150,11 @@ class Engine:
         self.rows.begin(row, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
         room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
         limit = min(sampling.max_new_tokens, room)
-        return Active(request, limit, facts.num_codebooks, facts.history_frames)
+        active = Active(request, limit, facts.num_codebooks, facts.history_frames)
+        if voice := self.prefixes.get(active.prefix_key):
+            self.cache.extend(row, *voice)
+            active.prefilled = request.prefix_length
+        return active
 
     def _decode(self, count: int) -> None:
         """The slow transformer, for rows 0 to count - 1."""
@@ -178,9 +193,10 @@ class Engine:
                 active.finish("stop")
             else:
                 active.add(frames[row])
-                if active.num_frames < active.max_frames:
+                reason = active.over()
+                if not reason:
                     continue
-                active.finish("length")
+                active.finish(reason)
             self._retire(row)
 
     def _retire(self, row: int) -> None:

@@ -56,6 +56,11 @@ class KVCache:
         self.values[:, row, :, begin:end] = values
         self.lengths[row] = end
 
+    def row(self, row: int) -> tuple[Tensor, Tensor]:
+        """Views of one row's keys and values, (layers, kv heads, its length, head_dim) each."""
+        length = int(self.lengths[row])
+        return self.keys[:, row, :, :length], self.values[:, row, :, :length]
+
     def append(self, count: int, keys: Tensor, values: Tensor) -> None:
         """Append one position to rows 0 to count - 1: (layers, count, kv heads, 1, head_dim)."""
         positions = self.lengths[:count]

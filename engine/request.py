@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from engine.prefix_cache import PrefixCache
+from engine.runaway import runs_away
 from engine.windows import Schedule, Window
 
 
@@ -38,6 +40,7 @@ class Request:
     on_window: Called in order with each window of codes; must not block.
     on_error: Called at most once, instead of the last window.
     why_over: Asked once per frame: why nobody waits for the rest any more, or "".
+    prefix_length: Positions of the prompt that depend on the voice alone, shared between requests.
     """
 
     prompt: np.ndarray
@@ -45,6 +48,7 @@ class Request:
     on_window: Callable[[Window], None]
     on_error: Callable[[Exception], None]
     why_over: Callable[[], str] = field(default=lambda: "")
+    prefix_length: int = 0
 
 
 class Active:
@@ -57,6 +61,7 @@ class Active:
         self.schedule = Schedule(sampling.first_chunk_frames, sampling.max_chunk_frames, history)
         self.prompt = torch.from_numpy(request.prompt).long()[None]
         self.prefilled = 0
+        self.prefix_key = PrefixCache.key(request.prompt, request.prefix_length)
         self.num_frames = 0
         self._frames = np.zeros((max_frames, codebooks), np.int64)
 
@@ -71,6 +76,12 @@ class Active:
         self.num_frames += 1
         if self.schedule.due(self.num_frames) and self.num_frames < self.max_frames:
             self.request.on_window(self.schedule.cut(self.frames))
+
+    def over(self) -> str:
+        """Why there is to be no further frame, or ""."""
+        if self.num_frames == self.max_frames:
+            return "length"
+        return "runaway" if runs_away(self.frames) else ""
 
     def finish(self, reason: str) -> None:
         """Hand out what is left, marked as the end."""

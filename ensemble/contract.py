@@ -97,7 +97,7 @@ _WHOLE = (
 _CODES = Tensor("codes", "INT64", (ANY, ANY))  # codebooks (10 in S1-mini), frames
 _NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute frame numbers to decode
 
-FINISH_REASONS = ("stop", "length")
+FINISH_REASONS = ("stop", "length", "runaway")
 
 _REFERENCE = (_VOICE_AS_AUDIO[0], _VOICE_AS_AUDIO[2])
 _REFERENCE_FACTS = (

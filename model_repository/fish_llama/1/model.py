@@ -63,7 +63,13 @@ class TritonPythonModel:
         options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
         prompt = wire.required(request, "prompt")
         self._check(prompt)
-        return Request(prompt, Sampling(**options), stream.send, stream.fail, why_over)
+        prefix = wire.array(request, "prefix_length")
+        prefix_length = 0 if prefix is None else int(prefix[0])
+        if not 0 <= prefix_length < max(1, prompt.shape[1]):
+            raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
+        return Request(
+            prompt, Sampling(**options), stream.send, stream.fail, why_over, prefix_length
+        )
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts

@@ -1,0 +1,70 @@
+"""Keys and values of voices: computed once, shared by every request that uses the voice."""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+MIN_POSITIONS = 32  # below, computing anew is cheaper than keeping
+MAX_BYTES = 2**30  # some 30 voices of S1-mini with 10 s references, in bfloat16
+
+
+@dataclass
+class PrefixStats:
+    """What the cache did so far, for metrics."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    num_bytes: int = 0
+
+
+class PrefixCache:
+    """Least recently used voices leave when the bytes are over the limit.
+
+    The key is the prompt's prefix itself, words *and* codes: two voices that say the same words
+    do not meet.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.stats = PrefixStats()
+        self._entries: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
+
+    @staticmethod
+    def key(prompt: np.ndarray, prefix_length: int) -> bytes:
+        """Of the first positions of an int32 (1 + codebooks, positions) prompt; b"" if too few."""
+        if prefix_length < MIN_POSITIONS:
+            return b""
+        prefix = np.ascontiguousarray(prompt[:, :prefix_length])
+        return hashlib.sha256(prefix.tobytes() + str(prefix.shape).encode()).digest()
+
+    def get(self, key: bytes) -> tuple[Tensor, Tensor] | None:
+        """Keys and values, (layers, kv heads, prefix, head_dim) each."""
+        if not key:
+            return None
+        found = self._entries.get(key)
+        if found is None:
+            self.stats.misses += 1
+            return None
+        self.stats.hits += 1
+        self._entries.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, keys: Tensor, values: Tensor) -> None:
+        """Keep a copy, unless it alone is over the limit."""
+        size = _num_bytes(keys, values)
+        if not key or key in self._entries or size > self.max_bytes:
+            return
+        self._entries[key] = (keys.clone(), values.clone())
+        self.stats.num_bytes += size
+        while self.stats.num_bytes > self.max_bytes:
+            _, (old_keys, old_values) = self._entries.popitem(last=False)
+            self.stats.num_bytes -= _num_bytes(old_keys, old_values)
+            self.stats.evictions += 1
+
+
+def _num_bytes(keys: Tensor, values: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in (keys, values))

@@ -1,0 +1,65 @@
+"""Voices are computed once: the same results hot and cold, in bounded memory."""
+
+import numpy as np
+import pytest
+import torch
+from test_engine import Collected, builder, llama  # noqa: F401
+
+from engine.engine import Engine
+from engine.prefix_cache import MIN_POSITIONS, PrefixCache
+from engine.request import Sampling
+from ensemble.prompt import PromptBuilder, Reference
+
+pytestmark = pytest.mark.torch
+
+
+def voice(builder: PromptBuilder, seed: int, words: str = "Hello there.") -> Reference:  # noqa: F811
+    rng = np.random.default_rng(seed)
+    sizes = builder.facts.codebook_sizes
+    return Reference(words, np.stack([rng.integers(0, n, 60) for n in sizes]))
+
+
+def speak(engine: Engine, prompt: np.ndarray, prefix_length: int, seed: int = 1) -> np.ndarray:
+    collected = Collected()
+    request = collected.request(prompt, Sampling(seed=seed))
+    engine.submit(type(request)(**{**vars(request), "prefix_length": prefix_length}))
+    while engine.step():
+        pass
+    assert not collected.errors
+    return collected.codes
+
+
+def test_hot_equals_cold_and_voices_do_not_meet(llama, builder) -> None:  # noqa: F811
+    alice, eve = voice(builder, 1), voice(builder, 2)  # the same words, other codes
+    engine = Engine(llama, 4)
+    jobs = [(text, who) for text in ("One.", "And two.") for who in (alice, eve)]
+    for text, who in (*jobs, *jobs):
+        prompt, prefix = builder.build(text, [who])
+        cold = speak(Engine(llama, 4), prompt, prefix)
+        np.testing.assert_array_equal(speak(engine, prompt, prefix), cold)
+        np.testing.assert_array_equal(speak(Engine(llama, 4), prompt, 0), cold)
+    assert (engine.prefixes.stats.hits, engine.prefixes.stats.misses) == (6, 2)
+
+
+def test_bytes_are_bounded_and_the_oldest_leave() -> None:
+    entry = torch.zeros(2, 2, 10, 4)
+    cache = PrefixCache(max_bytes=5 * 2 * entry.numel() * 4)
+    for name in "abcde":
+        cache.put(name.encode(), entry, entry)
+    assert cache.get(b"a") is not None  # now the most recent
+    cache.put(b"f", entry, entry)
+    assert cache.get(b"b") is None
+    assert cache.get(b"a") is not None
+    assert cache.stats.evictions == 1
+    assert cache.stats.num_bytes == cache.max_bytes
+    cache.put(b"huge", torch.zeros(100, 100), torch.zeros(100, 100))
+    assert cache.get(b"huge") is None
+
+
+def test_key_is_words_and_codes() -> None:
+    prompt = np.arange(11 * 50, dtype=np.int32).reshape(11, 50)
+    other = prompt.copy()
+    other[5, 7] += 1
+    assert PrefixCache.key(prompt, 40) != PrefixCache.key(other, 40)
+    assert PrefixCache.key(prompt, 40) != PrefixCache.key(prompt, 41)
+    assert PrefixCache.key(prompt, MIN_POSITIONS - 1) == b""
