@@ -1,7 +1,8 @@
 """Continuous batching: requests join and leave a running batch at every frame."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 
 import torch
 
@@ -36,6 +37,8 @@ class Engine:
             facts.num_layers, slots, facts.num_kv_heads, facts.head_dim,
             facts.max_seq_len, like=self.rows.state,
         )  # fmt: skip
+        self.frames = 0
+        self.steps: Counter[int] = Counter()  # by batch size, rounded up to a power of two
         self._wake = threading.Condition()
         self._closed = False
 
@@ -63,7 +66,7 @@ class Engine:
             self.waiting.append(request)
             self._wake.notify()
 
-    def run(self) -> None:
+    def run(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Work until `close`; a step that fails takes its requests with it, not the engine."""
         while True:
             with self._wake:
@@ -72,6 +75,7 @@ class Engine:
                     break
             try:
                 self.step()
+                after_step()
             except Exception as error:  # whatever it was, those who wait must hear of it
                 self._abandon(error)
         self._abandon(RuntimeError("the server is shutting down"))
@@ -119,7 +123,7 @@ class Engine:
         active = self.prefilling
         if active is None:
             return
-        begin, prefix = active.prefilled, active.request.prefix_length
+        begin, prefix = active.prefilled, active.prefix_length
         end = min(begin + PREFILL_SLICE, active.prompt.shape[2])
         if begin < prefix:  # a slice of its own: the rest is then the same, hot or cold
             end = min(end, prefix)
@@ -153,7 +157,7 @@ class Engine:
         active = Active(request, limit, facts.num_codebooks, facts.history_frames)
         if voice := self.prefixes.get(active.prefix_key):
             self.cache.extend(row, *voice)
-            active.prefilled = request.prefix_length
+            active.prefilled = active.prefix_length
         return active
 
     def _decode(self, count: int) -> None:
@@ -170,6 +174,8 @@ class Engine:
         """Token, codes, windows; the finished leave."""
         llama, rows = self.llama, self.rows
         books = llama.facts.num_codebooks
+        self.frames += count
+        self.steps[1 << (count - 1).bit_length()] += 1
         need = llama.slow_choices + (books - 1) * llama.fast_choices
         slow_noise, fast_noise = stacked_noise(
             [active.noise(need) for active in self.active], llama.slow_choices, books

@@ -62,6 +62,7 @@ class Active:
         self.prompt = torch.from_numpy(request.prompt).long()[None]
         self.prefilled = 0
         self.prefix_key = PrefixCache.key(request.prompt, request.prefix_length)
+        self.prefix_length = request.prefix_length if self.prefix_key else 0
         self.num_frames = 0
         self._frames = np.zeros((max_frames, codebooks), np.int64)
 

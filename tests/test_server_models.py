@@ -216,3 +216,34 @@ def _outcome(server, outcome: str) -> int:
         lines = answer.read().decode().splitlines()
     found = [x for x in lines if x.startswith("fish_llama_requests_total") and outcome in x]
     return sum(int(float(x.rsplit(" ", 1)[1])) for x in found)
+
+
+def test_the_stage_is_seen_in_the_metrics(server) -> None:
+    def read() -> dict[str, float]:
+        with urllib.request.urlopen(server.metrics_url) as answer:
+            lines = answer.read().decode().splitlines()
+        pairs = (x.rsplit(" ", 1) for x in lines if x.startswith("fish_llama_"))
+        return {name: float(value) for name, value in pairs}
+
+    voice = infer(server, "fish_encode", reference_audio=recording(2.5, pitch=140))
+    spoken = {
+        "text": TEXTS[0], "reference_text": "Words of it.", "reference_codes": voice["codes"],
+        "reference_frames": voice["reference_frames"], "seed": 1,
+    }  # fmt: skip
+    before = read()
+    first, again = (infer(server, "fish_tts", **spoken)["audio"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    time.sleep(0.7)
+    after = read()
+
+    def grown(name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    assert grown("fish_llama_frames_total") >= 2 * len(first) // 2048
+    assert grown("fish_llama_prefix_hits_total") == 1
+    assert grown("fish_llama_prefix_misses_total") == 1
+    assert grown('fish_llama_requests_total{outcome="stop"}') == 2
+    assert grown("fish_llama_first_windows_total") == 2
+    assert grown('fish_llama_steps_total{batch="1"}') >= len(first) // 2048
+    assert after["fish_llama_prefix_bytes"] > 0
+    assert after["fish_llama_active_slots"] == 0

@@ -24,6 +24,7 @@ from ensemble import wire
 from ensemble.cancel import flag_of
 from ensemble.contract import OPTIONS
 from ensemble.facts import Facts
+from ensemble.llama_metrics import LlamaMetrics
 from ensemble.options import checked_options
 
 
@@ -37,8 +38,8 @@ class TritonPythonModel:
         llama = Llama(wire.version_folder(args), settings)
         self.facts = llama.facts
         self.engine = Engine(llama, settings.slots)
-        self.outcomes = Outcomes()
-        self.thread = threading.Thread(target=self.engine.run, name="engine", daemon=True)
+        self.metrics = LlamaMetrics()
+        self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
         pb_utils.Logger.log_info(
             f"fish_llama: {settings.slots} slots, {settings.dtype} on {settings.device}, "
@@ -48,7 +49,7 @@ class TritonPythonModel:
     def execute(self, requests: list) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            stream = Stream(sender, self.facts, self.outcomes)
+            stream = Stream(sender, self.facts, self.metrics)
             try:
                 self.engine.submit(self._parsed(request, stream, _why_over(request, sender)))
             except Exception as problem:
@@ -57,6 +58,9 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self.engine.close()
         self.thread.join()
+
+    def _run(self) -> None:
+        self.engine.run(after_step=lambda: self.metrics.publish(self.engine))
 
     def _parsed(self, request, stream: Stream, why_over: Callable[[], str]) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
@@ -95,31 +99,17 @@ def _why_over(request, sender) -> Callable[[], str]:
     return why_over
 
 
-class Outcomes:
-    """Counter `fish_llama_requests_total{outcome=...}` among Triton's metrics."""
-
-    def __init__(self) -> None:
-        self.family = pb_utils.MetricFamily(
-            name="fish_llama_requests_total",
-            description="Requests that left the LLaMA stage, by how",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self.counters = {}
-
-    def count(self, outcome: str) -> None:
-        if outcome not in self.counters:
-            self.counters[outcome] = self.family.Metric(labels={"outcome": outcome})
-        self.counters[outcome].increment(1)
-
-
 class Stream:
     """The way back to one caller. Called from the engine's thread, but for an early `fail`."""
 
-    def __init__(self, sender, facts: Facts, outcomes: Outcomes) -> None:
-        self.sender, self.facts, self.outcomes = sender, facts, outcomes
+    def __init__(self, sender, facts: Facts, metrics: LlamaMetrics) -> None:
+        self.sender, self.facts, self.metrics = sender, facts, metrics
+        self.begin = time.monotonic()
 
     def send(self, window: Window) -> None:
         is_last = bool(window.finish_reason)
+        if window.index == 0:
+            self.metrics.count_first_window(time.monotonic() - self.begin)
         samples = window.num_frames * self.facts.samples_per_frame
         response = pb_utils.InferenceResponse(
             [
@@ -133,13 +123,13 @@ class Stream:
             ]
         )
         if is_last:
-            self.outcomes.count(window.finish_reason)
+            self.metrics.count_outcome(window.finish_reason)
         self._send(response, is_last)
 
     def fail(self, problem: Exception) -> None:
         codes = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}
         code = codes.get(type(problem), "")
-        self.outcomes.count(code.lower() or "refused or failed")
+        self.metrics.count_outcome(code.lower() or "refused or failed")
         self._send(wire.error("fish_llama", problem, code), final=True)
 
     def _send(self, response: pb_utils.InferenceResponse, final: bool) -> None:
