@@ -205,7 +205,7 @@ def test_a_request_whose_timeout_passes_ends(server) -> None:
     with grpc.InferenceServerClient(server.grpc_url) as client:
         for timeout_ms in (1, 150):
             begin = time.monotonic()
-            with pytest.raises(InferenceServerException, match="[Tt]imeout"):
+            with pytest.raises(InferenceServerException, match=r"[Tt]imeout"):
                 inputs = tensors(text=TEXTS[1] * 20, seed=1, first_chunk_frames=100)
                 client.infer("fish_tts", inputs, timeout=timeout_ms * 1000)
             assert time.monotonic() - begin < 5

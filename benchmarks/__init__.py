@@ -1,0 +1,1 @@
+"""Speed, measured; correctness lives in tests/."""

@@ -1,0 +1,54 @@
+"""What every benchmark says of where it ran."""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def describe() -> str:
+    """CPU model, instructions that matter, cores, torch."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
+        model = names[0] if names else model
+    except OSError:
+        pass
+    have = {
+        "AMX": torch.cpu._is_amx_tile_supported(),
+        "AVX512_BF16": torch.cpu._is_avx512_bf16_supported(),
+    }
+    features = ", ".join(name for name, there in have.items() if there) or "neither AMX nor BF16"
+    return f"{model} ({features}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def commit() -> str:
+    """Short hash of what is checked out, with a + if it was changed."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def median_seconds(call: Callable[[], object], repeats: int, warmup: int = 2) -> float:
+    """Median wall time of a call, after a warm-up."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def read_bytes_per_s() -> float:
+    """Memory read rate: summing 512 MiB, best of a few."""
+    block = torch.ones(2**27)
+    return block.numel() * 4 / median_seconds(block.sum, 5)
