@@ -274,16 +274,9 @@ class LlamaGraphs(nn.Module):
         self.slow = SlowGraph(genuine, token_ids)
         self.fast = FastGraph(genuine)
 
-    def prefill(
-        self,
-        tokens: Tensor,
-        lengths: Tensor,
-        past_lengths: Tensor,
-        past_keys: Tensor,
-        past_values: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def prefill(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `SlowGraph.forward`."""
-        return self.slow(tokens, lengths, past_lengths, past_keys, past_values)
+        return self.slow(*inputs)
 
     def decode_step(
         self, columns: Tensor, past_lengths: Tensor, past_keys: Tensor, past_values: Tensor
@@ -292,27 +285,10 @@ class LlamaGraphs(nn.Module):
         one = torch.ones_like(past_lengths)
         return self.slow(columns[:, :, None], one, past_lengths, past_keys, past_values)
 
-    def sample_token(
-        self,
-        logits: Tensor,
-        previous: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        repetition_penalty: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
+    def sample_token(self, *inputs: Tensor) -> Tensor:
         """See `sampler.sample`."""
-        return sample(logits, previous, temperature, top_p, repetition_penalty, noise)
+        return sample(*inputs)
 
-    def fast_loop(
-        self,
-        state: Tensor,
-        semantic: Tensor,
-        previous: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        repetition_penalty: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def fast_loop(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """See `FastGraph.forward`."""
-        return self.fast(state, semantic, previous, temperature, top_p, repetition_penalty, noise)
+        return self.fast(*inputs)

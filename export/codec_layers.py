@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.graphs import RMSNorm
+
 
 class UnsupportedCodecError(ValueError):
     """The checkpoint's codec has a part that cannot be streamed exactly."""
@@ -139,20 +141,6 @@ class Chain(nn.Sequential):
         for layer in reversed(layers):
             after = layer.context(after)
         return after
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm, in float32 whatever the type of x."""
-
-    def __init__(self, genuine: Any) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(genuine.weight.detach().clone())
-        self.eps = genuine.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + self.eps)
-        return y.type_as(x) * self.weight
 
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
