@@ -1,7 +1,10 @@
-"""How a unary front door tells the engine, in another process, that its caller is gone.
+"""How a caller who leaves frees the slot that generates for him.
 
-A call from one model to another cannot be cancelled in this server's release, but its parameters
-travel through ensembles: the front door names a token, and the token's file means "cancelled".
+The steps of an ensemble are not told when its request is cancelled. And a Python model that
+receives another model's stream must not ask `is_cancelled` itself: the question holds the
+interpreter's lock until the answer comes, behind responses that need the lock (Triton 24.10; met
+as a hang under load). So callers name a token with the request, its parameter `cancel_token`, and
+`fish_cancel` takes it back: a file lives as long as somebody waits for the request.
 """
 
 import json
@@ -12,30 +15,61 @@ import uuid
 from pathlib import Path
 
 PARAMETER = "cancel_token"
-_FOLDER = Path(tempfile.gettempdir()) / f"voicereel-cancelled-{os.getuid()}"
+_FOLDER = Path(tempfile.gettempdir()) / f"voicereel-waiting-{os.getuid()}"
 _TOKEN = re.compile("[0-9a-f]{32}")
 
 
+def _file_of(token: object) -> Path | None:
+    """None for what is no token: never a path of a caller's choice."""
+    return _FOLDER / token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
+
+
+def _token_in(parameters: str) -> object:
+    return json.loads(parameters or "{}").get(PARAMETER)
+
+
 class CancelToken:
-    """One request's; made by the front door."""
+    """One request's; made by the front door, from the caller's parameters (JSON) or anew."""
 
-    def __init__(self) -> None:
-        self.name = uuid.uuid4().hex
-        self.gone = False  # whether it was the caller who left
-
-    def stop(self) -> None:
-        """From now on the engine sees the request as cancelled."""
+    def __init__(self, parameters: str) -> None:
+        asked = _token_in(parameters)
+        if asked is not None and _file_of(asked) is None:
+            raise ValueError(f"{PARAMETER} is {asked!r}, expected 32 hexadecimal digits.")
+        self.name = asked if isinstance(asked, str) else uuid.uuid4().hex
+        self._file = _FOLDER / self.name
         _FOLDER.mkdir(mode=0o700, exist_ok=True)
-        (_FOLDER / self.name).touch()
+        try:
+            self._file.touch(exist_ok=False)
+        except FileExistsError:
+            raise ValueError(f"{PARAMETER} {self.name} is in use, expected a new one.") from None
 
-    def forget(self) -> None:
-        """The request has ended."""
-        (_FOLDER / self.name).unlink(missing_ok=True)
+    @property
+    def taken_back(self) -> bool:
+        """Whether nobody waits any more."""
+        return not self._file.exists()
+
+    def take_back(self) -> None:
+        """The request has ended, or there is no use in going on with it."""
+        self._file.unlink(missing_ok=True)
 
 
-def flag_of(parameters: str) -> Path | None:
-    """The file that means "cancelled", if a request's parameters (JSON) name a token."""
-    token = json.loads(parameters or "{}").get(PARAMETER)
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        return None  # never a path of a caller's choice
-    return _FOLDER / token
+def take_back(token: str) -> bool:
+    """What `fish_cancel` does; returns whether the request was still under way.
+
+    Raises:
+        ValueError: If it is no token.
+    """
+    file = _file_of(token)
+    if file is None:
+        raise ValueError(f"{PARAMETER} is {token!r}, expected 32 hexadecimal digits.")
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def waiting_file(parameters: str) -> Path | None:
+    """The file whose end means "nobody waits", if a front door made one for the request."""
+    file = _file_of(_token_in(parameters))
+    return file if file is not None and file.exists() else None

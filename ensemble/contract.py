@@ -128,6 +128,10 @@ MODELS = {
     ),
     "fish_decoder": Model((_CODES, _NEW_FRAMES), (Tensor("audio", "FP32", (ANY,)),)),
     "fish_encode": Model(_REFERENCE, (_CODES, *_REFERENCE_FACTS)),
+    # Ends the request that has this cancel_token among its parameters; false: there was none.
+    "fish_cancel": Model(
+        (Tensor("cancel_token", "BYTES", (1,)),), (Tensor("cancelled", "BOOL", (1,)),)
+    ),
     # The ensembles' chunks may come in any order and padded; the front doors put that right.
     "fish_tts_ensemble": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
     "fish_clone_ensemble": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),

@@ -9,17 +9,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+import voicereel.captions
 from ensemble.demo_plot import plot
 from ensemble.launch import LaunchError, Server
-from voicereel import Audio, Client, VoiceFeatures, VoiceReelError
+from voicereel import Audio, Client, ReelPiece, VoiceReelError, stream_script
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, VOICES = ROOT / "out", ROOT / "assets" / "voices"
@@ -54,7 +54,7 @@ class Line:
         speaker: Who says it.
         text: What is said.
         audio: How it sounds.
-        ttfa_s: Seconds from the beginning of the whole script to its first audio.
+        ttfa_s: Seconds from the beginning of the whole script to its first audio, heard in order.
     """
 
     speaker: str
@@ -128,28 +128,26 @@ def speak(client: Client) -> tuple[list[Line], float]:
         for name, words in WORDS.items()
     }
     client.synthesize(SCRIPT[0][1], voices["Alice"], seed=0)  # first calls are slow: not counted
+    script = [
+        {"speaker_id": speaker, "text": text, "options": {"seed": number}}
+        for number, (speaker, text) in enumerate(SCRIPT)
+    ]
     begin = time.perf_counter()
-
-    def line(number: int) -> Line:
-        speaker, text = SCRIPT[number]
-        return _spoken(client, speaker, text, voices[speaker], number, begin)
-
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        lines = list(pool.map(line, range(len(SCRIPT))))
-    return lines, time.perf_counter() - begin
+    pieces = stream_script(client, script, voices, max_workers=IN_FLIGHT, max_new_tokens=MAX_FRAMES)
+    return list(_lines(pieces, begin)), time.perf_counter() - begin
 
 
-def _spoken(
-    client: Client, speaker: str, text: str, voice: VoiceFeatures, seed: int, begin: float
-) -> Line:
-    chunks = client.stream(text, voice, seed=seed, max_new_tokens=MAX_FRAMES)
+def _lines(pieces: Iterable[ReelPiece], begin: float) -> Iterator[Line]:
     waveforms, ttfa_s = [], 0.0
-    for chunk in chunks:
+    for piece in pieces:
         ttfa_s = ttfa_s or time.perf_counter() - begin
-        waveforms.append(chunk.waveform)
-    audio = Audio(np.concatenate(waveforms), chunk.sample_rate_hz, chunk.finish_reason)
-    console.print(f"{speaker}: {text} [dim]({audio.duration_s:.2f} s)", highlight=False)
-    return Line(speaker, text, audio, ttfa_s)
+        waveforms.append(piece.waveform)
+        if piece.caption:
+            speaker, text = piece.caption["speaker"], piece.caption["text"]
+            audio = Audio(np.concatenate(waveforms), piece.sample_rate_hz, piece.finish_reason)
+            console.print(f"{speaker}: {text} [dim]({audio.duration_s:.2f} s)", highlight=False)
+            yield Line(speaker, text, audio, ttfa_s)
+            waveforms, ttfa_s = [], 0.0
 
 
 def captions_of(lines: Iterable[Line]) -> list[Caption]:
@@ -164,19 +162,15 @@ def captions_of(lines: Iterable[Line]) -> list[Caption]:
 
 def srt(captions: Iterable[Caption], sample_rate_hz: int) -> str:
     """Captions as a SubRip file, which knows milliseconds."""
-    blocks = [
-        f"{number}\n{_clock(c.start / sample_rate_hz)} --> {_clock(c.end / sample_rate_hz)}\n"
-        f"{c.speaker}: {c.text}\n"
-        for number, c in enumerate(captions, start=1)
-    ]
-    return "\n".join(blocks)
-
-
-def _clock(time_s: float) -> str:
-    seconds, milliseconds = divmod(round(time_s * 1000), 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02},{milliseconds:03}"
+    return voicereel.captions.srt(
+        voicereel.Caption(
+            start=c.start / sample_rate_hz,
+            end=c.end / sample_rate_hz,
+            speaker=c.speaker,
+            text=c.text,
+        )
+        for c in captions
+    )
 
 
 def write(lines: list[Line], wall_s: float) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The models that callers talk to, over the streaming ensembles.
 
-They put chunks in order, cut the padding off, and let a caller leave: an ensemble's steps are not
-told when its request is cancelled. Imports only in a server.
+They put chunks in order, cut the padding off, and let a caller leave (`ensemble.cancel`).
+Imports only in a server.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -19,7 +19,6 @@ from ensemble.cancel import PARAMETER, CancelToken
 from ensemble.contract import MODELS
 
 MAX_IN_FLIGHT = 256  # requests; more are refused at once
-CANCEL_POLL_S = 0.05
 
 
 class EnsembleError(RuntimeError):
@@ -67,12 +66,16 @@ class FrontDoor:
     def execute(self, requests: list) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            if self.places.acquire(blocking=False):
-                token = CancelToken()
-                self.pool.submit(self._serve, self._forwarded(request, token), sender, token)
-            else:
+            if not self.places.acquire(blocking=False):
                 problem = RuntimeError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
                 finish(sender, wire.error(self.name, problem, "UNAVAILABLE"))
+                continue
+            try:
+                token = CancelToken(request.parameters())
+                self.pool.submit(self._serve, self._forwarded(request, token), sender, token)
+            except Exception as problem:
+                self.places.release()
+                finish(sender, wire.error(self.name, problem))
 
     def finalize(self) -> None:
         self.pool.shutdown(wait=True)
@@ -98,9 +101,6 @@ class FrontDoor:
 
     def _serve(self, request: pb_utils.InferenceRequest, sender, token: CancelToken) -> None:
         """One request, in a thread of its own."""
-        ended = threading.Event()
-        watch = threading.Thread(target=_watch, args=(sender, token, ended), daemon=True)
-        watch.start()
         try:
             response = self._answer(self._chunks(request.exec(decoupled=True), token), sender)
         except EnsembleError as error:
@@ -109,32 +109,31 @@ class FrontDoor:
             response = wire.error(self.name, problem, "CANCELLED")
         except Exception as problem:
             response = wire.error(self.name, problem)
-        ended.set()
-        watch.join()
+        token.take_back()
         finish(sender, response)
-        token.forget()
         self.places.release()
 
     def _chunks(self, responses, token: CancelToken) -> Iterator[Chunk]:
         """Chunks in order.
 
         The responses are read to their end on every path: an iterator that is left unread keeps
-        the ensemble in flight for ever. What comes after a cancel is dropped.
+        the ensemble in flight for ever.
         """
         early: dict[int, Chunk] = {}
-        expected, problem, last = 0, None, None
+        expected, problem, last, gone = 0, None, None, False
         for response in responses:
             if response.has_error():
                 problem = problem or response.error()
-                token.stop()  # the engine need not go on for a stream with a hole in it
-            elif response.output_tensors() and not token.gone:
+                gone = gone or token.taken_back
+                token.take_back()  # the engine need not go on for a stream with a hole in it
+            elif response.output_tensors():
                 chunk = Chunk.of(response)
                 early[chunk.index] = chunk
             while expected in early and problem is None:
                 last = early.pop(expected)
                 expected += 1
                 yield last
-        if token.gone:
+        if gone:
             raise CancelledError("by the caller")
         if problem is not None:
             raise EnsembleError(problem)
@@ -182,15 +181,6 @@ def _chunk_response(chunk: Chunk) -> pb_utils.InferenceResponse:
             wire.tensor("sample_rate", [chunk.sample_rate], np.int32),
         ]
     )
-
-
-def _watch(sender, token: CancelToken, ended: threading.Event) -> None:
-    """Tell the engine when the caller leaves; between chunks there is nobody else to notice."""
-    while not ended.wait(CANCEL_POLL_S):
-        if sender.is_cancelled():
-            token.gone = True
-            token.stop()
-            return
 
 
 def finish(sender, response: pb_utils.InferenceResponse) -> None:

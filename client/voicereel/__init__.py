@@ -1,6 +1,7 @@
 """VoiceReel: the client of voicereel-triton, Fish-Speech served by NVIDIA Triton."""
 
 from voicereel.audio import Audio, AudioChunk
+from voicereel.captions import Caption, save_captions
 from voicereel.client import Client
 from voicereel.errors import (
     Cancelled,
@@ -11,7 +12,15 @@ from voicereel.errors import (
     ServerUnavailable,
     VoiceReelError,
 )
+from voicereel.reel import (
+    Reel,
+    ReelPiece,
+    stream_script,
+    synthesize_script,
+    synthesize_script_async,
+)
 from voicereel.request import Options, Voice
+from voicereel.script import Segment, load_script, parse_script
 from voicereel.voice import VoiceFeatures
 
 __version__ = "0.1.0"
@@ -20,14 +29,24 @@ __all__ = [
     "Audio",
     "AudioChunk",
     "Cancelled",
+    "Caption",
     "Client",
     "DeadlineExceeded",
     "InvalidRequest",
     "Options",
     "Overloaded",
+    "Reel",
+    "ReelPiece",
+    "Segment",
     "ServerError",
     "ServerUnavailable",
     "Voice",
     "VoiceFeatures",
     "VoiceReelError",
+    "load_script",
+    "parse_script",
+    "save_captions",
+    "stream_script",
+    "synthesize_script",
+    "synthesize_script_async",
 ]

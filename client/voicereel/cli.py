@@ -1,4 +1,4 @@
-"""The command line: say a text, encode a voice, ask whether the server is ready.
+"""The command line: say a text or a script, encode a voice, ask whether the server is ready.
 
 Exit codes: 0 done; 1 the server failed or the request was cancelled; 2 usage or an invalid
 request; 3 no server; 4 overloaded or out of time, worth another try; 130 interrupted.
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 
 from voicereel.audio import check_suffix
 from voicereel.client import Client, Protocol
@@ -23,8 +24,10 @@ from voicereel.errors import (
     ServerUnavailable,
     VoiceReelError,
 )
+from voicereel.reel import OnError, synthesize_script
 from voicereel.request import Options
-from voicereel.spoken import write_streamed, write_whole
+from voicereel.script import load_script
+from voicereel.spoken import write_reel, write_streamed, write_whole
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 voice_app = typer.Typer(help="Voices, encoded once and used for many texts.", no_args_is_help=True)
@@ -88,6 +91,48 @@ def say(
     _print(spoken.as_dict() if as_json else str(spoken))
 
 
+@app.command()
+def script(
+    file: Annotated[Path, typer.Argument(help=".json, .yaml, or lines of SPEAKER: text")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".wav, .flac, .ogg or .mp3")],
+    voice: Annotated[list[str], typer.Option(help="SPEAKER=VOICE.npz, for every speaker.")],
+    captions: Annotated[Path | None, typer.Option(help=".srt, .vtt or .json")] = None,
+    url: Url = "127.0.0.1:8001",
+    protocol: Via = "grpc",
+    timeout: Timeout = 300.0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same audio.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Frames a segment at most.")] = None,
+    silence: Annotated[float, typer.Option(help="Seconds between segments.", min=0, max=60)] = 0.0,
+    workers: Annotated[int, typer.Option(help="Segments in flight.", min=1)] = 4,
+    on_error: Annotated[OnError, typer.Option(help="skip leaves a gap and says so.")] = "raise",
+    as_json: Json = False,
+) -> None:
+    """Speak a script of many speakers, into one audio file and its captions."""
+    with _client(url, protocol, timeout) as client, Progress(console=console) as bar:
+        segments, voices = load_script(file), dict(map(_speaker_and_voice, voice))
+        task = bar.add_task("speaking", total=len(segments))
+        spoken = write_reel(
+            lambda: synthesize_script(
+                client,
+                segments,
+                voices,
+                max_workers=workers,
+                on_error=on_error,
+                silence_s=silence,
+                progress=lambda *_: bar.advance(task),
+                seed=seed,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+            ),
+            output,
+            captions,
+        )
+    for error in spoken.skipped:
+        console.print(f"[yellow]skipped[/yellow] {escape(error)}", highlight=False, soft_wrap=True)
+    _print(spoken.as_dict() if as_json else str(spoken))
+
+
 @voice_app.command()
 def encode(
     recording: Annotated[Path, typer.Argument(help="Recording of the voice, 5 to 30 s.")],
@@ -140,6 +185,13 @@ def _client(url: str, protocol: Protocol, timeout_s: float = 300.0) -> Iterator[
             soft_wrap=True,
         )
         raise typer.Exit(_EXIT_CODES.get(type(error), 1)) from None
+
+
+def _speaker_and_voice(given: str) -> tuple[str, str]:
+    speaker, _, path = given.partition("=")
+    if not (speaker and path):
+        raise InvalidRequest(f"--voice is {given!r}, expected SPEAKER=VOICE.npz")
+    return speaker, path
 
 
 def _print(result: Mapping[str, object] | str) -> None:

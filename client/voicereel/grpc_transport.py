@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import grpc
+import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
@@ -44,6 +45,7 @@ class GrpcTransport:
         request = _request(model, inputs, timeout_s)
         # No "triton_grpc_error" header: errors would have a status, but tritonserver 2.51 dies of
         # it within some tens of errors.
+        ended = False
         call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
         # Read as fast as it comes: a slow consumer shall hold up neither server nor deadline.
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -55,8 +57,17 @@ class GrpcTransport:
                 if answer.error_message:
                     raise error_for("", answer.error_message)
                 yield _tensors(answer.infer_response)
+            ended = True
         finally:
             call.cancel()  # does nothing to a call that has ended
+            if not ended:
+                self._take_back(request)
+
+    def _take_back(self, request: Any) -> None:
+        """Free the server's slot: Triton does not tell its models that a caller has left."""
+        token = request.parameters["cancel_token"].string_param
+        cancel = _request("fish_cancel", {"cancel_token": np.array([[token.encode()]], np.object_)})
+        self._stub.ModelInfer.future(cancel, timeout=5)
 
     def is_ready(self, model: str | None, timeout_s: float) -> bool:
         try:
@@ -83,9 +94,11 @@ def _read(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
         arrived.put(None)
 
 
-def _request(model: str, inputs: Tensors, timeout_s: float) -> Any:
+def _request(model: str, inputs: Tensors, timeout_s: float = 0) -> Any:
     request = _pb.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
-    request.parameters["timeout"].int64_param = int(timeout_s * 1e6)  # in queues, us
+    if timeout_s:  # us, in queues and while generating
+        request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
+        request.parameters["cancel_token"].string_param = uuid.uuid4().hex
     for name, array in inputs.items():
         datatype = np_to_triton_dtype(array.dtype)
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)

@@ -1,4 +1,4 @@
-"""Speech into an audio file, timed: what `voicereel say` does."""
+"""Speech into an audio file, timed: what `voicereel say` and `voicereel script` do."""
 
 import itertools
 import time
@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from voicereel.audio import Audio, AudioChunk, AudioWriter
+from voicereel.audio import Audio, AudioChunk, AudioWriter, check_suffix
+from voicereel.captions import check_captions_suffix, save_captions
 from voicereel.errors import VoiceReelError
+from voicereel.reel_pieces import Reel
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,23 @@ class Spoken:
             f"{self.file}: {self.audio_s:.2f} s of audio in {self.wall_s:.2f} s "
             f"(RTF {self.rtf:.2f}){first}"
         )
+
+
+@dataclass(frozen=True)
+class SpokenScript(Spoken):
+    """What the synthesis of a script came to.
+
+    Attributes:
+        captions: Where they lie, if anywhere.
+        segments: How many there are.
+        speakers: How many say them.
+        skipped: Why segments are missing from the audio, each naming one.
+    """
+
+    captions: str | None
+    segments: int
+    speakers: int
+    skipped: list[str]
 
 
 def write_whole(synthesize: Callable[[], Audio], output: Path) -> Spoken:
@@ -86,3 +105,32 @@ def write_streamed(
             held = f"{output} holds the first {samples / rate_hz:.2f} s only"
             raise type(error)(f"{error}\n{held}") from None
     return Spoken(str(output), samples / rate_hz, wall_s, ttfa_s, rate_hz, chunk.finish_reason)
+
+
+def write_reel(synthesize: Callable[[], Reel], output: Path, captions: Path | None) -> SpokenScript:
+    """Write a script that is spoken, and its captions if there is a name for them.
+
+    Raises:
+        InvalidRequest: Before it is spoken, if files of such names cannot be written.
+    """
+    check_suffix(output)
+    if captions:
+        check_captions_suffix(captions)
+    begin = time.perf_counter()
+    reel = synthesize()
+    wall_s = time.perf_counter() - begin
+    reel.audio.save(output)
+    if captions:
+        save_captions(reel.captions, captions)
+    return SpokenScript(
+        str(output),
+        reel.audio.duration_s,
+        wall_s,
+        None,
+        reel.audio.sample_rate_hz,
+        reel.audio.finish_reason,
+        captions=str(captions) if captions else None,
+        segments=len(reel.captions),
+        speakers=len({caption["speaker"] for caption in reel.captions}),
+        skipped=[caption["error"] for caption in reel.captions if "error" in caption],
+    )

@@ -21,7 +21,7 @@ from engine.request import Request, Sampling
 from engine.settings import settings_from
 from engine.windows import Window
 from ensemble import wire
-from ensemble.cancel import flag_of
+from ensemble.cancel import waiting_file
 from ensemble.contract import OPTIONS
 from ensemble.facts import Facts
 from ensemble.llama_metrics import LlamaMetrics
@@ -87,12 +87,12 @@ class TritonPythonModel:
 
 def _why_over(request, sender) -> Callable[[], str]:
     """What the engine asks once per frame: has the caller left, is his time over?"""
-    flag = flag_of(request.parameters())
+    waiting = waiting_file(request.parameters())
     timeout_us = request.timeout()
     deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else math.inf
 
     def why_over() -> str:
-        if sender.is_cancelled() or (flag is not None and flag.exists()):
+        if sender.is_cancelled() or (waiting is not None and not waiting.exists()):
             return "by the caller"
         return f"its timeout of {timeout_us / 1e6:g} s has passed" * (time.monotonic() > deadline)
 

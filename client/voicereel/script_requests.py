@@ -1,0 +1,123 @@
+"""A script and its speakers -> a request for each segment; what is wrong is found first."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voicereel.errors import InvalidRequest, VoiceReelError
+from voicereel.request import Voice, option_tensors
+from voicereel.script import MAX_SILENCE_S, Script, ScriptLike, parse_script
+from voicereel.voice import VoiceFeatures
+
+_SHOWN = 40  # characters of a text, to find it by
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """A segment, ready to be spoken.
+
+    Attributes:
+        name: Number, speaker and how the text begins, for messages.
+        speaker: Who says it.
+        text: What is said.
+        arguments: Of `Client.synthesize` and `Client.stream`.
+        silence_after_s: Seconds of silence to follow.
+    """
+
+    name: str
+    speaker: str
+    text: str
+    arguments: dict[str, Any]
+    silence_after_s: float
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors raised in it say which segment it was; they stay of their kind."""
+        try:
+            yield
+        except VoiceReelError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
+
+def requests_of(
+    script: ScriptLike,
+    speaker_features: Mapping[str, Voice | None],
+    silence_s: float,
+    timeout_s: float | None,
+    options: Mapping[str, Any],
+) -> list[SegmentRequest]:
+    """What to ask for each segment of a script; see `synthesize_script`.
+
+    Raises:
+        InvalidRequest: If script, speakers or voices are wrong.
+        TypeError: If there is no such option, or its value is of another type.
+        ValueError: If silence_s is no time.
+    """
+    if not (math.isfinite(silence_s) and 0 <= silence_s <= MAX_SILENCE_S):
+        raise ValueError(f"silence_s is {silence_s}, expected 0 to {MAX_SILENCE_S:.0f} seconds")
+    option_tensors(options)
+    segments = parse_script(script)
+    names = _names(segments)
+    voices = _voices(segments, names, speaker_features)
+    requests = []
+    for number, segment in enumerate(segments):
+        silence = segment.silence_after_s
+        if silence is None:  # of the script: between segments, not after the last
+            silence = silence_s if number + 1 < len(segments) else 0.0
+        arguments = {
+            **options,
+            **segment.options,
+            "text": segment.text,
+            "voice": voices[segment.speaker_id],
+            "timeout_s": timeout_s,
+        }
+        requests.append(
+            SegmentRequest(names[number], segment.speaker_id, segment.text, arguments, silence)
+        )
+    return requests
+
+
+def _names(segments: Script) -> list[str]:
+    return [
+        f"segment {number} of {len(segments)} ({segment.speaker_id}: {_beginning(segment.text)!r})"
+        for number, segment in enumerate(segments, start=1)
+    ]
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _voices(
+    segments: Script, names: list[str], speaker_features: Mapping[str, Voice | None]
+) -> dict[str, VoiceFeatures | None]:
+    """The voice of each speaker of the script, each file read once."""
+    for name, segment in zip(names, segments, strict=True):
+        if segment.speaker_id not in speaker_features:
+            known = ", ".join(speaker_features) or "of nobody"
+            raise InvalidRequest(
+                f"{name}: there are no features of speaker {segment.speaker_id!r}, only {known}. "
+                "Give those of every speaker, or mend the name."
+            )
+    speakers = dict.fromkeys(segment.speaker_id for segment in segments)
+    return {speaker: _voice(speaker, speaker_features[speaker]) for speaker in speakers}
+
+
+def _voice(speaker: str, voice: Voice | None) -> VoiceFeatures | None:
+    if voice is None or isinstance(voice, VoiceFeatures):
+        return voice
+    if not isinstance(voice, str | os.PathLike):
+        raise InvalidRequest(
+            f"the features of speaker {speaker!r} are {type(voice).__name__}, expected "
+            "VoiceFeatures or the name of a file of them"
+        )
+    if Path(voice).suffix.lower() != ".npz":
+        raise InvalidRequest(
+            f"the features of speaker {speaker!r} are {voice}, expected a .npz file. Encode a "
+            "recording once: Client.encode_voice, or: voicereel voice encode"
+        )
+    return VoiceFeatures.load(voice)

@@ -1,0 +1,21 @@
+"""fish_cancel: cancel_token -> cancelled, whether the request was still under way."""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ensemble import wire
+from ensemble.cancel import take_back
+
+
+class TritonPythonModel:
+    """Takes a caller's token back; see `ensemble.cancel`."""
+
+    def execute(self, requests: list) -> list:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        try:
+            cancelled = take_back(wire.texts(request, "cancel_token")[0])
+        except Exception as problem:
+            return wire.error("fish_cancel", problem)
+        return pb_utils.InferenceResponse([wire.tensor("cancelled", [cancelled], np.bool_)])
