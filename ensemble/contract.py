@@ -132,9 +132,6 @@ MODELS = {
     "fish_cancel": Model(
         (Tensor("cancel_token", "BYTES", (1,)),), (Tensor("cancelled", "BOOL", (1,)),)
     ),
-    # The ensembles' chunks may come in any order and padded; the front doors put that right.
-    "fish_tts_ensemble": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
-    "fish_clone_ensemble": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
     "fish_tts_stream": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
     "fish_clone_stream": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
     "fish_tts": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),

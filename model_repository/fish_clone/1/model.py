@@ -1,10 +1,10 @@
-"""fish_clone: fish_clone_ensemble, answered once with the whole waveform."""
+"""fish_clone: fish_clone_stream, answered once with the whole waveform."""
 
-from ensemble.front_door import UnaryFrontDoor
+from ensemble.front_door import FrontDoor
 
 
-class TritonPythonModel(UnaryFrontDoor):
-    """Inputs as fish_clone_ensemble; audio FP32 (samples,), finish_reason, sample_rate."""
+class TritonPythonModel(FrontDoor):
+    """Inputs as fish_clone_stream; audio FP32 (samples,), finish_reason, sample_rate."""
 
     name = "fish_clone"
-    ensemble = "fish_clone_ensemble"
+    stream_model = "fish_clone_stream"

@@ -6,10 +6,8 @@ is closed with FINAL exactly once, after the last window or after an error.
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
-import math
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from engine.request import Request, Sampling
 from engine.settings import settings_from
 from engine.windows import Window
 from ensemble import wire
-from ensemble.cancel import waiting_file
+from ensemble.cancel import CancelToken
 from ensemble.contract import OPTIONS
 from ensemble.facts import Facts
 from ensemble.llama_metrics import LlamaMetrics
@@ -48,10 +46,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> None:
         for request in requests:
-            sender = request.get_response_sender()
-            stream = Stream(sender, self.facts, self.metrics)
+            stream = Stream(request, self.facts, self.metrics)
             try:
-                self.engine.submit(self._parsed(request, stream, _why_over(request, sender)))
+                stream.token = CancelToken(request.parameters())
+                self.engine.submit(self._parsed(request, stream))
             except Exception as problem:
                 stream.fail(problem)
 
@@ -62,7 +60,7 @@ class TritonPythonModel:
     def _run(self) -> None:
         self.engine.run(after_step=lambda: self.metrics.publish(self.engine))
 
-    def _parsed(self, request, stream: Stream, why_over: Callable[[], str]) -> Request:
+    def _parsed(self, request, stream: Stream) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
         options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
         prompt = wire.required(request, "prompt")
@@ -72,7 +70,7 @@ class TritonPythonModel:
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
         return Request(
-            prompt, Sampling(**options), stream.send, stream.fail, why_over, prefix_length
+            prompt, Sampling(**options), stream.send, stream.fail, stream.why_over, prefix_length
         )
 
     def _check(self, prompt: np.ndarray) -> None:
@@ -85,26 +83,22 @@ class TritonPythonModel:
             raise ValueError("prompt holds a token or code that the checkpoint does not have")
 
 
-def _why_over(request, sender) -> Callable[[], str]:
-    """What the engine asks once per frame: has the caller left, is his time over?"""
-    waiting = waiting_file(request.parameters())
-    timeout_us = request.timeout()
-    deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else math.inf
-
-    def why_over() -> str:
-        if sender.is_cancelled() or (waiting is not None and not waiting.exists()):
-            return "by the caller"
-        return f"its timeout of {timeout_us / 1e6:g} s has passed" * (time.monotonic() > deadline)
-
-    return why_over
-
-
 class Stream:
     """The way back to one caller. Called from the engine's thread, but for an early `fail`."""
 
-    def __init__(self, sender, facts: Facts, metrics: LlamaMetrics) -> None:
-        self.sender, self.facts, self.metrics = sender, facts, metrics
+    def __init__(self, request, facts: Facts, metrics: LlamaMetrics) -> None:
+        self.sender, self.facts, self.metrics = request.get_response_sender(), facts, metrics
+        self.token: CancelToken | None = None
         self.begin = time.monotonic()
+        self.timeout_s = request.timeout() / 1e6
+
+    def why_over(self) -> str:
+        """What the engine asks once per frame: has the caller left, is his time over?"""
+        if self.sender.is_cancelled() or (self.token is not None and self.token.taken_back):
+            return "by the caller"
+        if self.timeout_s and time.monotonic() - self.begin > self.timeout_s:
+            return f"its timeout of {self.timeout_s:g} s has passed"
+        return ""
 
     def send(self, window: Window) -> None:
         is_last = bool(window.finish_reason)
@@ -133,5 +127,7 @@ class Stream:
         self._send(wire.error("fish_llama", problem, code), final=True)
 
     def _send(self, response: pb_utils.InferenceResponse, final: bool) -> None:
+        if final and self.token is not None:
+            self.token.end()
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
         self.sender.send(response, flags=flags)

@@ -1,10 +1,10 @@
-"""fish_tts: fish_tts_ensemble, answered once with the whole waveform."""
+"""fish_tts: fish_tts_stream, answered once with the whole waveform."""
 
-from ensemble.front_door import UnaryFrontDoor
+from ensemble.front_door import FrontDoor
 
 
-class TritonPythonModel(UnaryFrontDoor):
-    """Inputs as fish_tts_ensemble; audio FP32 (samples,), finish_reason, sample_rate."""
+class TritonPythonModel(FrontDoor):
+    """Inputs as fish_tts_stream; audio FP32 (samples,), finish_reason, sample_rate."""
 
     name = "fish_tts"
-    ensemble = "fish_tts_ensemble"
+    stream_model = "fish_tts_stream"
