@@ -4,28 +4,22 @@ Everything is made when missing or outdated: a checkpoint, its export, then out/
 The last line on stdout is one JSON object; all else goes to stderr.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 import voicereel.captions
 from ensemble.demo_plot import plot
 from ensemble.launch import LaunchError, Server
+from ensemble.prepared import ROOT, console, prepared
 from voicereel import Audio, Client, ReelPiece, VoiceReelError, stream_script
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT, VOICES = ROOT / "out", ROOT / "assets" / "voices"
-CHECKPOINT, REPOSITORY = ROOT / "checkpoints" / "tiny", ROOT / "build" / "demo-repository"
-STAMP = ROOT / "build" / "demo-repository.stamp"  # hash of what the repository was made with
-SOURCES = ("ensemble", "export", "model_repository")
 IN_FLIGHT = 4  # lines at a time
 # Random weights end a line when they please: 4 s at most. A trained voice ends it when it is said.
 MAX_FRAMES = 86
@@ -42,8 +36,6 @@ SCRIPT = (
     ("Alice", "Then let us give it something longer to say."),
     ("Bob", "All right. Once upon a time, there was a very small model."),
 )
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -76,10 +68,10 @@ class Caption:
 def main() -> None:
     """Make the demo; exits with 1 and a message if it cannot."""
     try:
-        prepare()
+        _, repository = prepared("tiny", "tiny")
         with (
             console.status("serving"),
-            Server(REPOSITORY) as server,
+            Server(repository) as server,
             Client(server.grpc_url, timeout_s=120) as client,
         ):
             lines, wall_s = speak(client)
@@ -93,32 +85,6 @@ def main() -> None:
         style="yellow",
     )
     print(json.dumps(result))
-
-
-def prepare() -> None:
-    """Make the checkpoint and the repository that are missing or older than the sources."""
-    if not CHECKPOINT.is_dir():
-        _export("make-checkpoint", "tiny", "--out", CHECKPOINT, "--seed", "0")
-    wanted = _hash_of_sources()
-    if STAMP.is_file() and REPOSITORY.is_dir() and STAMP.read_text() == wanted:
-        return
-    STAMP.unlink(missing_ok=True)
-    _export("run", CHECKPOINT, "--repository", REPOSITORY)
-    STAMP.write_text(wanted)
-
-
-def _export(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "export", *map(str, arguments)]
-    console.print("+", *command[1:])
-    subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)
-
-
-def _hash_of_sources() -> str:
-    digest = hashlib.sha256()
-    paths = (p for folder in SOURCES for p in (ROOT / folder).rglob("*"))
-    for path in sorted(p for p in paths if p.suffix in (".py", ".pbtxt")):
-        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def speak(client: Client) -> tuple[list[Line], float]:

@@ -19,13 +19,16 @@ def make_checkpoint(
     out: Annotated[Path, typer.Option(help="Folder to make")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights")] = 0,
     force: Annotated[bool, typer.Option(help="Replace a folder that holds something")] = False,
+    endless: Annotated[
+        bool, typer.Option(help="Speech that only max_new_tokens ends: for benchmarks")
+    ] = False,
 ) -> None:
     """Write a checkpoint of random weights that the genuine upstream loaders accept."""
     from export.make_checkpoint import make_checkpoint as make
     from export.weights import CheckpointError
 
     try:
-        make(name, out, seed, force)
+        make(name, out, seed, force, endless)
     except CheckpointError as error:
         raise SystemExit(str(error)) from None
 

@@ -138,7 +138,9 @@ PRESETS = {
 }
 
 
-def make_checkpoint(name: str, out: Path, seed: int = 0, force: bool = False) -> None:
+def make_checkpoint(
+    name: str, out: Path, seed: int = 0, force: bool = False, endless: bool = False
+) -> None:
     """Write a checkpoint folder: all of it, or nothing.
 
     Args:
@@ -146,6 +148,7 @@ def make_checkpoint(name: str, out: Path, seed: int = 0, force: bool = False) ->
         out: The folder to make.
         seed: The same seed gives the same weights.
         force: Replace a folder that holds something.
+        endless: Speech that only `max_new_tokens` ends: workloads of a known length.
 
     Raises:
         CheckpointError: If the name is unknown or the folder is not empty.
@@ -158,7 +161,7 @@ def make_checkpoint(name: str, out: Path, seed: int = 0, force: bool = False) ->
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
-        _write(PRESETS[name], unfinished, seed)
+        _write(PRESETS[name], unfinished, seed, endless)
         checkpoint_id = load_checkpoint(unfinished).checkpoint_id
         if out.is_dir():
             shutil.rmtree(out)
@@ -171,7 +174,7 @@ def make_checkpoint(name: str, out: Path, seed: int = 0, force: bool = False) ->
     print(f"{out}: {name}, id {checkpoint_id}, {megabytes:.1f} MB in {seconds:.1f} s")
 
 
-def _write(preset: Preset, folder: Path, seed: int) -> None:
+def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     config = DualARModelArgs(**preset.llama)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", "utf-8")
@@ -193,7 +196,7 @@ def _write(preset: Preset, folder: Path, seed: int) -> None:
             return lambda: progress.advance(task)
 
         step = begin("transformers", len(list(llama.parameters())))
-        weights = random_llama(llama, generator, step)
+        weights = random_llama(llama, generator, step, endless)
         weights = {name: tensor.to(preset.dtype) for name, tensor in weights.items()}
         torch.save(weights, folder / "model.pth")
         step()

@@ -29,11 +29,12 @@ _SPEAKING = 2.0  # what the steering head writes
 _STEERED = 1.25  # what is left of SPEAK after the last norm; the logits below count on it
 _SEMANTIC, _TEXT, _TIRED = 5.0, -30.0, 10.0  # logits
 _ENDS_ONE_IN = 40  # frames, once tired
+_NEVER = 1e12
 _LOOKBACK = 36  # positions over which the steering head's attention falls to 1 / e
 
 
 def random_llama(
-    model: DualARTransformer, generator: torch.Generator, step: Callable[[], None]
+    model: DualARTransformer, generator: torch.Generator, step: Callable[[], None], endless: bool
 ) -> dict[str, Tensor]:
     """Weights for a transformer pair.
 
@@ -41,6 +42,7 @@ def random_llama(
         model: Upstream's class, on the meta device; only names and shapes are read.
         generator: Source of every number.
         step: Called once for each tensor made.
+        endless: Never end speech, so that `max_new_tokens` alone says how long it is.
 
     Returns:
         float32 tensors under the names of upstream's state dict.
@@ -52,7 +54,7 @@ def random_llama(
         step()
     _steer_embeddings(weights, config, model.tokenizer)
     _steer_attention(weights, config)
-    _steer_output(weights, config, model.tokenizer, generator)
+    _steer_output(weights, config, model.tokenizer, generator, endless)
     return weights
 
 
@@ -127,6 +129,7 @@ def _steer_output(
     config: DualARModelArgs,
     tokenizer: FishTokenizer,
     generator: torch.Generator,
+    endless: bool,
 ) -> None:
     """Logits: semantic tokens well above text, the end level with them once tired."""
     tied = config.tie_word_embeddings
@@ -144,7 +147,8 @@ def _steer_output(
         head[:, :_RESERVED] = 0
     strength *= _STEERED
     # As probable as the semantic tokens' mean at upstream's default temperature, 0.8.
-    level = 0.8 * (math.log(config.codebook_size / _ENDS_ONE_IN) + (_SPREAD / 0.8) ** 2 / 2)
+    one_in = _NEVER if endless else _ENDS_ONE_IN
+    level = 0.8 * (math.log(config.codebook_size / one_in) + (_SPREAD / 0.8) ** 2 / 2)
     head[:, SPEAK] = _TEXT / strength
     head[semantic, SPEAK] = _SEMANTIC / strength
     head[end, SPEAK] = (_SEMANTIC + level - _TIRED) / strength

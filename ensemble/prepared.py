@@ -1,0 +1,56 @@
+"""A repository of random weights, made when it is missing or older than the sources.
+
+For the demo and the benchmarks; a real checkpoint is exported once, with `make export`.
+"""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("engine", "ensemble", "export", "model_repository")
+
+console = Console(stderr=True)
+
+
+def prepared(preset: str, name: str, *flags: str) -> tuple[Path, Path]:
+    """Make `checkpoints/NAME` and `build/NAME-repository` if need be.
+
+    Args:
+        preset: Of `python -m export make-checkpoint`.
+        name: What to call both.
+        flags: More for make-checkpoint.
+
+    Returns:
+        Both folders.
+
+    Raises:
+        subprocess.CalledProcessError: If that fails; what went wrong is on stderr.
+    """
+    checkpoint, repository = ROOT / "checkpoints" / name, ROOT / "build" / f"{name}-repository"
+    stamp = repository.with_suffix(".stamp")  # hash of what the repository was made with
+    if not checkpoint.is_dir():
+        _export("make-checkpoint", preset, "--out", checkpoint, "--seed", "0", *flags)
+    wanted = _hash_of_sources()
+    if not (stamp.is_file() and repository.is_dir() and stamp.read_text() == wanted):
+        stamp.unlink(missing_ok=True)
+        _export("run", checkpoint, "--repository", repository)
+        stamp.write_text(wanted)
+    return checkpoint, repository
+
+
+def _export(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    console.print("+", *command[1:])
+    subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)
+
+
+def _hash_of_sources() -> str:
+    digest = hashlib.sha256()
+    paths = (p for folder in SOURCES for p in (ROOT / folder).rglob("*"))
+    for path in sorted(p for p in paths if p.suffix in (".py", ".pbtxt")):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
