@@ -1,0 +1,126 @@
+"""What a server did between two moments: its statistics, its metrics, its processes' use.
+
+before = snapshot(server)
+...
+used = snapshot(server) - before
+"""
+
+import json
+import os
+import re
+import urllib.request
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ensemble.launch import Server
+
+_SAMPLE = re.compile(r"^(?P<name>[a-z_:A-Z0-9]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class ModelStats:
+    """Of one model, all instances together.
+
+    Attributes:
+        inferences: Requests answered, warm-up included.
+        executions: Batches they came in.
+        compute_s: Seconds in the backend, summed over batches.
+        queue_s: Seconds requests waited, summed.
+        cache_hits: Requests answered from Triton's response cache.
+    """
+
+    inferences: int = 0
+    executions: int = 0
+    compute_s: float = 0.0
+    queue_s: float = 0.0
+    cache_hits: int = 0
+
+    @property
+    def mean_batch(self) -> float:
+        """Requests a batch, 0 if there was none."""
+        return self.inferences / self.executions if self.executions else 0.0
+
+    def __sub__(self, other: "ModelStats") -> "ModelStats":
+        return ModelStats(*(a - vars(other)[name] for name, a in vars(self).items()))
+
+
+@dataclass
+class Snapshot:
+    """A moment, or the difference of two.
+
+    Attributes:
+        models: By name.
+        metrics: Prometheus samples by name and labels, as `name{label="value"}`.
+        cpu_s: Processor seconds of the server's processes, by their role.
+        peak_bytes: Largest resident memory of each so far; not subtracted.
+    """
+
+    models: dict[str, ModelStats] = field(default_factory=lambda: defaultdict(ModelStats))
+    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def __sub__(self, other: "Snapshot") -> "Snapshot":
+        return Snapshot(
+            defaultdict(ModelStats, {k: v - other.models[k] for k, v in self.models.items()}),
+            defaultdict(float, {k: v - other.metrics[k] for k, v in self.metrics.items()}),
+            defaultdict(float, {k: v - other.cpu_s[k] for k, v in self.cpu_s.items()}),
+            self.peak_bytes,
+        )
+
+
+def snapshot(server: Server) -> Snapshot:
+    """Ask a running server and the kernel."""
+    found = Snapshot()
+    for model in json.loads(_get(f"http://{server.http_url}/v2/models/stats"))["model_stats"]:
+        times = model["inference_stats"]
+        found.models[model["name"]] = ModelStats(
+            int(model["inference_count"]),
+            int(model["execution_count"]),
+            sum(int(batch["compute_infer"]["ns"]) for batch in model["batch_stats"]) / 1e9,
+            int(times["queue"]["ns"]) / 1e9,
+            int(times["cache_hit"]["count"]),
+        )
+    for line in _get(server.metrics_url).splitlines():
+        if sample := _SAMPLE.match(line):
+            labels = f"{{{sample['labels']}}}" if sample["labels"] else ""
+            found.metrics[sample["name"] + labels] = float(sample["value"])
+    for pid, role in _processes(server.pid):
+        _add_process(found, pid, role)
+    return found
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def _processes(server_pid: int) -> list[tuple[int, str]]:
+    """The server and its stubs, which are in its session: pid, and which model they serve."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(folder.name)
+            if os.getsid(pid) != server_pid:
+                continue
+            arguments = (folder / "cmdline").read_text().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue  # it has just ended
+        model = next((a for a in arguments if a.startswith("fish_")), "")
+        found.append(
+            (pid, re.sub(r"_\d+_\d+$", "", model) or "tritonserver")
+        )  # MODEL_GROUP_INSTANCE
+    return found
+
+
+def _add_process(found: Snapshot, pid: int, role: str) -> None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return
+    found.cpu_s[role] += (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found.peak_bytes[role] = found.peak_bytes.get(role, 0) + 1024 * int(peak[1] if peak else 0)

@@ -1,0 +1,77 @@
+"""The brief's workload: 15 segments of two speakers, 30 s of audio, references of 10 s."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.prepared import ROOT
+from voicereel import Audio, Client, VoiceFeatures
+from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
+
+FRAMES = 43  # of each segment: 15 x 43 x 2048 samples are 30 s; needs a checkpoint without an end
+REFERENCE_S = 10.0
+SPEAKERS = {  # who, and what the recording of that name says
+    "alice": "The river was quiet that morning, and the mist lifted slowly over the fields.",
+    "bob": "Ten minutes later the old train rolled into the station, right on time.",
+}
+TEXTS = (
+    "Good morning, and welcome back to the show.",
+    "Thank you, it is good to be here again.",
+    "Today we want to talk about voices, real and made.",
+    "A subject close to my heart, as you know.",
+    "Tell us, how does a machine learn to speak?",
+    "It listens for a long time, much as we do.",
+    "And then it simply begins to talk?",
+    "Then it guesses, a little better every day.",
+    "That sounds like my first year of piano.",
+    "The neighbours were very patient, I hope.",
+    "They moved away, but they sent a postcard.",
+    "So what will you play for us this morning?",
+    "A short piece that nobody has heard before.",
+    "We are all ears, please go ahead.",
+    "Here it comes, thirty seconds of it.",
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A voice's recording and its words."""
+
+    path: Path
+    words: str
+
+
+def script() -> list[dict[str, str]]:
+    """The segments, as `synthesize_script` takes them."""
+    names = list(SPEAKERS)
+    return [{"speaker_id": names[i % 2], "text": text} for i, text in enumerate(TEXTS)]
+
+
+def recordings(folder: Path, variant: int = 0) -> dict[str, Recording]:
+    """Write references of 10 s: the recordings kept here, repeated.
+
+    Args:
+        folder: Where to.
+        variant: Another one is shorter by as many samples: the same voice, unknown to any cache.
+    """
+    found = {}
+    for name, words in SPEAKERS.items():
+        waveform = read_recording(ROOT / "assets" / "voices" / f"{name}.flac")
+        samples = round(REFERENCE_S * CODEC_SAMPLE_RATE_HZ)
+        repeats = -(-samples // len(waveform))
+        path = folder / f"{name}-{variant}.flac"
+        whole = np.tile(waveform, repeats)[variant:samples]
+        Audio(whole, CODEC_SAMPLE_RATE_HZ, "stop").save(path)
+        found[name] = Recording(path, " ".join([words] * repeats))
+    return found
+
+
+def encoded(client: Client, variant: int = 0) -> dict[str, VoiceFeatures]:
+    """The features of both speakers, made by the server."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            name: client.encode_voice(recording.path, recording.words)
+            for name, recording in recordings(Path(folder), variant).items()
+        }
