@@ -6,11 +6,11 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check export clean
+.PHONY: help setup demo serve test check export bench clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
-	@echo "Variables: VENV=.venv REPOSITORY=model_repository PROFILE=cpu|gpu|gpu_multi CHECKPOINT=DIR"
+	@echo "Variables: VENV=.venv REPOSITORY=model_repository PROFILE=cpu|gpu|gpu_multi CHECKPOINT=DIR QUICK=1 PRECISION=half|int8|full"
 
 setup:  ## virtual environment with the pinned requirements; nothing to do a second time
 	@tools/setup.sh $(VENV)
@@ -33,6 +33,9 @@ check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
 
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
 	$(PYTHON_IN_VENV) -m pytest -m "not gpu and not weights"
+
+bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]
+	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))
 
 clean:  ## remove what was built, not the virtual environment nor exported artefacts
 	rm -rf build out .pytest_cache .ruff_cache .hypothesis

@@ -52,3 +52,9 @@ def read_bytes_per_s() -> float:
     """Memory read rate: summing 512 MiB, best of a few."""
     block = torch.ones(2**27)
     return block.numel() * 4 / median_seconds(block.sum, 5)
+
+
+def matmul_flops_per_s(dtype: torch.dtype, size: int = 2048) -> float:
+    """Of a square matrix product, the median of a few."""
+    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / median_seconds(lambda: a @ b, 5)

@@ -1,8 +1,10 @@
 """Continuous batching: requests join and leave a running batch at every frame."""
 
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -39,6 +41,7 @@ class Engine:
         )  # fmt: skip
         self.frames = 0
         self.steps: Counter[int] = Counter()  # by batch size, rounded up to a power of two
+        self.seconds: dict[str, float] = {}  # by phase; a GPU's show where its results are awaited
         self._wake = threading.Condition()
         self._closed = False
 
@@ -141,10 +144,11 @@ class Engine:
     def _prefill(self, tokens: torch.Tensor, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.llama.device
         lengths, keys, values = self.cache.past(slice(row, row + 1))
-        time = torch.tensor([tokens.shape[2]], device=device)
-        logits, state, keys, values = self.llama.graphs.prefill(
-            tokens.to(device), time, lengths.to(device), keys, values
-        )
+        count = torch.tensor([tokens.shape[2]], device=device)
+        with self._timed("prefill"):
+            logits, state, keys, values = self.llama.graphs.prefill(
+                tokens.to(device), count, lengths.to(device), keys, values
+            )
         self.cache.extend(row, keys[:, 0], values[:, 0])
         return logits[0], state[0]
 
@@ -164,9 +168,10 @@ class Engine:
         """The slow transformer, for rows 0 to count - 1."""
         lengths, keys, values = self.cache.past(slice(0, count))
         columns = self.rows.columns[:count]
-        logits, state, keys, values = self.llama.graphs.decode_step(
-            columns, lengths.to(self.llama.device), keys, values
-        )
+        with self._timed("decode_step"):
+            logits, state, keys, values = self.llama.graphs.decode_step(
+                columns, lengths.to(self.llama.device), keys, values
+            )
         self.cache.append(count, keys, values)
         self.rows.logits[:count], self.rows.state[:count] = logits, state
 
@@ -181,15 +186,17 @@ class Engine:
             [active.noise(need) for active in self.active], llama.slow_choices, books
         )
         options = rows.options[:, :count].unbind()
-        choices = llama.graphs.sample_token(
-            rows.logits[:count], rows.previous_tokens[:count], *options,
-            slow_noise.to(llama.device),
-        )  # fmt: skip
-        tokens = llama.token_of(choices)
-        codes, _ = llama.graphs.fast_loop(
-            rows.state[:count], llama.semantic_code(tokens), rows.previous_codes[:count],
-            *options, fast_noise.to(llama.device),
-        )  # fmt: skip
+        with self._timed("sample"):
+            choices = llama.graphs.sample_token(
+                rows.logits[:count], rows.previous_tokens[:count], *options,
+                slow_noise.to(llama.device),
+            )  # fmt: skip
+            tokens = llama.token_of(choices)
+        with self._timed("fast_loop"):
+            codes, _ = llama.graphs.fast_loop(
+                rows.state[:count], llama.semantic_code(tokens), rows.previous_codes[:count],
+                *options, fast_noise.to(llama.device),
+            )  # fmt: skip
         rows.remember(count, choices, torch.cat([tokens[:, None], codes], dim=1))
         ended = (choices == llama.end_choice).tolist()
         frames = codes.cpu().numpy()
@@ -204,6 +211,12 @@ class Engine:
                     continue
                 active.finish(reason)
             self._retire(row)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
 
     def _retire(self, row: int) -> None:
         """Free a slot; the last row moves into it."""

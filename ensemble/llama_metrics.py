@@ -7,6 +7,7 @@
 | `fish_llama_first_windows_total` | counter | requests in that sum |
 | `fish_llama_frames_total` | counter | frames generated |
 | `fish_llama_steps_total{batch}` | counter | decode steps by requests in them, to powers of two |
+| `fish_llama_seconds_total{phase}` | counter | spent in prefill, decode_step, sample, fast_loop |
 | `fish_llama_prefix_{hits,misses,evictions}_total` | counter | voice-prefix cache |
 | `fish_llama_prefix_bytes`, `fish_llama_kv_bytes` | gauge | memory held |
 | `fish_llama_active_slots`, `fish_llama_waiting_requests` | gauge | now |
@@ -57,6 +58,8 @@ class LlamaMetrics:
         self._raise("fish_llama_prefix_hits_total", prefixes.hits)
         self._raise("fish_llama_prefix_misses_total", prefixes.misses)
         self._raise("fish_llama_prefix_evictions_total", prefixes.evictions)
+        for phase, seconds in engine.seconds.items():
+            self._raise("fish_llama_seconds_total", seconds, "phase", phase)
         for batch, steps in engine.steps.items():
             self._raise("fish_llama_steps_total", steps, "batch", str(batch))
 
