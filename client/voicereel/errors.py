@@ -11,6 +11,10 @@ class InvalidRequest(VoiceReelError):
     """The request cannot be served as it is; sending it again will not help."""
 
 
+class ConfigurationError(VoiceReelError):
+    """This machine is not set up for what was asked; the message says how to mend it."""
+
+
 class ServerUnavailable(VoiceReelError):
     """Nobody answers at the address, or the server does not serve the model (yet)."""
 
