@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -22,7 +23,7 @@ _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Speech, whole.
+    """Speech, whole. Where an array of samples is expected, it is one: `np.asarray(audio)`.
 
     Attributes:
         waveform: float32 (samples,), mono, in [-1, 1].
@@ -37,6 +38,12 @@ class Audio:
     @property
     def duration_s(self) -> float:
         return len(self.waveform) / self.sample_rate_hz
+
+    def __len__(self) -> int:
+        return len(self.waveform)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.waveform, dtype) if copy else np.asarray(self.waveform, dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .wav or .flac (16 bit), .ogg (Vorbis) or .mp3 file.

@@ -73,7 +73,8 @@ def captioned(
                     "as before: are there servers of two checkpoints behind one address?"
                 )
             rate_hz, known = sound.sample_rate_hz, True
-            finish_reason = sound.finish_reason
+            if finish_reason in ("", "stop"):  # a long one is cut off if any part of it is
+                finish_reason = sound.finish_reason
             position += len(sound.waveform)
             yield ReelPiece(number, sound.waveform, rate_hz)
             continue
@@ -81,7 +82,7 @@ def captioned(
         silence = gap + round(request.silence_after_s * rate_hz)
         caption = _caption(request, start / rate_hz, (position + gap) / rate_hz, sound)
         start = position = position + silence
-        finished = "" if sound else finish_reason
+        finished, finish_reason = "" if sound else finish_reason, ""
         yield ReelPiece(number, np.zeros(silence, np.float32), rate_hz, caption, finished, sound)
 
 

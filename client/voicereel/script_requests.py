@@ -24,7 +24,7 @@ class SegmentRequest:
         name: Number, speaker and how the text begins, for messages.
         speaker: Who says it.
         text: What is said.
-        arguments: Of `Client.synthesize` and `Client.stream`.
+        arguments: Of `Client.synthesize` and `Client.stream`, beside the text.
         silence_after_s: Seconds of silence to follow.
     """
 
@@ -71,7 +71,6 @@ def requests_of(
         arguments = {
             **options,
             **segment.options,
-            "text": segment.text,
             "voice": voices[segment.speaker_id],
             "timeout_s": timeout_s,
         }

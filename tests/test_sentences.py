@@ -1,0 +1,62 @@
+"""Long texts in parts: nothing lost, cut where one breathes, short ones left alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voicereel.sentences import LONGEST_PART_BYTES, parts_of
+
+ENGLISH = "Dr. Smith paid 1,000 dollars, i.e. too much. He was late. "
+CHINESE = "今天天气很好。你好吗？他说：“走吧。”然后走了！"
+
+
+def size(text: str) -> int:
+    return len(text.encode())
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("text", ["One. Two. Three.", "x" * LONGEST_PART_BYTES, " a\n\nb "])
+def test_short_texts_stay_as_they_are(text: str) -> None:
+    assert parts_of(text) == [text]
+
+
+@pytest.mark.parametrize("text", [ENGLISH * 20, CHINESE * 20, (ENGLISH + CHINESE) * 10])
+def test_parts_are_whole_sentences_of_about_equal_length(text: str) -> None:
+    parts = parts_of(text)
+    assert squeezed("".join(parts)) == squeezed(text)
+    assert all(part.endswith((".", "。", "！", "”", "？")) for part in parts)
+    assert not any(part.endswith(("Dr.", "i.e.")) for part in parts)
+    assert max(map(size, parts)) <= LONGEST_PART_BYTES
+    assert min(map(size, parts)) > LONGEST_PART_BYTES / 3
+
+
+def test_abbreviations_are_those_of_the_language() -> None:
+    text = "Am 3. Mai kam Frau Müller mit der Bahn nach Hause zurück. " * 10
+    assert all(part.endswith("zurück.") for part in parts_of(text, "de"))
+
+
+def test_a_sentence_that_is_too_long_is_cut_at_clauses_then_at_words() -> None:
+    clauses = "He counted 1,000 sheep, " * 40
+    parts = parts_of(clauses)
+    assert all(part.endswith("sheep,") for part in parts)
+    assert max(map(size, parts)) <= LONGEST_PART_BYTES
+    words = parts_of("word " * 300)
+    assert {len(part) % 5 for part in words} == {4}
+    assert max(map(size, words)) <= LONGEST_PART_BYTES
+
+
+def test_what_has_nothing_to_cut_at_stays_whole() -> None:
+    assert parts_of("x" * 5000) == ["x" * 5000]
+
+
+@given(st.text(max_size=1500))
+def test_nothing_is_lost(text: str) -> None:
+    parts = parts_of(text)
+    if size(text) <= LONGEST_PART_BYTES:
+        assert parts == [text]
+    else:
+        assert squeezed("".join(parts)) == squeezed(text)
+        assert all(part.strip() for part in parts)
