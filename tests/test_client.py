@@ -260,6 +260,8 @@ def test_import_needs_neither_torch_nor_the_server_side() -> None:
 import sys
 sys.modules.update(dict.fromkeys({blocked}))
 import voicereel, voicereel.cli
+from voicereel.fish_speech_optimized import get_optimized_engine
+get_optimized_engine("127.0.0.1:1")
 voicereel.Client("127.0.0.1:1").close()
 voicereel.Client("127.0.0.1:1", "http").close()
 """

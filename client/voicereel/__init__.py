@@ -5,6 +5,7 @@ from voicereel.captions import Caption, save_captions
 from voicereel.client import Client
 from voicereel.errors import (
     Cancelled,
+    ConfigurationError,
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
@@ -31,6 +32,7 @@ __all__ = [
     "Cancelled",
     "Caption",
     "Client",
+    "ConfigurationError",
     "DeadlineExceeded",
     "InvalidRequest",
     "Options",

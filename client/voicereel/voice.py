@@ -63,6 +63,10 @@ class VoiceFeatures:
             self.checkpoint_id,
         )
 
+    def split_codes(self) -> list[np.ndarray]:
+        """Codes of each recording: int64 (codebooks, its frames)."""
+        return np.split(self.codes, np.cumsum(self.frames)[:-1], axis=1)
+
     @property
     def sha256(self) -> str:
         """Hash of everything in it; kept in the file to notice damage."""

@@ -1,0 +1,118 @@
+"""VoiceReel's engine, the same over every speaker: recordings to features, scripts to speech."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import TypeAlias
+
+from typing_extensions import Unpack
+
+from voicereel.errors import InvalidRequest
+from voicereel.performance_optimizer import PerformanceMonitor, meets_target
+from voicereel.reel import ScriptOptions, synthesize_script
+from voicereel.reel_pieces import Reel
+from voicereel.request import Voice
+from voicereel.script import ScriptLike
+from voicereel.settings import Settings
+from voicereel.speaker import Speaker
+from voicereel.voice import VoiceFeatures
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Of `get_optimized_engine()`. Any number of threads may share one.
+
+    Attributes:
+        monitor: Times of its stages so far: "features", "synthesis", "warm-up".
+    """
+
+    def __init__(self, speaker: Speaker, settings: Settings) -> None:
+        self._speaker, self._settings = speaker, settings
+        self.monitor = PerformanceMonitor()
+
+    def extract_speaker_features_fast(
+        self,
+        audio_path: PathLike | Sequence[PathLike],
+        reference_text: str | Sequence[str],
+        use_chunking: bool = True,
+        chunk_size: float = 10,
+    ) -> VoiceFeatures:
+        """Encode a voice, once, for any number of scripts.
+
+        Args:
+            audio_path: A recording of 5 to 30 s, or several of the same voice.
+            reference_text: The words spoken in it, or in each.
+            use_chunking: Whether a recording may be encoded in pieces. It changes nothing: the
+                server encodes every recording in one pass, in memory that grows with its length.
+            chunk_size: Length of the pieces, seconds.
+
+        Raises:
+            InvalidRequest: If recordings and texts do not fit together, or one is unusable.
+        """
+        if use_chunking and chunk_size <= 0:
+            raise InvalidRequest(f"chunk_size is {chunk_size}, expected seconds above 0")
+        paths = [audio_path] if isinstance(audio_path, str | os.PathLike) else list(audio_path)
+        texts = [reference_text] if isinstance(reference_text, str) else list(reference_text)
+        if not paths or len(paths) != len(texts):
+            raise InvalidRequest(
+                f"{len(paths)} recordings and {len(texts)} texts, expected one text for each "
+                "recording: the words spoken in it"
+            )
+        with self.monitor.timed("features"):
+            return reduce(add, map(self._speaker.encode_voice, paths, texts))
+
+    def synthesize_speech_optimized(
+        self,
+        script: ScriptLike,
+        speaker_features: Mapping[str, Voice | None],
+        use_parallel: bool = True,
+        **how: Unpack[ScriptOptions],
+    ) -> Reel:
+        """Speak a script: `audio, captions = ...`.
+
+        Args:
+            script: Segments: `{"speaker_id", "text"}`, see `voicereel.Segment`.
+            speaker_features: The voice of each speaker: features, or the .npz file of some.
+            use_parallel: False: one segment at a time, whatever VOICEREEL_PARALLEL_SYNTHESIS says.
+            **how: See `voicereel.reel.ScriptOptions`; max_workers is VOICEREEL_MAX_WORKERS if
+                left out.
+
+        Returns:
+            The audio, which is an array of float32 samples wherever one is expected and has
+            `sample_rate_hz`, `duration_s` and `save(path)`; and for each segment
+            `{"start", "end", "speaker", "text"}`, times in seconds.
+
+        Raises:
+            VoiceReelError: As `voicereel.synthesize_script` does.
+        """
+        how.setdefault("max_workers", self._settings.max_workers)
+        how.setdefault("parallel", use_parallel and self._settings.parallel_synthesis)
+        self.monitor.start_timer("synthesis")
+        try:
+            reel = synthesize_script(self._speaker, script, speaker_features, **how)
+        finally:
+            wall_s = self.monitor.end_timer("synthesis")
+        audio_s = reel.audio.duration_s
+        rtf = wall_s / audio_s if audio_s else 0.0
+        logger.info(f"Synthesis complete: {audio_s:.1f}s audio in {wall_s:.1f}s (RTF: {rtf:.2f})")
+        if meets_target(audio_s, wall_s):
+            logger.info("Performance target achieved: 30s audio in ≤8s!")
+        return reel
+
+    def _warmup_models(self) -> None:
+        """Speak a few frames, as many segments at once as later: first calls are slow.
+
+        Raises:
+            ServerUnavailable: If there is no server.
+        """
+        workers = self._settings.max_workers if self._settings.parallel_synthesis else 1
+        script = [{"speaker_id": "warm-up", "text": "Hello."}] * workers
+        with self.monitor.timed("warm-up"):
+            synthesize_script(
+                self._speaker, script, {"warm-up": None}, max_workers=workers, max_new_tokens=8
+            )
