@@ -416,9 +416,9 @@ def test_command_refuses_before_the_network(tmp_path: Path, play: list[object]) 
     (tmp_path / "play.txt").write_text("A: hello\nwhat?\n")
     for arguments, message in (
         ([*play, "--captions", "reel.txt"], "expected a name in .srt, .vtt, .json"),
-        ([*play, "--voice", "B"], "--voice is 'B', expected SPEAKER=VOICE.npz"),
+        ([*play, "--voice", "B"], "--voice is 'B', expected SPEAKER=VOICE"),
         ([*play, "-o", "reel.xyz"], "expected a name in .wav"),
-        ([*play[:4], "--voice", "B=b.npz"], "no features of speaker 'A', only B"),
+        ([*play[:4], "--voice", "B=b.npz"], "no voice 'A': it is neither a file nor in"),
         ([play[0], tmp_path / "play.txt", *play[2:]], "play.txt, line 2: got 'what?'"),
     ):
         code, _, err = run(*arguments, "--url", "127.0.0.1:1")
