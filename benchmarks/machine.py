@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -30,8 +31,10 @@ def describe() -> str:
 def commit() -> str:
     """Short hash of what is checked out, with a + if it was changed."""
     command = ["git", "describe", "--always", "--dirty=+"]
+    here = Path(__file__).parent
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

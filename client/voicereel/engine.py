@@ -15,6 +15,7 @@ from voicereel.reel import ScriptOptions, synthesize_script
 from voicereel.reel_pieces import Reel
 from voicereel.request import Voice
 from voicereel.script import ScriptLike
+from voicereel.script_flight import Progress
 from voicereel.settings import Settings
 from voicereel.speaker import Speaker
 from voicereel.voice import VoiceFeatures
@@ -71,6 +72,8 @@ class Engine:
         script: ScriptLike,
         speaker_features: Mapping[str, Voice | None],
         use_parallel: bool = True,
+        *,
+        progress: Progress | None = None,
         **how: Unpack[ScriptOptions],
     ) -> Reel:
         """Speak a script: `audio, captions = ...`.
@@ -79,6 +82,7 @@ class Engine:
             script: Segments: `{"speaker_id", "text"}`, see `voicereel.Segment`.
             speaker_features: The voice of each speaker: features, or the .npz file of some.
             use_parallel: False: one segment at a time, whatever VOICEREEL_PARALLEL_SYNTHESIS says.
+            progress: As of `voicereel.synthesize_script`.
             **how: See `voicereel.reel.ScriptOptions`; max_workers is VOICEREEL_MAX_WORKERS if
                 left out.
 
@@ -94,7 +98,9 @@ class Engine:
         how.setdefault("parallel", use_parallel and self._settings.parallel_synthesis)
         self.monitor.start_timer("synthesis")
         try:
-            reel = synthesize_script(self._speaker, script, speaker_features, **how)
+            reel = synthesize_script(
+                self._speaker, script, speaker_features, progress=progress, **how
+            )
         finally:
             wall_s = self.monitor.end_timer("synthesis")
         audio_s = reel.audio.duration_s
