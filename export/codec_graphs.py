@@ -4,6 +4,9 @@ Source: `DAC.encode`, `DAC.decode` and `DownsampleResidualVectorQuantize` of fis
 `VectorQuantize` of descript-audio-codec 1.0.0.
 """
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -85,6 +88,31 @@ class EncoderGraph(nn.Module):
         return torch.stack(codes, dim=1)[:, :count]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One of the decoder's convolutional layers, and what it needs for the new frames.
+
+    Attributes:
+        layer: Of `codec_layers`.
+        rate: Its inputs per frame.
+        context: Inputs before the first one of the new frames that can be heard in them.
+    """
+
+    layer: Any
+    rate: int
+    context: int
+
+
+def stages(convolutions: Chain) -> Iterator[Stage]:
+    """The layers of a chain, whatever chains are in it, last one first."""
+    layers = list(convolutions.layers())
+    rate, after = math.prod(getattr(layer, "stride", 1) for layer in layers), 0
+    for layer in reversed(layers):
+        rate //= getattr(layer, "stride", 1)
+        after = layer.context(after)
+        yield Stage(layer, rate, after)
+
+
 class DecoderGraph(nn.Module):
     """A window of codes -> the audio of its new frames, equal to decoding everything at once.
 
@@ -92,8 +120,9 @@ class DecoderGraph(nn.Module):
     new_frames int64 (batch, new), the absolute numbers of the last `new` frames; gives audio
     float32 (batch, new * samples_per_frame) in [-1, 1].
 
-    The transformer sees all that it is given and then only the new frames, and the few before
-    them that the convolutions look back on, go on: the convolutions are nearly all of the cost.
+    The transformer sees all that it is given; from there on each layer gets the new frames and
+    what it and the layers after it look back on, no more. The convolutions are nearly all of the
+    cost, and those at high rates, nearly all of theirs, look back on a fraction of a frame.
     """
 
     largest: Tensor
@@ -119,7 +148,8 @@ class DecoderGraph(nn.Module):
             *rebuilt(codec.quantizer.upsample, "quantizer.upsample"),
             *rebuilt(codec.decoder.model, "decoder"),
         )
-        self.context_frames = self.convolutions.context(0)
+        self.stages = list(stages(self.convolutions))[::-1]
+        self.context_frames = self.stages[0].context
         block_size = int(codec.quantizer.post_module.config.block_size)
         self.register_buffer("count", torch.arange(block_size)[None])
 
@@ -136,11 +166,18 @@ class DecoderGraph(nn.Module):
         entries = F.embedding(codes, self.codebooks)  # batch, codebooks, frames, 8
         return self.project(entries.transpose(1, 2).flatten(2)).transpose(1, 2)
 
-    def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
+    def hidden(self, codes: Tensor, new_frames: Tensor) -> Tensor:
+        """What the convolutions are given: float32 (batch, dim, frames), history included."""
         frames, new = codes.shape[2], new_frames.shape[1]
         positions = new_frames[:, :1] - (frames - new) + self.count[:, :frames]
         z = self.latents(codes)
         if isinstance(self.transformer, WindowTransformer):  # a codec may do without
             z = self.transformer(z, positions)
-        audio = self.convolutions(z[:, :, -(new + self.context_frames) :])
-        return audio[:, 0, -(new * self.samples_per_frame) :]
+        return z
+
+    def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
+        new = new_frames.shape[1]
+        x = self.hidden(codes, new_frames)
+        for stage in self.stages:  # at the start of the audio there is less, and slices are short
+            x = stage.layer(x[:, :, -(new * stage.rate + stage.context) :])
+        return x[:, 0, -(new * self.samples_per_frame) :]

@@ -1,13 +1,13 @@
 """The codec's layers, rewritten from the genuine modules so that they export and stream.
 
-Each class takes the genuine module and computes the same numbers, with weight norm folded, no
-mask tables, nothing that freezes the batch or time axis in a trace, and attention in blocks, so
-that memory grows with the length and not with its square.
-
+Each class takes the genuine module and computes the same numbers, with weight norm folded,
+nothing that freezes the batch or time axis in a trace, and attention in blocks, so that memory
+grows with the length and not with its square.
 Source: fish-speech 0.1.0, models/dac/modded_dac.py and rvq.py; descript-audio-codec 1.0.0.
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -133,12 +133,16 @@ class Tanh(nn.Tanh):
 
 
 class Chain(nn.Sequential):
-    """Layers in a row that know together how far to the left they look."""
+    """Layers in a row."""
+
+    def layers(self) -> Iterator[Any]:
+        """Those of chains within it one by one."""
+        for layer in self:
+            yield from layer.layers() if isinstance(layer, Chain) else (layer,)
 
     def context(self, after: int) -> int:
         """Inputs to the left of the first output, given that `after` more outputs are needed."""
-        layers: list[Any] = list(self)
-        for layer in reversed(layers):
+        for layer in reversed(list(self.layers())):
             after = layer.context(after)
         return after
 
@@ -223,7 +227,6 @@ class WindowTransformer(nn.Module):
         self.reach = len(genuine.layers) * (genuine.window_size - 1)  # positions to the left
         # Upstream rounds its table to bfloat16; parity needs the rounded values.
         self.register_buffer("cos_sin", genuine.freqs_cis.detach().float().clone())
-
         self.window = int(genuine.window_size)
         self.register_buffer("count", torch.arange(2 * self.window), persistent=False)
 
