@@ -40,6 +40,10 @@ def run(
     full_vocabulary: Annotated[
         bool, typer.Option(help="Logits for every token, as upstream; slower")
     ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option(help="Also compile the decoder for this CPU", envvar="FISH_SPEECH_COMPILE"),
+    ] = True,
 ) -> None:
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
@@ -49,7 +53,7 @@ def run(
 
     console = Console(stderr=True)
     try:
-        result = export_checkpoint(checkpoint, repository, full_vocabulary, console)
+        result = export_checkpoint(checkpoint, repository, full_vocabulary, console, compile)
     except (CheckpointError, ParityError) as error:
         raise SystemExit(str(error)) from None
     for table in tables(result):

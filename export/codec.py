@@ -1,4 +1,4 @@
-"""The codec stage: fish_encoder and fish_decoder, as ONNX and as TorchScript."""
+"""The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and compiled."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 
 from ensemble.facts import Facts
 from export import parity
+from export.codec_compiled import export_compiled
 from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.parity import Comparison
 from export.write import onnx_graph, torchscript
@@ -49,22 +50,26 @@ def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> li
 
 
 def export_decoder(
-    codec: Any, graph: DecoderGraph, facts: Facts, folder: Path, report: Report
+    codec: Any, graph: DecoderGraph, facts: Facts, folder: Path, report: Report, compiled: bool
 ) -> list[Comparison]:
-    """Likewise with `DAC.decode`; in two windows, which together must equal the whole."""
+    """Likewise with `DAC.decode`; in windows, which together must equal the whole.
+
+    With `compiled` also `model.pt2`, for the CPU of this machine.
+    """
     codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
     example = (codes, torch.arange(8, 12).repeat(2, 1))
     names = ["codes", "new_frames"]
     report("fish_decoder: upstream's audio")
     cases = parity.decoder_cases(codec, facts.codebook_sizes, facts.samples_per_frame)
     files = _write(graph, example, folder, names, ["audio"], DECODER_AXES, report)
-    return [
+    comparisons = [
         Comparison(
             f"fish_decoder/{name}", "audio, max abs",
             parity.worst(run, cases, parity.max_abs), parity.AUDIO_LIMIT,
         )
         for name, run in files
     ]  # fmt: skip
+    return comparisons + (export_compiled(graph, cases, folder, report) if compiled else [])
 
 
 def _write(graph, example, folder, input_names, output_names, axes, report):

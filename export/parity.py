@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 AUDIO_LIMIT = 1e-4  # max abs, of samples in [-1, 1]
+NOISE_LIMIT = 1e-2  # rms of the difference / rms of the audio: 40 dB
 LOGITS_LIMIT = 1e-3  # max abs
 CODES_LIMIT = 0.0  # share that differs
 
@@ -60,6 +61,13 @@ def max_abs(got: Tensor, expected: Tensor) -> float:
     return (got - expected).abs().max().item() if got.numel() else 0.0
 
 
+def noise(got: Tensor, expected: Tensor) -> float:
+    """Rms of the difference over that of what is expected; infinite if the shapes differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    return ((got - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
 def differing(got: Tensor, expected: Tensor) -> float:
     """Share of elements that differ; 1 if the shapes do."""
     return 1.0 if got.shape != expected.shape else (got != expected).float().mean().item()
@@ -98,16 +106,16 @@ def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
 
 @torch.inference_mode()
 def decoder_cases(codec: Any, sizes: tuple[int, ...], frame: int) -> list[Case]:
-    """Two windows, the second with history, of what upstream decodes at once; two batch sizes."""
+    """Windows with and without history of what upstream decodes at once; two batch sizes."""
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(0, n, (2, 13), generator=generator) for n in sizes]
+    rows = [torch.randint(0, n, (2, 23), generator=generator) for n in sizes]
     codes = torch.stack(rows, dim=1)
-    whole = codec.decode(codes, torch.tensor([13, 13]))[0][:, 0]
+    whole = codec.decode(codes, torch.tensor([23, 23]))[0][:, 0]
     return [
-        ((codes[:batch, :, :end], torch.arange(start, end).repeat(batch, 1)),
+        ((codes[:batch, :, :end].contiguous(), torch.arange(start, end).repeat(batch, 1)),
          whole[:batch, start * frame : end * frame])
         for batch in (1, 2)
-        for start, end in ((0, 4), (4, 13))
+        for start, end in ((0, 4), (4, 13), (22, 23))
     ]  # fmt: skip
 
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from ensemble.compiled import FILE_NAME
 from ensemble.facts import Facts
 from export.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 from export.codec import export_decoder, export_encoder
+from export.codec_compiled import compiler_fault
 from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
 from export.llama import export_llama, num_semantic
 from export.parity import Comparison
@@ -45,7 +47,11 @@ class Result:
 
 
 def export_checkpoint(
-    checkpoint_folder: Path, repository: Path, full_vocabulary: bool, console: Console
+    checkpoint_folder: Path,
+    repository: Path,
+    full_vocabulary: bool,
+    console: Console,
+    compiled: bool = False,
 ) -> Result:
     """Export all stages and put them into a repository, or raise and leave it as it was.
 
@@ -55,17 +61,23 @@ def export_checkpoint(
             committed configurations and Python models are copied there.
         full_vocabulary: See `export.llama.sampled_tokens`.
         console: For progress; results are for the caller to print.
+        compiled: Also compile the decoder for this machine's CPU, if it has a C++ compiler.
 
     Raises:
         CheckpointError: If the checkpoint is unusable.
         ParityError: With both numbers of every artefact that differs.
     """
+    if compiled and (fault := compiler_fault()):
+        console.print(f"export: the decoder is not compiled for this CPU: {fault}")
+        compiled = False
     with console.status("checking the checkpoint") as status:
         checkpoint = load_checkpoint(checkpoint_folder)
         repository.mkdir(parents=True, exist_ok=True)
         # Beside the repository: the same file system, and no model to a running server.
         with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".export-") as new:
-            comparisons, seconds = _export_stages(checkpoint, full_vocabulary, Path(new), status)
+            comparisons, seconds = _export_stages(
+                checkpoint, full_vocabulary, Path(new), status, compiled
+            )
             _require_parity(comparisons)
             status.update("putting the artefacts in place")
             if repository.resolve() != TEMPLATE:
@@ -75,7 +87,7 @@ def export_checkpoint(
 
 
 def _export_stages(
-    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status
+    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, compiled: bool
 ) -> tuple[list[Comparison], dict[str, float]]:
     """Write `MODEL/1/...` below a new folder; one stage's weights in memory at a time."""
     seconds: dict[str, float] = {}
@@ -87,7 +99,8 @@ def _export_stages(
     comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report)
     seconds["fish_encoder"] = time.perf_counter() - begin
     begin = time.perf_counter()
-    comparisons += export_decoder(codec, decoder, facts, new / "fish_decoder" / "1", report)
+    folder = new / "fish_decoder" / "1"
+    comparisons += export_decoder(codec, decoder, facts, folder, report, compiled)
     seconds["fish_decoder"] = time.perf_counter() - begin
     del codec, decoder
 
@@ -168,6 +181,7 @@ def _only_committed(folder: str, names: list[str]) -> list[str]:
 def _place(new: Path, repository: Path) -> dict[str, int]:
     """Rename every new file over its predecessor."""
     sizes = {}
+    (repository / "fish_decoder" / "1" / FILE_NAME).unlink(missing_ok=True)  # of other weights
     for source in sorted(p for p in new.rglob("*") if p.is_file()):
         target = repository / source.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)

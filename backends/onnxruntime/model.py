@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
+from backends.compiled import Run, load_compiled
 from backends.native import Arrays, ServedModel, run_batch
 from ensemble.artefact import onnx_differences, onnx_signature
 
@@ -26,12 +27,16 @@ class TritonPythonModel:
     """Serves `<version>/model.onnx`; inputs and outputs are those of the graph, by name.
 
     Config parameters: `intra_op_thread_count`, `inter_op_thread_count` (0: ONNX Runtime
-    chooses) and `execution_mode` (0: sequential, 1: parallel), as in the native backend.
+    chooses) and `execution_mode` (0: sequential, 1: parallel), as in the native backend; and
+    `COMPILED_FILENAME`, of `backends.compiled`.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the graph, and refuse one that is not what config.pbtxt says."""
         self.model = model = ServedModel.from_args(args, "model.onnx")
+        self.run = load_compiled(model, pb_utils.Logger.log_info) or self._load(model)
+
+    def _load(self, model: ServedModel) -> Run:
         self.session = onnxruntime.InferenceSession(
             str(model.artefact), _session_options(model), _providers(model)
         )
@@ -42,11 +47,12 @@ class TritonPythonModel:
                 "Install the CUDA and cuDNN that onnxruntime-gpu asks for, or serve PROFILE=cpu"
             )
         model.refuse(list(onnx_differences(model.signature, onnx_signature(self.session))))
+        return self._run
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one batch, with one run of the graph."""
         arrays = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
-        return [self._response(r) for r in run_batch(self.model, arrays, self._run)]
+        return [self._response(r) for r in run_batch(self.model, arrays, self.run)]
 
     def _run(self, inputs: Arrays) -> Arrays:
         signature = self.model.signature

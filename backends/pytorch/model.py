@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
+from backends.compiled import Run, load_compiled
 from backends.native import NUMPY_DTYPES, Arrays, ServedModel, run_batch
 from ensemble.artefact import forward_arguments, positions, torchscript_differences
 
@@ -17,7 +18,7 @@ class TritonPythonModel:
     Inputs go to the arguments of `forward` by name, else by `NAME__INDEX`, else in the order of
     config.pbtxt; outputs come by `NAME__INDEX`, else in that order. Config parameters, as in the
     native backend: `DISABLE_OPTIMIZED_EXECUTION`, `INFERENCE_MODE`, `INTRA_OP_THREAD_COUNT`,
-    `INTER_OP_THREAD_COUNT` (0: PyTorch chooses).
+    `INTER_OP_THREAD_COUNT` (0: PyTorch chooses); and `COMPILED_FILENAME`, of `backends.compiled`.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
@@ -32,6 +33,9 @@ class TritonPythonModel:
             torch.set_num_threads(threads)
         if threads := model.number("INTER_OP_THREAD_COUNT"):
             torch.set_num_interop_threads(threads)
+        self.run = load_compiled(model, pb_utils.Logger.log_info) or self._load(model)
+
+    def _load(self, model: ServedModel) -> Run:
         self.module = torch.jit.load(str(model.artefact), map_location=self.device).eval()
         model.refuse(list(torchscript_differences(model.signature, self.module)))
         inputs = [t.name for t in model.signature.inputs]
@@ -40,11 +44,12 @@ class TritonPythonModel:
             zip(inputs, positions(inputs, forward_arguments(self.module)), strict=True)
         )
         self.results = dict(zip(outputs, positions(outputs), strict=True))
+        return self._run
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one batch, with one call of the module."""
         arrays = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
-        return [self._response(r) for r in run_batch(self.model, arrays, self._run)]
+        return [self._response(r) for r in run_batch(self.model, arrays, self.run)]
 
     def _run(self, inputs: Arrays) -> Arrays:
         ordered = sorted(inputs, key=self.arguments.__getitem__)

@@ -1,0 +1,61 @@
+"""Packages compiled ahead of time: what they need of a machine, and whether this one has it.
+
+A package is machine code for the CPU that exported it. It is never the only artefact: where it
+does not fit, the same graph is served from `model.pt` or `model.onnx`.
+"""
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+FILE_NAME = "model.pt2"
+PARAMETER = "COMPILED_FILENAME"  # of config.pbtxt; native backends do not know it and pass it over
+_VARIABLE = "FISH_SPEECH_COMPILE"
+# The families of instructions that a compiler may use on the word of `-march=native`.
+_FAMILIES = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "sse4", "vaes", "vpclmul")
+
+
+def wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether FISH_SPEECH_COMPILE allows compiled code; ValueError if it is not a boolean."""
+    text = environment.get(_VARIABLE, "true").strip().lower()
+    if text not in ("true", "1", "false", "0"):
+        raise ValueError(f"{_VARIABLE} is {text!r}, expected true or false.")
+    return text in ("true", "1")
+
+
+def instructions() -> set[str]:
+    """What this CPU has beyond the base set, in Linux's names."""
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        if line.startswith("flags"):
+            return {f for f in line.partition(":")[2].split() if f.startswith(_FAMILIES)}
+    return set()
+
+
+def description(inputs: list[str], precision: str) -> dict[str, str]:
+    """What a package made on this machine says of itself."""
+    return {
+        "inputs": " ".join(inputs),
+        "precision": precision,
+        "torch": version("torch"),
+        "instructions": " ".join(sorted(instructions())),
+    }
+
+
+def unfit(described: Mapping[str, str], inputs: list[str], half: bool) -> str | None:
+    """Why a package cannot be used here, or None.
+
+    Args:
+        described: As `description` made it.
+        inputs: That the model shall take.
+        half: Whether less than float32 is allowed.
+    """
+    if sorted(described.get("inputs", "").split()) != sorted(inputs):
+        return f"it takes {described.get('inputs')!r}, config.pbtxt says {' '.join(inputs)!r}"
+    if described.get("torch") != version("torch"):
+        return f"it was made with torch {described.get('torch')}, this is {version('torch')}"
+    if missing := set(described.get("instructions", "").split()) - instructions():
+        return f"this CPU lacks {', '.join(sorted(missing))}"
+    if described.get("precision") != "float32" and not half:
+        return f"it computes in {described.get('precision')}, and float32 is asked for"
+    return None

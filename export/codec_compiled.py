@@ -1,0 +1,116 @@
+"""fish_decoder compiled ahead of time for this machine's CPU: an AOTInductor package.
+
+Needs a C++ compiler. bfloat16 where the machine multiplies so clearly faster, float32 elsewhere.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from engine.settings import settings_from
+from ensemble import compiled
+from export import parity
+from export.codec_channels_last import ChannelsLastDecoder
+from export.codec_graphs import DecoderGraph
+from export.parity import Case, Comparison
+from export.write import quiet
+
+INPUTS = ["codes", "new_frames"]
+_WORTH = 1.3  # times float32's speed: below that bfloat16 costs accuracy for little
+_SETTINGS = {
+    "freezing": True,  # weights in the order that the convolutions want
+    "cpp.dynamic_threads": True,  # as many as the serving machine has, not this one
+    "aot_inductor.compile_wrapper_opt_level": "O0",  # it only calls; O3 doubles the build
+}
+
+
+def export_compiled(
+    graph: DecoderGraph, cases: list[Case], folder: Path, report: Callable[[str], None]
+) -> list[Comparison]:
+    """Write `model.pt2` and compare it; nothing is written where nothing can be compiled.
+
+    Args:
+        graph: The decoder.
+        cases: Inputs, and upstream's audio.
+        folder: Of the other artefacts.
+        report: Told what goes on.
+    """
+    from torch._inductor import aoti_load_package
+
+    path, comparison = folder / compiled.FILE_NAME, None
+    for dtype in _dtypes():
+        report(f"fish_decoder: compiling in {dtype}")
+        _compile(ChannelsLastDecoder(graph, dtype).eval(), dtype, path)
+        run = parity.script_runner(aoti_load_package(str(path)))
+        name = f"fish_decoder/{path.name}"
+        if dtype == torch.float32:
+            error = parity.worst(run, cases, parity.max_abs)
+            comparison = Comparison(name, "audio, max abs", error, parity.AUDIO_LIMIT)
+        else:
+            error = parity.worst(run, cases, parity.noise)
+            comparison = Comparison(name, "audio, noise / signal", error, parity.NOISE_LIMIT)
+        if comparison.passed:
+            break
+    return [comparison] if comparison else []
+
+
+def compiler_fault() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "there is no C++ compiler (apt-get install g++)"
+    return None
+
+
+def _dtypes() -> list[torch.dtype]:
+    """Best first; the last is exact."""
+    half = settings_from(device="cpu").dtype
+    if half == torch.bfloat16 and _rate(half) > _WORTH * _rate(torch.float32):
+        return [torch.bfloat16, torch.float32]
+    return [torch.float32]
+
+
+def _rate(dtype: torch.dtype) -> float:
+    """Products of matrices as the convolutions have them, per second."""
+    a = torch.randn(2048, 768).to(dtype)
+    b = torch.randn(768, 768).to(dtype)
+    times = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - begin)
+    return 1 / min(times)
+
+
+def _compile(decoder: ChannelsLastDecoder, dtype: torch.dtype, path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    described = compiled.description(INPUTS, str(dtype).removeprefix("torch."))
+    free = Dim.AUTO
+    axes = ({0: free, 1: free, 2: free}, {0: free, 1: free})
+    with quiet(), torch.no_grad(), fresh_cache():
+        program = torch.export.export(decoder, _example(decoder.decoder), dynamic_shapes=axes)
+        aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={**_SETTINGS, "aot_inductor.metadata": described},
+        )
+
+
+def _example(graph: DecoderGraph) -> tuple[Tensor, Tensor]:
+    """Longer than the attention's window, and with a row that is not read (the server's warm-up
+    has many): what is equal here would be taken to be so always.
+    """
+    window = getattr(graph.transformer, "window", 1)
+    frames = min(2 * window + 44, graph.count.shape[1])
+    codes = torch.zeros(2, graph.largest.shape[1] + 1, frames, dtype=torch.int64)
+    return codes, torch.arange(frames - 12, frames).repeat(2, 1)
