@@ -40,7 +40,7 @@ def step_seconds(llama: Llama, batch: int, kv: int, steps: int) -> float:
         engine.step()
     engine.cache.reserve(kv + steps + 8)
     for tensor in (engine.cache.keys, engine.cache.values):
-        tensor.normal_(std=0.1)
+        tensor.fill_(0.1)
     engine.cache.lengths[:] = kv
     times = []
     for _ in range(steps + 2):
@@ -58,15 +58,9 @@ def _raise(error: Exception) -> None:
 
 def bound_seconds(llama: Llama, batch: int, kv: int, rate: float) -> float:
     """Time to read what one step reads, at `rate` bytes per second."""
-    facts, element = llama.facts, torch.finfo(llama.dtype).bits // 8
-    slow = _weights(llama.graphs.slow, ("layers.", "norm.", "head"))
-    fast = _weights(llama.graphs.fast, ("layers.", "norm.", "head")) * (facts.num_codebooks - 1)
+    facts = llama.facts
     kv_values = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * kv * batch
-    return (slow + fast + kv_values) * element / rate
-
-
-def _weights(module: Any, prefixes: tuple[str, ...]) -> int:
-    return sum(p.numel() for n, p in module.named_parameters() if n.startswith(prefixes))
+    return (llama.weight_bytes_per_step + kv_values * llama.dtype.itemsize) / rate
 
 
 class Upstream:

@@ -28,17 +28,13 @@ class Engine:
     """`submit` from any thread; one thread calls `run` (or, in tests, `step`)."""
 
     def __init__(self, llama: Llama, slots: int, max_waiting: int = 256) -> None:
-        facts = llama.facts
         self.llama, self.slots, self.max_waiting = llama, slots, max_waiting
         self.waiting: deque[Request] = deque()
         self.active: list[Active] = []
         self.prefilling: Active | None = None
         self.rows = Rows(llama, slots)
         self.prefixes = PrefixCache()
-        self.cache = KVCache(
-            facts.num_layers, slots, facts.num_kv_heads, facts.head_dim,
-            facts.max_seq_len, like=self.rows.state,
-        )  # fmt: skip
+        self.cache = KVCache(llama.new_cache, slots, llama.facts.max_seq_len)
         self.frames = 0
         self.steps: Counter[int] = Counter()  # by batch size, rounded up to a power of two
         self.seconds: dict[str, float] = {}  # by phase; a GPU's show where its results are awaited
@@ -142,14 +138,12 @@ class Engine:
             self.prefilling = None
 
     def _prefill(self, tokens: torch.Tensor, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.llama.device
-        lengths, keys, values = self.cache.past(slice(row, row + 1))
-        count = torch.tensor([tokens.shape[2]], device=device)
-        with self._timed("prefill"):
-            logits, state, keys, values = self.llama.graphs.prefill(
-                tokens.to(device), count, lengths.to(device), keys, values
-            )
-        self.cache.extend(row, keys[:, 0], values[:, 0])
+        device, time = self.llama.device, tokens.shape[2]
+        lengths, keys, values = self.cache.room(slice(row, row + 1), time)
+        logits, state = self.llama.extend(
+            tokens.to(device), torch.tensor([time], device=device), lengths, keys, values
+        )
+        self.cache.lengths[row] += time
         return logits[0], state[0]
 
     def _admit(self, request: Request, row: int) -> Active:
@@ -166,14 +160,11 @@ class Engine:
 
     def _decode(self, count: int) -> None:
         """The slow transformer, for rows 0 to count - 1."""
-        lengths, keys, values = self.cache.past(slice(0, count))
-        columns = self.rows.columns[:count]
-        with self._timed("decode_step"):
-            logits, state, keys, values = self.llama.graphs.decode_step(
-                columns, lengths.to(self.llama.device), keys, values
-            )
-        self.cache.append(count, keys, values)
-        self.rows.logits[:count], self.rows.state[:count] = logits, state
+        lengths, keys, values = self.cache.room(slice(0, count), 1)
+        self.rows.logits[:count], self.rows.state[:count] = self.llama.extend(
+            self.rows.columns[:count, :, None], torch.ones_like(lengths), lengths, keys, values
+        )
+        self.cache.lengths[:count] += 1
 
     def _sample(self, count: int) -> None:
         """Token, codes, windows; the finished leave."""
@@ -187,13 +178,13 @@ class Engine:
         )
         options = rows.options[:, :count].unbind()
         with self._timed("sample"):
-            choices = llama.graphs.sample_token(
+            choices = llama.sample_token(
                 rows.logits[:count], rows.previous_tokens[:count], *options,
                 slow_noise.to(llama.device),
             )  # fmt: skip
             tokens = llama.token_of(choices)
         with self._timed("fast_loop"):
-            codes, _ = llama.graphs.fast_loop(
+            codes, _ = llama.fast_loop(
                 rows.state[:count], llama.semantic_code(tokens), rows.previous_codes[:count],
                 *options, fast_noise.to(llama.device),
             )  # fmt: skip

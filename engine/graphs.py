@@ -1,153 +1,61 @@
-"""The dual autoregressive transformer as two stateless graphs, with the KV cache as an input.
+"""The dual autoregressive transformer as two graphs, with the KV cache as an input.
 
-Built from the genuine model, traced by `export`, run by `engine.llama`. Dtype and device follow
-the parameters; norms, rotation, softmax and sampling are float32.
+Built from `llama.pt`; traced by `engine.llama`, which runs them, and by `export`, for ONNX. Dtype
+and device follow the weights; norms, rotation, softmax and sampling are float32.
 
 Source: `BaseTransformer.forward_generate`, `DualARTransformer.forward_generate_fast` and
 `decode_one_token_ar`, fish-speech 0.1.0, models/text2semantic.
 """
 
-import copy
 import math
-from typing import Any
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.layers import Layer, Past, RMSNorm
+from engine.linear import MakeLinear
 from engine.sampler import sample
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, in float32."""
-
-    def __init__(self, genuine: Any) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(genuine.weight.detach().clone())
-        self.eps = float(genuine.eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + self.eps)
-        return y.type_as(x) * self.weight
-
-
-def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Rotary embedding over interleaved pairs: x (batch, heads, time, dim),
-    cos_sin float32 (batch or 1, 1, time, dim / 2, 2).
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos_sin[..., 0], cos_sin[..., 1]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).type_as(x)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention of new positions over cached ones and themselves."""
-
-    def __init__(self, genuine: Any) -> None:
-        super().__init__()
-        self.wqkv = copy.deepcopy(genuine.wqkv)
-        self.wo = copy.deepcopy(genuine.wo)
-        self.kv_heads = int(genuine.n_local_heads)
-        self.groups = int(genuine.n_head) // self.kv_heads
-        self.head_dim = int(genuine.head_dim)
-        normed = genuine.attention_qk_norm
-        self.q_norm = RMSNorm(genuine.q_norm) if normed else nn.Identity()
-        self.k_norm = RMSNorm(genuine.k_norm) if normed else nn.Identity()
-
-    def qkv(self, x: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """X (batch, time, dim) -> q (batch, heads, time, d), k and v (batch, kv heads, time, d)."""
-        heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        count = self.groups * self.kv_heads
-        q, k, v = heads.split([count, self.kv_heads, self.kv_heads], dim=1)
-        return rotate(self.q_norm(q), cos_sin), rotate(self.k_norm(k), cos_sin), v
-
-    def forward(
-        self, x: Tensor, cos_sin: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend; the cache is read where it lies and never copied.
-
-        Args:
-            x: (batch, time, dim).
-            cos_sin: float32 (batch or 1, 1, time, d / 2, 2), rotation of the new positions.
-            past: Cached k and v, (batch, kv heads, past, d) each, or None.
-            mask: float32 (batch or 1, 1, 1, time, past + time), 0 or -inf; None: all visible.
-
-        Returns:
-            (batch, time, dim), and the new positions' k and v (batch, kv heads, time, d).
-        """
-        time = x.shape[1]
-        q, k, v = self.qkv(x, cos_sin)
-        # Query heads that share a KV head become rows of one matrix product.
-        q = (q * self.head_dim**-0.5).unflatten(1, (self.kv_heads, self.groups)).flatten(2, 3)
-        scores = q @ k.transpose(2, 3)
-        if past is not None:
-            scores = torch.cat([q @ past[0].transpose(2, 3), scores], dim=-1)
-        scores = scores.float().unflatten(2, (self.groups, time))
-        if mask is not None:
-            scores = scores + mask
-        weights = torch.softmax(scores, dim=-1).type_as(x).flatten(2, 3)
-        if past is None:
-            y = weights @ v
-        else:
-            length = past[1].shape[2]
-            y = weights[..., :length] @ past[1] + weights[..., length:] @ v
-        y = y.unflatten(2, (self.groups, time)).permute(0, 3, 1, 2, 4).flatten(2)
-        return self.wo(y), k, v
-
-
-class Layer(nn.Module):
-    """Pre-norm attention and gated perceptron."""
-
-    def __init__(self, genuine: Any) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(genuine.attention_norm)
-        self.attention = Attention(genuine.attention)
-        self.ffn_norm = RMSNorm(genuine.ffn_norm)
-        self.gate = copy.deepcopy(genuine.feed_forward.w1)
-        self.up = copy.deepcopy(genuine.feed_forward.w3)
-        self.down = copy.deepcopy(genuine.feed_forward.w2)
-
-    def forward(
-        self, x: Tensor, cos_sin: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        attended, k, v = self.attention(self.attention_norm(x), cos_sin, past, mask)
-        x = x + attended
-        y = self.ffn_norm(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y)), k, v
+from engine.weights import LlamaShape, Weights
 
 
 class SlowGraph(nn.Module):
     """New positions of a prompt, or one generated frame, through the slow transformer.
 
-    Only the tokens that can be sampled have logits: `token_ids`, a choice made at export.
+    Only the tokens that can be sampled have logits, a choice made at export.
     """
 
     offset: Tensor
     count: Tensor
     cos_sin: Tensor
 
-    def __init__(self, genuine: Any, token_ids: Tensor) -> None:
+    def __init__(
+        self, shape: LlamaShape, weights: Weights, linear: MakeLinear, exact: MakeLinear
+    ) -> None:
         super().__init__()
-        config, tokenizer = genuine.config, genuine.tokenizer
-        self.semantic_begin = int(tokenizer.semantic_begin_id)
-        self.semantic_end = int(tokenizer.semantic_end_id)
-        scaled = config.scale_codebook_embeddings
-        self.semantic_divisor = math.sqrt(config.num_codebooks + 1) if scaled else 1.0
-        self.embeddings = copy.deepcopy(genuine.embeddings)
-        self.codebook_embeddings = copy.deepcopy(genuine.codebook_embeddings)
-        offset = torch.arange(config.num_codebooks) * config.codebook_size
+        self.semantic_begin, self.semantic_end = shape.semantic_begin, shape.semantic_end
+        scaled = shape.scale_codebook_embeddings
+        self.semantic_divisor = math.sqrt(shape.num_codebooks + 1) if scaled else 1.0
+        self.embeddings = nn.Embedding.from_pretrained(weights["embeddings.weight"])
+        codebooks = weights["codebook_embeddings.weight"]
+        self.codebook_embeddings = nn.Embedding.from_pretrained(codebooks)
+        offset = torch.arange(shape.num_codebooks, device=codebooks.device) * shape.codebook_size
         self.register_buffer("offset", offset[None, :, None])
-        self.layers = nn.ModuleList(Layer(layer) for layer in genuine.layers)
-        self.norm = RMSNorm(genuine.norm)
-        head = genuine.embeddings if config.tie_word_embeddings else genuine.output
-        self.head = nn.Parameter(head.weight.detach()[token_ids].clone())
-        self.to_fast = copy.deepcopy(genuine.fast_project_in)
-        self.register_buffer("count", torch.arange(config.max_seq_len))
+        self.layers = nn.ModuleList(
+            Layer(weights.under(f"layers.{i}"), shape.slow, shape.norm_eps, linear)
+            for i in range(shape.slow.layers)
+        )
+        self.norm = RMSNorm(weights["norm.weight"], shape.norm_eps)
+        head = weights["head.weight"]
+        self.choices = head.shape[0]
+        self.head = exact(head, None)
+        to_fast = weights.find("to_fast.weight")
+        self.to_fast = nn.Identity()
+        if to_fast is not None:
+            self.to_fast = exact(to_fast, weights.find("to_fast.bias"))
         # Upstream rounds its table to bfloat16; parity needs the rounded values.
-        self.register_buffer("cos_sin", genuine.freqs_cis.detach().float())
+        self.register_buffer("cos_sin", weights["cos_sin"].float())
+        self.register_buffer("count", torch.arange(len(self.cos_sin), device=head.device))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """int64 (batch, 1 + codebooks, time) -> (batch, time, dim)."""
@@ -157,13 +65,11 @@ class SlowGraph(nn.Module):
         x = self.embeddings(ids)
         return torch.where(semantic, (x + codes) / self.semantic_divisor, x)
 
-    def mask(self, past_lengths: Tensor, past: int, time: int) -> Tensor:
-        """0 where a new position may look, else -inf: (batch, 1, 1, time, past + time)."""
-        of_past = (self.count[:past] < past_lengths[:, None])[:, None].expand(-1, time, -1)
-        of_new = (self.count[:time] <= self.count[:time, None])[None]
-        of_new = of_new.expand(past_lengths.shape[0], -1, -1)
-        seen = torch.cat([of_past, of_new], dim=-1)
-        return torch.where(seen, 0.0, float("-inf"))[:, None, None]
+    def mask(self, seen: Tensor, x: Tensor) -> Tensor:
+        """Bool (batch, time, positions) -> what `Attention` takes, a row for each of its groups."""
+        mask = torch.where(seen, 0.0, float("-inf")).type_as(x)
+        groups = cast(Layer, self.layers[0]).attention.groups
+        return mask[:, None, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
 
     def forward(
         self,
@@ -173,7 +79,7 @@ class SlowGraph(nn.Module):
         past_keys: Tensor,
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Prefill, from any past.
+        """From any past, which stays as it is: the stateless form, as exported to ONNX.
 
         Args:
             tokens: int64 (batch, 1 + codebooks, time), padded on the right.
@@ -182,23 +88,47 @@ class SlowGraph(nn.Module):
             past_keys, past_values: (layers, batch, kv heads, past, head_dim).
 
         Returns:
-            Logits (batch, token_ids) and the fast transformer's input (batch, fast_dim) at each
+            Logits (batch, choices) and the fast transformer's input (batch, fast_dim) at each
             row's last position; new keys and values (layers, batch, kv heads, time, head_dim).
         """
         time, past = tokens.shape[2], past_keys.shape[3]
-        x = self.embed(tokens)
-        positions = past_lengths[:, None] + self.count[:time]
-        cos_sin = self.cos_sin[positions].float()[:, None]
-        mask = self.mask(past_lengths, past, time)
-        keys, values = [], []
+        of_past = (self.count[:past] < past_lengths[:, None])[:, None].expand(-1, time, -1)
+        of_new = (self.count[:time] <= self.count[:time, None])[None]
+        of_new = of_new.expand(past_lengths.shape[0], -1, -1)
+        x, cos_sin = self.embed(tokens), self.rotation(past_lengths, time)
+        mask = self.mask(torch.cat([of_past, of_new], dim=-1), x)
+        new = []
         for i, layer in enumerate(self.layers):
-            x, k, v = layer(x, cos_sin, (past_keys[i], past_values[i]), mask)
-            keys.append(k)
-            values.append(v)
+            x, present = layer(x, cos_sin, (past_keys[i], past_values[i]), mask)
+            new.append([tensor[:, :, past:] for tensor in present])
+        keys, values = (torch.stack(tensors) for tensors in zip(*new, strict=True))
+        return *self.ends(x, lengths), keys, values
+
+    def extend(
+        self, tokens: Tensor, lengths: Tensor, past_lengths: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, but the new keys and values are written behind the cached ones, in place.
+
+        `keys` and `values` have room for all of `tokens`; what padding writes there is overwritten
+        or hidden later.
+        """
+        positions = past_lengths[:, None] + self.count[: tokens.shape[2]]
+        x, cos_sin = self.embed(tokens), self.rotation(past_lengths, tokens.shape[2])
+        mask = self.mask(self.count[: keys.shape[3]] <= positions[:, :, None], x)
+        places = positions[:, None, :, None]
+        for i, layer in enumerate(self.layers):
+            x, _ = layer(x, cos_sin, (keys[i], values[i]), mask, places)
+        return self.ends(x, lengths)
+
+    def rotation(self, past_lengths: Tensor, time: int) -> Tensor:
+        """float32 (batch, 1, time, head_dim / 2, 2), for positions behind the past."""
+        return self.cos_sin[past_lengths[:, None] + self.count[:time]].float()[:, None]
+
+    def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the fast transformer's input, at each row's last position."""
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
         x = x.gather(1, last)[:, 0]
-        logits = F.linear(self.norm(x), self.head)
-        return logits, self.to_fast(x), torch.stack(keys), torch.stack(values)
+        return self.head(self.norm(x)), self.to_fast(x)
 
 
 class FastGraph(nn.Module):
@@ -207,28 +137,32 @@ class FastGraph(nn.Module):
     cos_sin: Tensor
     causal: Tensor
 
-    def __init__(self, genuine: Any) -> None:
+    def __init__(
+        self, shape: LlamaShape, weights: Weights, linear: MakeLinear, exact: MakeLinear
+    ) -> None:
         super().__init__()
-        config = genuine.config
-        self.codebooks = int(config.num_codebooks)
-        self.embeddings = copy.deepcopy(genuine.fast_embeddings)
-        self.layers = nn.ModuleList(Layer(layer) for layer in genuine.fast_layers)
-        self.norm = RMSNorm(genuine.fast_norm)
-        # Upstream samples residual codes from the first 1024 logits, the codec's codebook size.
-        self.head = nn.Parameter(genuine.fast_output.weight.detach()[:1024].clone())
-        self.register_buffer("cos_sin", genuine.fast_freqs_cis.detach().float()[None, None])
-        self.register_buffer("causal", torch.tensor([[0.0, float("-inf")], [0.0, 0.0]]))
+        self.codebooks = shape.num_codebooks
+        self.embeddings = nn.Embedding.from_pretrained(weights["embeddings.weight"])
+        self.layers = nn.ModuleList(
+            Layer(weights.under(f"layers.{i}"), shape.fast, shape.norm_eps, linear)
+            for i in range(shape.fast.layers)
+        )
+        self.norm = RMSNorm(weights["norm.weight"], shape.norm_eps)
+        head = weights["head.weight"]
+        self.choices = head.shape[0]
+        self.head = exact(head, None)
+        self.register_buffer("cos_sin", weights["cos_sin"].float())
+        causal = torch.tensor([[0.0, float("-inf")], [0.0, 0.0]]).to(head)
+        groups = cast(Layer, self.layers[0]).attention.groups
+        self.register_buffer("causal", causal.repeat(groups, 1)[None, None])
 
-    def advance(self, x: Tensor, begin: int, past: list | None) -> tuple[Tensor, list]:
+    def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """(batch, time, fast_dim) at positions from `begin` on, through all layers."""
-        cos_sin = self.cos_sin[:, :, begin : begin + x.shape[1]]
-        mask = self.causal if past is None else None
+        cos_sin = self.cos_sin[begin : begin + x.shape[1]].float()[None, None]
         present = []
         for i, layer in enumerate(self.layers):
-            x, k, v = layer(x, cos_sin, past and past[i], mask)
-            if past is not None:
-                k, v = torch.cat([past[i][0], k], dim=2), torch.cat([past[i][1], v], dim=2)
-            present.append((k, v))
+            x, kv = layer(x, cos_sin, past[i] if past else None, None if past else self.causal)
+            present.append(kv)
         return x[:, -1], present
 
     def forward(
@@ -254,10 +188,10 @@ class FastGraph(nn.Module):
             codes int64 (batch, codebooks) and logits (batch, codebooks - 1, choices).
         """
         x = torch.stack([state, self.embeddings(semantic)], dim=1)  # positions 0 and 1
-        past, codes, logits = None, [semantic], []
+        past, codes, logits = [], [semantic], []
         for i in range(self.codebooks - 1):
             last, past = self.advance(x, i + 1 if past else 0, past)
-            logits.append(F.linear(self.norm(last), self.head))
+            logits.append(self.head(self.norm(last)))
             code = sample(
                 logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i]
             )
@@ -267,12 +201,17 @@ class FastGraph(nn.Module):
 
 
 class LlamaGraphs(nn.Module):
-    """Both transformers and the sampler, traced into one file with one set of weights."""
+    """Both transformers and the sampler, over one set of weights.
 
-    def __init__(self, genuine: Any, token_ids: Tensor) -> None:
+    `linear` makes the products of the layers; `exact` those of the heads, which lead to a choice.
+    """
+
+    def __init__(
+        self, shape: LlamaShape, weights: Weights, linear: MakeLinear, exact: MakeLinear
+    ) -> None:
         super().__init__()
-        self.slow = SlowGraph(genuine, token_ids)
-        self.fast = FastGraph(genuine)
+        self.slow = SlowGraph(shape, weights.under("slow"), linear, exact)
+        self.fast = FastGraph(shape, weights.under("fast"), linear, exact)
 
     def prefill(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `SlowGraph.forward`."""
@@ -284,6 +223,10 @@ class LlamaGraphs(nn.Module):
         """One frame, int64 (batch, 1 + codebooks); else as `SlowGraph.forward`."""
         one = torch.ones_like(past_lengths)
         return self.slow(columns[:, :, None], one, past_lengths, past_keys, past_values)
+
+    def extend(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SlowGraph.extend`."""
+        return self.slow.extend(*inputs)
 
     def sample_token(self, *inputs: Tensor) -> Tensor:
         """See `sampler.sample`."""

@@ -1,5 +1,7 @@
 """Keys and values of every active request, in rows whose length follows the longest one."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,16 +14,14 @@ class KVCache:
     Rows 0 to n - 1 hold the n active requests, without gaps.
     """
 
-    def __init__(
-        self, layers: int, slots: int, kv_heads: int, head_dim: int, limit: int, like: Tensor
-    ) -> None:
+    def __init__(self, new: Callable[[int, int], Tensor], slots: int, limit: int) -> None:
         """Args:
-        layers, slots, kv_heads, head_dim: Extents.
+        new: Makes zeros for this many rows and positions.
+        slots: Rows.
         limit: Positions that a row may ever need.
-        like: Gives dtype and device.
         """
         self.limit = limit
-        self.keys = like.new_zeros(layers, slots, kv_heads, min(GRAIN, limit), head_dim)
+        self.keys = new(slots, min(GRAIN, limit))
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
 
@@ -30,11 +30,16 @@ class KVCache:
         """Memory held now."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
-    def past(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Lengths, and views of keys and values up to the longest of these rows, in grains."""
+    def room(self, rows: slice, time: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Lengths of these rows, and views of keys and values, in grains, with room for `time`
+        positions more behind the longest of them.
+        """
         lengths = self.lengths[rows]
-        extent = min(_in_grains(int(lengths.max())), self.keys.shape[3])
-        return lengths, self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
+        needed = int(lengths.max()) + time
+        self.reserve(needed)
+        extent = min(_in_grains(needed), self.keys.shape[3])
+        views = self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
+        return lengths.to(self.keys.device), *views
 
     def reserve(self, positions: int) -> None:
         """Make room for rows of that many positions, keeping what is there."""
@@ -60,16 +65,6 @@ class KVCache:
         """Views of one row's keys and values, (layers, kv heads, its length, head_dim) each."""
         length = int(self.lengths[row])
         return self.keys[:, row, :, :length], self.values[:, row, :, :length]
-
-    def append(self, count: int, keys: Tensor, values: Tensor) -> None:
-        """Append one position to rows 0 to count - 1: (layers, count, kv heads, 1, head_dim)."""
-        positions = self.lengths[:count]
-        self.reserve(int(positions.max()) + 1)
-        rows = torch.arange(count)
-        index = (rows.to(self.keys.device), positions.to(self.keys.device))
-        self.keys[:, index[0], :, index[1]] = keys[..., 0, :].transpose(0, 1)
-        self.values[:, index[0], :, index[1]] = values[..., 0, :].transpose(0, 1)
-        self.lengths[:count] += 1
 
     def drop(self, row: int, last: int) -> None:
         """Free a row by moving the last active one into it."""

@@ -1,40 +1,85 @@
 """The exported graphs, loaded, and the numbers that go with each row of a batch."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.graphs import LlamaGraphs
+from engine.linear import linear_for
 from engine.sampler import WINDOW
 from engine.settings import Settings
+from engine.weights import GRAPHS_FILE, Weights, load
 from ensemble.facts import Facts
-
-GRAPHS_FILE = "llama.pt"
 
 
 class Llama:
-    """`llama.pt`: one file, one set of weights, four methods.
+    """`llama.pt`, its weights packed for the device, its graphs traced.
 
-    `prefill`, `decode_step`, `sample_token` and `fast_loop`; see `engine.graphs` for their
-    arguments.
+    `extend`, `sample_token` and `fast_loop`; see `engine.graphs` for their arguments.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         """Raises:
         FileNotFoundError: If nothing has been exported into this folder.
+        ValueError: If an older version has exported it.
         """
-        path = Path(folder) / GRAPHS_FILE
+        shape, tensors = load(Path(folder) / GRAPHS_FILE)
         self.facts = Facts.load(folder)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"fish_llama: {path} is missing. Make it with: make export CHECKPOINT=DIR"
-            )
-        graphs = torch.jit.load(str(path), map_location=settings.device)
-        self.graphs = graphs.to(settings.dtype).eval()
         self.device, self.dtype = settings.device, settings.dtype
-        self.fast_choices = int(self.graphs.fast.head.shape[0])
-        self.slow_choices = int(self.graphs.slow.head.shape[0])
+        weights = Weights(tensors, lambda t: t.to(settings.device, settings.dtype))
+        exact = linear_for(settings.device)
+        linear = linear_for(settings.device, settings.int8)
+        graphs = LlamaGraphs(shape, weights, linear, exact).eval().requires_grad_(False)
+        self.fast_choices, self.slow_choices = graphs.fast.choices, graphs.slow.choices
+        self.fast_dim = graphs.fast.embeddings.weight.shape[1]
+        self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
+        traced = self._traced(graphs)
+        self.extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
+        self.sample_token: Callable[..., Tensor] = traced.sample_token
+        self.fast_loop: Callable[..., tuple[Tensor, Tensor]] = traced.fast_loop
+
+    def new_cache(self, rows: int, positions: int) -> Tensor:
+        """Zeros for keys or values: (layers, rows, kv heads, positions, head_dim)."""
+        facts = self.facts
+        extents = (facts.num_layers, rows, facts.num_kv_heads, positions, facts.head_dim)
+        return torch.zeros(extents, dtype=self.dtype, device=self.device)
+
+    def _weight_bytes(self, tensors: dict[str, Tensor], int8: bool) -> int:
+        """What one step reads of the weights: the fast transformer's once per codebook."""
+        total = 0
+        for name, tensor in tensors.items():
+            part, rest = name.split(".", 1)
+            times = self.facts.num_codebooks - 1 if part == "fast" else 1
+            is_rounded = int8 and rest.startswith("layers.") and tensor.dim() == 2
+            if rest.startswith(("layers.", "norm.", "head.")):
+                total += times * tensor.numel() * (1 if is_rounded else self.dtype.itemsize)
+        return total
+
+    @torch.no_grad()
+    def _traced(self, graphs: LlamaGraphs) -> Any:
+        """With two rows, of different lengths, and a past; no size of these is in the result."""
+        books, device = self.facts.num_codebooks, self.device
+        keys, values = self.new_cache(2, 9), self.new_cache(2, 9)
+        lengths = torch.tensor([3, 2], device=device)
+        tokens = torch.zeros(2, 1 + books, 3, dtype=torch.int64, device=device)
+        ones = torch.ones(2, device=device)
+        logits = torch.zeros(2, self.slow_choices, device=device)
+        previous = torch.full((2, books - 1, WINDOW), -1, device=device)
+        state = torch.zeros(2, self.fast_dim, dtype=self.dtype, device=device)
+        noise = torch.ones(2, books - 1, self.fast_choices, device=device)
+        inputs = {
+            "extend": (tokens, lengths, lengths, keys, values),
+            "sample_token": (logits, previous[:, 0], ones, ones, ones, torch.ones_like(logits)),
+            "fast_loop": (state, lengths, previous, ones, ones, ones, noise),
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's, and that it is deprecated
+            return torch.jit.trace_module(graphs, inputs, check_trace=False)
 
     @property
     def end_choice(self) -> int:
@@ -78,8 +123,7 @@ class Rows:
         self.previous_codes = integers(slots, books - 1, WINDOW)
         self.options = torch.zeros(3, slots, device=device)
         self.logits = torch.zeros(slots, llama.slow_choices, device=device)
-        fast_dim = llama.graphs.fast.embeddings.weight.shape[1]
-        self.state = torch.zeros(slots, fast_dim, device=device, dtype=llama.dtype)
+        self.state = torch.zeros(slots, llama.fast_dim, device=device, dtype=llama.dtype)
 
     def begin(self, row: int, temperature: float, top_p: float, repetition_penalty: float) -> None:
         """Make a row ready for a new request."""

@@ -16,11 +16,13 @@ class Settings:
     device: Where the engine runs.
     dtype: Of its weights, activations and KV cache.
     slots: Requests decoded together, at most.
+    int8: Whether the layers' weights are rounded to 8 bits.
     """
 
     device: torch.device
     dtype: torch.dtype
     slots: int
+    int8: bool = False
 
 
 def settings_from(environment: Mapping[str, str] = os.environ, device: str = "") -> Settings:
@@ -43,19 +45,28 @@ def settings_from(environment: Mapping[str, str] = os.environ, device: str = "")
         )
     default = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device("cpu" if asked == "cpu" else device or default)
-    return Settings(chosen, _dtype(environment, chosen), _slots(environment))
+    dtype, int8 = _precision(environment, chosen)
+    return Settings(chosen, dtype, _slots(environment), int8)
 
 
-def _dtype(environment: Mapping[str, str], device: torch.device) -> torch.dtype:
+def _precision(environment: Mapping[str, str], device: torch.device) -> tuple[torch.dtype, bool]:
+    """Dtype, and whether the weights are 8-bit."""
     precision = environment.get("FISH_SPEECH_PRECISION", "half").strip().lower()
-    if precision not in ("half", "full"):
-        raise ValueError(f"FISH_SPEECH_PRECISION is {precision!r}, expected half or full.")
-    if precision == "full":
-        return torch.float32
+    forced = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in forced:
+        return forced[precision], False
+    if precision not in ("half", "int8"):
+        raise ValueError(
+            f"FISH_SPEECH_PRECISION is {precision!r}, expected half, full, bf16, fp16 or int8."
+        )
+    int8 = precision == "int8"
+    if int8 and (device.type != "cpu" or not torch.cpu._is_vnni_supported()):
+        # Without VNNI, sums of 8-bit products saturate.
+        raise ValueError("FISH_SPEECH_PRECISION is int8, which needs a CPU with AVX-512 VNNI.")
     if device.type == "cuda":
-        return torch.float16
+        return torch.float16, False
     # Without the instructions bfloat16 is emulated, several times slower than float32.
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32, int8
 
 
 def _slots(environment: Mapping[str, str]) -> int:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.graphs import RMSNorm
+from engine.layers import RMSNorm
 
 
 class UnsupportedCodecError(ValueError):
@@ -223,7 +223,7 @@ class WindowTransformer(nn.Module):
         self.layers = nn.ModuleList(
             TransformerLayer(layer, genuine.window_size) for layer in genuine.layers
         )
-        self.norm = RMSNorm(genuine.norm)
+        self.norm = RMSNorm(genuine.norm.weight, genuine.norm.eps)
         self.reach = len(genuine.layers) * (genuine.window_size - 1)  # positions to the left
         # Upstream rounds its table to bfloat16; parity needs the rounded values.
         self.register_buffer("cos_sin", genuine.freqs_cis.detach().float().clone())
@@ -256,9 +256,9 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, genuine: Any, window: int) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(genuine.attention_norm)
+        self.attention_norm = RMSNorm(genuine.attention_norm.weight, genuine.attention_norm.eps)
         self.attention = WindowAttention(genuine.attention, window)
-        self.ffn_norm = RMSNorm(genuine.ffn_norm)
+        self.ffn_norm = RMSNorm(genuine.ffn_norm.weight, genuine.ffn_norm.eps)
         self.gate = copy.deepcopy(genuine.feed_forward.w1)
         self.up = copy.deepcopy(genuine.feed_forward.w3)
         self.down = copy.deepcopy(genuine.feed_forward.w2)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.graphs import LlamaGraphs
-from engine.llama import GRAPHS_FILE
+from engine.linear import Linear, PackedLinear
 from engine.sampler import WINDOW
+from engine.weights import GRAPHS_FILE, BlockShape, LlamaShape, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
 from export.upstream import DualARModelArgs, FishTokenizer
@@ -53,6 +55,55 @@ def sampled_tokens(genuine: Any, full_vocabulary: bool) -> Tensor:
     return torch.cat([semantic, torch.tensor([tokenizer.get_token_id("<|im_end|>")])])
 
 
+def llama_shape(genuine: Any) -> LlamaShape:
+    """What the weights do not say."""
+    config, tokenizer = genuine.config, genuine.tokenizer
+    return LlamaShape(
+        slow=BlockShape(config.n_layer, config.n_local_heads, config.head_dim),
+        fast=BlockShape(config.n_fast_layer, config.fast_n_local_heads, config.fast_head_dim),
+        num_codebooks=config.num_codebooks,
+        codebook_size=config.codebook_size,
+        semantic_begin=int(tokenizer.semantic_begin_id),
+        semantic_end=int(tokenizer.semantic_end_id),
+        scale_codebook_embeddings=bool(config.scale_codebook_embeddings),
+        norm_eps=float(config.norm_eps),
+    )
+
+
+_NAMES = {
+    "feed_forward.w2": "down",
+    "fast_project_in": "to_fast",
+    "fast_embeddings": "embeddings",
+    "fast_layers": "layers",
+    "fast_norm": "norm",
+    "fast_output": "head",
+}
+
+
+def llama_tensors(genuine: Any, token_ids: Tensor) -> dict[str, Tensor]:
+    """Upstream's weights under the names of `engine.graphs`, the heads cut, and the tables."""
+    tensors = {}
+    for name, tensor in genuine.state_dict().items():
+        to_slow = not name.startswith("fast_") or name.startswith("fast_project_in")
+        new = ("slow." if to_slow else "fast.") + name
+        for theirs, ours in _NAMES.items():
+            new = new.replace(theirs, ours)
+        tensors[new] = tensor.detach()
+    for name in [n for n in tensors if n.endswith("feed_forward.w1.weight")]:
+        layer = name.removesuffix("feed_forward.w1.weight")
+        gate, up = tensors.pop(name), tensors.pop(f"{layer}feed_forward.w3.weight")
+        tensors[f"{layer}gate_up.weight"] = torch.cat([gate, up])
+    tensors.pop("slow.output.weight", None)
+    head = genuine.embeddings if genuine.config.tie_word_embeddings else genuine.output
+    tensors["slow.head.weight"] = head.weight.detach()[token_ids]
+    # Upstream samples residual codes from the first 1024 logits, the codec's codebook size.
+    tensors["fast.head.weight"] = tensors["fast.head.weight"][:1024]
+    # Upstream rounds its tables to bfloat16; parity needs the rounded values.
+    tensors["slow.cos_sin"] = genuine.freqs_cis.detach().float()
+    tensors["fast.cos_sin"] = genuine.fast_freqs_cis.detach().float()
+    return tensors
+
+
 def export_llama(
     genuine: Any, full_vocabulary: bool, dtype: torch.dtype, folder: Path, report: Report
 ) -> list[Comparison]:
@@ -67,14 +118,38 @@ def export_llama(
         report: Told what goes on.
     """
     token_ids = sampled_tokens(genuine, full_vocabulary)
-    graphs = LlamaGraphs(genuine, token_ids).eval().requires_grad_(False)
+    shape, weights = llama_shape(genuine), Weights(llama_tensors(genuine, token_ids))
+    graphs = LlamaGraphs(shape, weights, Linear, Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
     report("fish_llama: TorchScript")
-    runs = _write_torchscript(graphs, folder / GRAPHS_FILE, dtype)
-    found = _compared(GRAPHS_FILE, runs, genuine, token_ids)
+    path = folder / GRAPHS_FILE
+    found = _compared(
+        GRAPHS_FILE, _write_torchscript(graphs, shape, path, dtype), genuine, token_ids
+    )
+    found += _compared(f"{GRAPHS_FILE}, packed", packed_runs(path), genuine, token_ids)
     report("fish_llama: ONNX")
     runs = _write_onnx(graphs, folder / "onnx")
     return found + _compared("onnx", runs, genuine, token_ids)
+
+
+def packed_runs(path: Path) -> LlamaRuns:
+    """The file as the engine runs it on a CPU, in float32, behind the stateless interface."""
+    shape, tensors = load(path)
+    weights = Weights(tensors, Tensor.float)
+    graphs = LlamaGraphs(shape, weights, PackedLinear, PackedLinear)
+
+    def prefill(
+        tokens: Tensor, lengths: Tensor, past_lengths: Tensor, *past: Tensor
+    ) -> tuple[Tensor, ...]:
+        keys, values = (F.pad(t, (0, 0, 0, tokens.shape[2])) for t in past)
+        ends = graphs.extend(tokens, lengths, past_lengths, keys, values)
+        begin = past[0].shape[3]
+        return *ends, keys[:, :, :, begin:], values[:, :, :, begin:]
+
+    def decode_step(columns: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        return prefill(columns[:, :, None], torch.ones_like(rest[0]), *rest)
+
+    return LlamaRuns(prefill, decode_step, graphs.fast_loop)
 
 
 def _compared(name: str, runs: LlamaRuns, genuine: Any, token_ids: Tensor) -> list[Comparison]:
@@ -89,24 +164,24 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
     """Inputs to trace with: two rows, of different lengths, with a past."""
     slow, fast = graphs.slow, graphs.fast
     attention: Any = slow.layers[0].attention
-    books, choices = fast.codebooks, fast.head.shape[0]
+    books = fast.codebooks
     tokens = torch.zeros(2, 1 + books, 3, dtype=torch.int64)
     past = torch.zeros(len(slow.layers), 2, attention.kv_heads, 4, attention.head_dim)
     lengths = torch.tensor([3, 2])
     state = torch.zeros(2, fast.embeddings.weight.shape[1])
-    previous = torch.full((2, books, WINDOW), -1)
+    previous = torch.full((2, books - 1, WINDOW), -1)
     ones = torch.ones(2)
-    logits = torch.zeros(2, slow.head.shape[0])
-    noise = torch.ones(2, books - 1, choices)
+    noise = torch.ones(2, books - 1, fast.choices)
     return {
         "prefill": (tokens, lengths, lengths, past, past),
         "decode_step": (tokens[:, :, 0], lengths, past, past),
-        "sample_token": (logits, previous[:, 0], ones, ones, ones, torch.ones_like(logits)),
-        "fast_loop": (state, lengths, previous[:, 1:], ones, ones, ones, noise),
+        "fast_loop": (state, lengths, previous, ones, ones, ones, noise),
     }
 
 
-def _write_torchscript(graphs: LlamaGraphs, path: Path, dtype: torch.dtype) -> LlamaRuns:
+def _write_torchscript(
+    graphs: LlamaGraphs, shape: LlamaShape, path: Path, dtype: torch.dtype
+) -> LlamaRuns:
     """Traced in bfloat16: a trace in float32 would forget every conversion to float32."""
     half = copy.deepcopy(graphs).bfloat16()
     inputs = {
@@ -115,7 +190,7 @@ def _write_torchscript(graphs: LlamaGraphs, path: Path, dtype: torch.dtype) -> L
     }
     traced = torchscript(half, inputs).to(dtype)
     traced.load_state_dict(graphs.state_dict())  # the weights themselves were not to be rounded
-    traced.save(str(path))
+    traced.save(str(path), _extra_files=shape.files())
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
     return LlamaRuns(*map(parity.script_runner, methods))

@@ -1,0 +1,89 @@
+"""Matrix products with constant weights, in the form that the device reads fastest.
+
+Packed, they are bit for bit the same for every number of rows on the machines tried (`Llama`
+looks at load): a request's result must not depend on who shares its batch.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS_HINT = 16  # oneDNN packs for this many rows; the layout serves every other number as well
+MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
+
+# A trace cannot take the empty lists of these calls (torch 2.13); a script can.
+_SCRIPT = torch.jit.CompilationUnit("""
+def packed(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+def int8(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    return torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, 128, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], "")
+""")
+
+
+class Linear(nn.Module):
+    """As torch does it, for GPUs and exports."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """Weights reordered once for oneDNN's kernels; for CPUs."""
+
+    packed: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bias = bias
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        self.register_buffer("packed", reorder(weight, ROWS_HINT), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _SCRIPT.packed(x, self.packed, self.bias)
+
+
+class Int8Linear(nn.Module):
+    """8-bit weights, scaled per output, times 8-bit activations, scaled per row; for CPUs.
+
+    The sums are integers, so exact. One scale for all rows, as `quantized::linear_dynamic` takes
+    it, would let a request's neighbours change its result.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weight = weight.float()
+        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        pack = torch.ops.onednn.qlinear_prepack
+        self.register_buffer("packed", pack(rounded, None), persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("zero", torch.zeros_like(scale, dtype=torch.int64), persistent=False)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        scale = y.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
+        # oneDNN's fast kernels take unsigned activations: 128 stands for zero.
+        rounded = (y / scale).round().add(128).to(torch.uint8)
+        y = _SCRIPT.int8(rounded, self.packed, self.scale, self.zero) * scale
+        return (y if self.bias is None else y + self.bias).type_as(x)
+
+
+def linear_for(device: torch.device, int8: bool = False) -> MakeLinear:
+    """The class that is fastest there."""
+    if device.type != "cpu":
+        return Linear
+    return Int8Linear if int8 else PackedLinear
