@@ -1,0 +1,176 @@
+"""`make load`: the real perf_analyzer against a real server, from one caller to many.
+
+Writes a report with plots. The last line on stdout is one JSON object; all else goes to stderr.
+"""
+
+import csv
+import dataclasses
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks import load_report, load_rows, machine, perf_analyzer
+from benchmarks.load_sweep import Plan, Row, Sweep
+from ensemble import demo
+from ensemble.facts import Facts
+from ensemble.launch import LaunchError, Server
+from voicereel import Client, VoiceFeatures, VoiceReelError
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = Plan(concurrencies=(1, 4), shares=(0.8,), seconds=2, minutes=1)
+
+console = Console(stderr=True)
+
+
+def main(
+    repository: Annotated[Path | None, typer.Option(help="Left out: the demo's.")] = None,
+    out: Annotated[Path, typer.Option(help="For raw results.")] = ROOT / "out" / "load",
+    report: Annotated[Path | None, typer.Option(help="Folder for report.md.")] = None,
+    concurrencies: Annotated[str, typer.Option(help="Closed loops.")] = "",
+    shares: Annotated[str, typer.Option(help="Open loops: shares of the capacity.")] = "",
+    max_frames: Annotated[int, typer.Option(help="Longest answer, 2048 samples each.")] = 43,
+    seconds: Annotated[float, typer.Option(help="Aim for one load.")] = Plan.seconds,
+    minutes: Annotated[float, typer.Option(help="Limit for all loads.")] = Plan.minutes,
+    quick: Annotated[bool, typer.Option(help="Six small loads, within a minute.")] = False,
+    resume: Annotated[bool, typer.Option(help="Keep the loads that OUT has already.")] = False,
+) -> None:
+    """Sweep concurrency and rate on both front doors, and write the report."""
+    plan = Plan(seconds=seconds, minutes=minutes) if not quick else QUICK
+    if concurrencies:
+        plan = dataclasses.replace(plan, concurrencies=tuple(map(int, concurrencies.split(","))))
+    if shares:
+        plan = dataclasses.replace(plan, shares=tuple(map(float, shares.split(","))))
+    report = report or (out if quick else ROOT / "benchmarks")
+    try:
+        if repository is None:
+            demo.prepare()
+        result = sweep(repository or demo.REPOSITORY, out, report, plan, max_frames, resume)
+    except (LaunchError, VoiceReelError, perf_analyzer.PerfAnalyzerError, OSError) as error:
+        console.print(f"[red]load:[/red] {error}", highlight=False)
+        raise typer.Exit(1) from None
+    print(json.dumps(result))
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+def sweep(
+    repository: Path, out: Path, report: Path, plan: Plan, max_frames: int, resume: bool
+) -> dict[str, Any]:
+    """Make all loads, write rows and report; returns what the last line on stdout says."""
+    facts = Facts.load(repository / "fish_llama" / "1")
+    key = {
+        "commit": machine.commit(),
+        "checkpoint_id": facts.checkpoint_id,
+        "layers": facts.num_layers,
+        "codebooks": facts.num_codebooks,
+        "max_frames": max_frames,
+    }
+    begin_in(out, key | dataclasses.asdict(plan), resume)
+    analyzer = perf_analyzer.find(out / "libraries")
+    begin, table = time.monotonic(), []
+    with console.status("serving"):
+        server = Server(repository, log_path=out / "server.log")
+        server.start()
+    try:
+        voices = encoded_voices(server)
+        count = load_rows.write_rows(out / "rows.json", voices, max_frames)
+        warm = functools.partial(warm_up, server, voices, max_frames)
+        runs = Sweep(server, warm, analyzer, out / "rows.json", out, plan, console)
+        for row in runs.run(warm()):
+            table.append(row)
+            console.print(told(row), highlight=False, soft_wrap=True)
+    finally:
+        server.stop()
+    facts_of_run = key | {
+        "command": "python -m benchmarks.load " + " ".join(sys.argv[1:]),
+        "perf_analyzer": [runs.commands[i] for i in (0, -1)] if runs.commands else [],
+        "machine": machine.describe(),
+        "date": time.strftime("%Y-%m-%d"),
+        "texts": count,
+        "voices": len(voices),
+        "minutes": (time.monotonic() - begin) / 60,
+    }
+    write_csv(report / load_report.FOLDER / "load.csv", table)
+    load_report.write(report, facts_of_run)
+    return summary(table, facts_of_run, report)
+
+
+def begin_in(out: Path, key: dict[str, Any], resume: bool) -> None:
+    """Make the folder; results of another commit, checkpoint or plan do not stay there."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, wanted = out / "key.json", json.dumps(key)
+    if not (resume and path.exists() and path.read_text() == wanted):
+        for row in out.glob("*.row.json"):
+            row.unlink()
+    path.write_text(wanted)
+
+
+def encoded_voices(server: Server) -> dict[str, VoiceFeatures | None]:
+    """The demo's two speakers, and the checkpoint's own voice."""
+    with Client(server.grpc_url) as client:
+        named = {
+            name: client.encode_voice(demo.VOICES / f"{name.lower()}.flac", words)
+            for name, words in demo.WORDS.items()
+        }
+    return {**named, "own": None}
+
+
+def warm_up(server: Server, voices: dict[str, VoiceFeatures | None], max_frames: int) -> float:
+    """First calls are slow and are not measured; returns requests a second, one at a time."""
+    with Client(server.grpc_url) as client, console.status("warming up"):
+        for _ in range(2):
+            begin = time.monotonic()
+            for voice in voices.values():
+                client.synthesize(demo.SCRIPT[0][1], voice, seed=0, max_new_tokens=max_frames)
+        return len(voices) / (time.monotonic() - begin)
+
+
+def told(row: Row) -> str:
+    """One line for whoever waits."""
+    kind = "closed" if row["closed"] else "open"
+    if row["error"]:
+        return f"{row['model']} {kind} {row['level']:g}: [red]{row['error']}[/red]"
+    return (
+        f"{row['model']} {kind} {row['level']:g}: {row['answers']} answers, RTF {row['rtf']:.2f}, "
+        f"TTFA {row['ttfa_s_p50']:.2f} / {row['ttfa_s_p95']:.2f} s, "
+        f"batch {row['llama_batch']:.1f}, {row['interrupted']} interrupted"
+    )
+
+
+def write_csv(path: Path, table: list[Row]) -> None:
+    """All columns that any row has; numbers to four digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in table:
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def summary(table: list[Row], facts: dict[str, Any], report: Path) -> dict[str, Any]:
+    """The last line on stdout."""
+    done = [row for row in table if not row["error"]]
+    left_out = [row for row in table if row["error"].startswith("left out")]
+    kept = ("model", "closed", "level", "answers", "rtf", "requests_per_s", "ttfa_s_p50",
+            "ttfa_s_p95", "llama_batch", "decoder_batch", "interrupted")  # fmt: skip
+    return {
+        "loads": [{name: row[name] for name in kept} for row in done],
+        "answers": sum(row["answers"] for row in done),
+        "failed": len(table) - len(done) - len(left_out),
+        "left_out": len(left_out),
+        "best_rtf": min((row["rtf"] for row in done), default=None),
+        "prefix_hits": sum(row["prefix_hits"] for row in done),
+        "report": str(report / "report.md"),
+        **{name: facts[name] for name in ("machine", "commit", "checkpoint_id", "minutes")},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

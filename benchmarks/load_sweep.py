@@ -1,0 +1,129 @@
+"""The loads, one after the other: closed loop at rising concurrency, then open loop by rate."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import load_profile, load_server, processes
+from benchmarks.perf_analyzer import Load, PerfAnalyzer, PerfAnalyzerError
+from ensemble.launch import LaunchError, Server
+
+PATIENCE = 5  # times the expected seconds, before a load is given up
+_MIN_PATIENCE_S = 60
+_MIN_REQUESTS, _MAX_REQUESTS = 8, 400
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    models: Front doors.
+    concurrencies: Of the closed loops, rising.
+    shares: Rates of the open loops, as shares of what the closed loops reached at most.
+    seconds: Aim for one load; it has more requests where many are in flight.
+    minutes: For all; what would not be done by then is left out, and said to be.
+    """
+
+    models: tuple[str, ...] = ("fish_tts_stream", "fish_tts")
+    concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shares: tuple[float, ...] = (0.5, 0.8, 1.1)
+    seconds: float = 25.0
+    minutes: float = 12.0
+
+
+@dataclass
+class Sweep:
+    """Attributes:
+    server: Started; started anew after a load that failed.
+    warm_up: Makes it ready to be measured.
+    analyzer: The binary.
+    rows: Its input file.
+    folder: Gets a row per load (`<load>.row.json`, and one that is there is not measured again),
+        its answers, perf_analyzer's own CSV, and the log of a server under which a load failed.
+    """
+
+    server: Server
+    warm_up: Callable[[], object]
+    analyzer: PerfAnalyzer
+    rows: Path
+    folder: Path
+    plan: Plan
+    console: Console
+    commands: list[list[str]] = field(default_factory=list)
+
+    def run(self, requests_per_s: float) -> Iterator[Row]:
+        """Make every load; what each found, as it is found.
+
+        Args:
+            requests_per_s: First guess, of one request at a time.
+        """
+        give_up = time.monotonic() + 60 * self.plan.minutes
+        for model in self.plan.models:
+            rate = capacity = requests_per_s
+            for concurrency in self.plan.concurrencies:
+                load = Load(model, True, concurrency, self._count(rate, 2 * concurrency))
+                row = self._row(load, rate, give_up)
+                rate = row.get("requests_per_s", rate)
+                capacity = max(capacity, rate)
+                yield row
+            for share in self.plan.shares:
+                level = float(f"{share * capacity:.3g}")
+                load = Load(model, False, level, self._count(level, 0))
+                yield self._row(load, min(level, capacity), give_up)
+
+    def _count(self, rate: float, least: int) -> int:
+        return min(max(round(rate * self.plan.seconds), least, _MIN_REQUESTS), _MAX_REQUESTS)
+
+    def _row(self, load: Load, rate: float, give_up: float) -> Row:
+        """One load, made or found; a failure is a row with an `error`."""
+        path = self.folder / f"{load.name}.row.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        row: Row = {**asdict(load), "error": ""}
+        expected_s = load.requests / rate
+        if time.monotonic() + expected_s > give_up:
+            return row | {"error": f"left out: {self.plan.minutes:g} minutes were over"}
+        try:
+            row |= self._measure(load, max(_MIN_PATIENCE_S, PATIENCE * expected_s))
+        except (PerfAnalyzerError, ValueError) as problem:
+            self._after_failure(load)
+            return row | {"error": str(problem)}
+        path.write_text(json.dumps(row))
+        return row
+
+    def _measure(self, load: Load, timeout_s: float) -> Row:
+        out = self.folder / load.name
+        before = load_server.snapshot(self.server)
+        command = self.analyzer.run(load, self.server.grpc_url, self.rows, out, timeout_s)
+        self.commands.append(command)
+        grown = load_server.snapshot(self.server).since(before)
+        export = Path(f"{out}.json")
+        answers = load_profile.read_answers(export)
+        export.unlink()  # with all audio in it, a megabyte for each second
+        Path(f"{out}.answers.json").write_text(json.dumps([asdict(a) for a in answers]))
+        if len(answers) != load.requests:
+            raise ValueError(f"{len(answers)} answers to {load.requests} requests")
+        memory = processes.memory_bytes(self.server.pid)
+        return {
+            **load_profile.summary(answers),
+            **load_server.breakdown(grown),
+            "memory_mib": sum(memory.values()) / 2**20,
+        }
+
+    def _after_failure(self, load: Load) -> None:
+        """Keep the server's log and go on with a fresh server: this one may hang."""
+        self.console.print(f"[red]{load.name} failed[/red]; a fresh server for the next")
+        log = self.server.log_path
+        with contextlib.suppress(LaunchError):
+            self.server.stop()
+        if log is not None and log.exists():
+            log.rename(self.folder / f"{load.name}.server.log")
+        self.server.start()
+        self.warm_up()
