@@ -36,11 +36,12 @@ test: setup  ## all tests that need no GPU and no real weights, against a real t
 
 bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]
 	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))
-load: setup  ## perf_analyzer from one caller to many: benchmarks/report.md [REPOSITORY=DIR] [QUICK=1] [RESUME=1]
-	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(RESUME),--resume)
 
-cost: setup  ## wall time and memory against size, into the same report [REPOSITORY=DIR]
-	$(PYTHON_IN_VENV) -m benchmarks.load_cost --repository $(REPOSITORY)
+load: setup  ## perf_analyzer from one caller to many: benchmarks/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
+	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)
+
+cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
+	$(PYTHON_IN_VENV) -m benchmarks.load_cost
 
 clean:  ## remove what was built, not the virtual environment nor exported artefacts
 	rm -rf build out .pytest_cache .ruff_cache .hypothesis

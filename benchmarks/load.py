@@ -7,25 +7,28 @@ import csv
 import dataclasses
 import functools
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from benchmarks import load_report, load_rows, machine, perf_analyzer
 from benchmarks.load_sweep import Plan, Row, Sweep
 from ensemble import demo
 from ensemble.facts import Facts
 from ensemble.launch import LaunchError, Server
+from ensemble.prepared import ROOT, console, prepared
 from voicereel import Client, VoiceFeatures, VoiceReelError
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICK = Plan(concurrencies=(1, 4), shares=(0.8,), seconds=2, minutes=1)
 
-console = Console(stderr=True)
+_FAILURES = (
+    LaunchError, VoiceReelError, perf_analyzer.PerfAnalyzerError, OSError,
+    subprocess.CalledProcessError,
+)  # fmt: skip
 
 
 def main(
@@ -48,10 +51,9 @@ def main(
         plan = dataclasses.replace(plan, shares=tuple(map(float, shares.split(","))))
     report = report or (out if quick else ROOT / "benchmarks")
     try:
-        if repository is None:
-            demo.prepare()
-        result = sweep(repository or demo.REPOSITORY, out, report, plan, max_frames, resume)
-    except (LaunchError, VoiceReelError, perf_analyzer.PerfAnalyzerError, OSError) as error:
+        served = repository or prepared("tiny", "tiny")[1]
+        result = sweep(served, out, report, plan, max_frames, resume)
+    except _FAILURES as error:
         console.print(f"[red]load:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
     print(json.dumps(result))
@@ -64,8 +66,10 @@ def sweep(
 ) -> dict[str, Any]:
     """Make all loads, write rows and report; returns what the last line on stdout says."""
     facts = Facts.load(repository / "fish_llama" / "1")
+    # The report of a sweep that is to be resumed is itself a change in the working tree.
+    commit = machine.commit()
     key = {
-        "commit": machine.commit(),
+        "commit": commit.rstrip("+"),
         "checkpoint_id": facts.checkpoint_id,
         "layers": facts.num_layers,
         "codebooks": facts.num_codebooks,
@@ -88,6 +92,7 @@ def sweep(
     finally:
         server.stop()
     facts_of_run = key | {
+        "commit": key["commit"] if resume else commit,
         "command": "python -m benchmarks.load " + " ".join(sys.argv[1:]),
         "perf_analyzer": [runs.commands[i] for i in (0, -1)] if runs.commands else [],
         "machine": machine.describe(),

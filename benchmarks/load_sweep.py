@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import load_profile, load_server, processes
+from benchmarks import load_profile, load_server
 from benchmarks.perf_analyzer import Load, PerfAnalyzer, PerfAnalyzerError
+from benchmarks.server_stats import memory_bytes, snapshot
 from ensemble.launch import LaunchError, Server
 
 PATIENCE = 5  # times the expected seconds, before a load is given up
 _MIN_PATIENCE_S = 60
+_SETTLE_S = 0.3  # the LLaMA stage publishes its metrics when it falls idle
 _MIN_REQUESTS, _MAX_REQUESTS = 8, 400
 
 Row = dict[str, Any]
@@ -35,7 +37,7 @@ class Plan:
     concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16)
     shares: tuple[float, ...] = (0.5, 0.8, 1.1)
     seconds: float = 25.0
-    minutes: float = 12.0
+    minutes: float = 11.0
 
 
 @dataclass
@@ -100,21 +102,21 @@ class Sweep:
 
     def _measure(self, load: Load, timeout_s: float) -> Row:
         out = self.folder / load.name
-        before = load_server.snapshot(self.server)
+        before = snapshot(self.server)
         command = self.analyzer.run(load, self.server.grpc_url, self.rows, out, timeout_s)
         self.commands.append(command)
-        grown = load_server.snapshot(self.server).since(before)
+        time.sleep(_SETTLE_S)
+        used = snapshot(self.server) - before
         export = Path(f"{out}.json")
         answers = load_profile.read_answers(export)
         export.unlink()  # with all audio in it, a megabyte for each second
         Path(f"{out}.answers.json").write_text(json.dumps([asdict(a) for a in answers]))
         if len(answers) != load.requests:
             raise ValueError(f"{len(answers)} answers to {load.requests} requests")
-        memory = processes.memory_bytes(self.server.pid)
         return {
             **load_profile.summary(answers),
-            **load_server.breakdown(grown),
-            "memory_mib": sum(memory.values()) / 2**20,
+            **load_server.breakdown(used),
+            "memory_mib": memory_bytes(self.server) / 2**20,
         }
 
     def _after_failure(self, load: Load) -> None:

@@ -5,6 +5,7 @@ before = snapshot(server)
 used = snapshot(server) - before
 """
 
+import contextlib
 import json
 import os
 import re
@@ -90,6 +91,16 @@ def snapshot(server: Server) -> Snapshot:
     for pid, role in _processes(server.pid):
         _add_process(found, pid, role)
     return found
+
+
+def memory_bytes(server: Server) -> int:
+    """Of the server and its stubs now; pages they share count once (proportional set size)."""
+    total = 0
+    for pid, _ in _processes(server.pid):
+        with contextlib.suppress(OSError):  # it has just ended
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += 1024 * int(re.findall(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[0])
+    return total
 
 
 def _get(url: str) -> str:

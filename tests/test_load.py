@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import load_profile, load_report, load_rows, load_server, perf_analyzer
+from benchmarks import load_cost, load_profile, load_report, load_rows, load_server, perf_analyzer
 from benchmarks.load_profile import Answer
 from benchmarks.perf_analyzer import Load, PerfAnalyzerError
+from benchmarks.server_stats import ModelStats, Snapshot
 from voicereel import VoiceFeatures
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -85,21 +87,32 @@ def test_a_run_is_summed_up() -> None:
 
 
 def test_counters_become_batches_and_seconds() -> None:
-    grown = {
-        "fish_prompt.requests": 4, "fish_prompt.queue_s": 0.1, "fish_prompt.compute_s": 0.3,
-        "fish_llama.requests": 4, "fish_decoder.requests": 12, "fish_decoder.executions": 8,
-        "fish_decoder.queue_s": 1.2, "fish_decoder.compute_s": 2.4,
-        "fish_llama_frames_total": 90, 'fish_llama_steps_total{batch="1"}': 10,
-        'fish_llama_steps_total{batch="4"}': 20, "fish_llama_first_windows_total": 4,
-        "fish_llama_first_window_seconds_total": 2.0, "fish_llama_prefix_hits_total": 3,
-        "cpu.fish_llama": 5.0, "cpu.fish_decoder": 2.0, "cpu.fish_prompt": 0.25, "cpu.fish_tts": 1,
-    }  # fmt: skip
-    row = load_server.breakdown(grown)
+    used = Snapshot(
+        defaultdict(ModelStats, {
+            "fish_prompt": ModelStats(4, 4, 0.3, 0.1), "fish_llama": ModelStats(4, 4),
+            "fish_decoder": ModelStats(12, 8, 2.4, 1.2),
+        }),
+        defaultdict(float, {
+            "fish_llama_frames_total": 90, 'fish_llama_steps_total{batch="1"}': 10,
+            'fish_llama_steps_total{batch="4"}': 20, "fish_llama_first_windows_total": 4,
+            "fish_llama_first_window_seconds_total": 2.0, "fish_llama_prefix_hits_total": 3,
+        }),
+        defaultdict(float, {"fish_llama": 5.0, "fish_prompt": 0.25, "fish_tts": 1}),
+    )  # fmt: skip
+    row = load_server.breakdown(used)
     assert (row["llama_batch"], row["decoder_batch"]) == (3.0, 1.5)
     assert (row["prompt_s"], row["first_window_s"]) == (pytest.approx(0.1), 0.5)
-    assert (row["decoder_queue_s"], row["decoder_compute_s"]) == pytest.approx((0.1, 0.2))
+    assert (row["decoder_queue_s"], row["decoder_compute_s"]) == pytest.approx((0.1, 0.3))
     assert (row["cpu_s_fish_llama"], row["cpu_s_others"]) == (5.0, 1.25)
     assert (row["prefix_hits"], row["prefix_misses"]) == (3, 0)
+
+
+def test_what_bends_is_seen() -> None:
+    sizes = [1, 2, 4, 8, 16]
+    assert load_cost.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
+    assert load_cost.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
+    assert load_cost.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
+    assert load_cost.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
 
 
 def test_the_texts_are_many_and_distinct() -> None:
