@@ -162,7 +162,12 @@ def python(*arguments: object, cwd: Path) -> str:
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("unary", "hello.wav"), ("streaming", "streamed.wav"), ("raw_tritonclient", "raw.wav")],
+    [
+        ("unary", "hello.wav"),
+        ("streaming", "streamed.wav"),
+        ("raw_tritonclient", "raw.wav"),
+        ("voicereel_app", "reel.wav"),
+    ],
 )
 def test_examples_run(server: Server, tmp_path: Path, name: str, file: str) -> None:
     (tmp_path / "assets").symlink_to(PROJECT / "assets")

@@ -82,19 +82,3 @@ def test_command(server: Server, voices: dict[str, VoiceFeatures], tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["audio_s"] == soundfile.info(tmp_path / "reel.flac").duration
     assert "<v Bob>Is it?" in (tmp_path / "reel.vtt").read_text()
-
-
-def test_the_snippet_of_the_readme(server: Server, tmp_path: Path) -> None:
-    section = (PROJECT / "README.md").read_text().split("### Scripts\n")[1]
-    snippet = section.split("```python\n")[1].split("```")[0]
-    (tmp_path / "assets").symlink_to(PROJECT / "assets")
-    done = subprocess.run(
-        [sys.executable, "-c", snippet.replace("127.0.0.1:8001", server.grpc_url)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{PROJECT / 'client'}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert soundfile.info(tmp_path / "reel.wav").frames > 0.4 * 44_100
-    assert (tmp_path / "reel.srt").read_text().count("-->") == 2

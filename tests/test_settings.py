@@ -53,12 +53,12 @@ def test_what_the_environment_says_goes_first(monkeypatch: pytest.MonkeyPatch) -
     [
         ("VOICEREEL_USE_OPTIMIZED", "maybe", "true or false"),
         ("FISH_SPEECH_COMPILE", "", "true or false"),
-        ("VOICEREEL_PARALLEL_SYNTHESIS", "2", "true or false"),
+        ("VOICEREEL_PARALLEL_SYNTHESIS", "yes", "true or false"),
         ("VOICEREEL_MAX_WORKERS", "0", "1 to 1024"),
         ("VOICEREEL_MAX_WORKERS", "4.0", "1 to 1024"),
         ("VOICEREEL_BATCH_SIZE", "1025", "0 (automatic) to 1024"),
         ("FISH_SPEECH_DEVICE", "gpu", "cpu or cuda"),
-        ("FISH_SPEECH_PRECISION", "fp16", "half, full or int8"),
+        ("FISH_SPEECH_PRECISION", "float16", "half, full, int8, bf16 or fp16"),
         ("VOICEREEL_URL", "http://host:8001", "HOST:PORT"),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     ("variable", "values"),
     [
         ("VOICEREEL_BATCH_SIZE", ["0", "16", " 7 ", "1024", "1025", "-1", "4.0", "1_0", "", "x"]),
-        ("FISH_SPEECH_PRECISION", ["half", "full", "Full ", "fp16", "", "1"]),
+        ("FISH_SPEECH_PRECISION", ["half", "full", "Full ", "float16", "", "1"]),
         ("FISH_SPEECH_DEVICE", ["cpu", "CPU", "", "gpu", "cuda:0", "tpu"]),
     ],
 )

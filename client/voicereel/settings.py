@@ -22,6 +22,14 @@ def _plain(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def _flag(value: Any) -> Any:
+    """Pydantic would take yes, on and t, which the server refuses."""
+    value = _plain(value)
+    if isinstance(value, str) and value not in ("true", "1", "false", "0"):
+        raise ValueError("not a flag")
+    return value
+
+
 def _device(value: Any) -> Any:
     return _plain(value) or None
 
@@ -33,7 +41,7 @@ def _whole(value: Any) -> Any:
     return value
 
 
-Flag = Annotated[bool, BeforeValidator(_plain)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 
@@ -82,11 +90,13 @@ class Settings(BaseSettings):
         description="cpu or cuda; left out: cuda if there is one",
         json_schema_extra={"expected": "cpu or cuda", "server": True},
     )
-    precision: Annotated[Literal["half", "full", "int8"], BeforeValidator(_plain)] = Field(
+    precision: Annotated[
+        Literal["half", "full", "int8", "bf16", "fp16"], BeforeValidator(_plain)
+    ] = Field(
         "half",
         alias="FISH_SPEECH_PRECISION",
-        description="half: fp16 on a GPU, bf16 on a CPU that has it; full: fp32; int8: weights",
-        json_schema_extra={"expected": "half, full or int8", "server": True},
+        description="half: fp16 on a GPU, bf16 on a CPU that has it; full: fp32; int8: on a CPU",
+        json_schema_extra={"expected": "half, full, int8, bf16 or fp16", "server": True},
     )
     url: str = Field(
         "127.0.0.1:8001",

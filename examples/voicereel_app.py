@@ -1,0 +1,36 @@
+"""A script of two speakers -> one waveform and captions. Start a server first: make serve."""
+
+import logging
+import sys
+
+from voicereel import save_captions
+from voicereel.fish_speech_optimized import get_optimized_engine
+
+logging.basicConfig(
+    level=logging.INFO, format="%(message)s"
+)  # speed, and whether it met its target
+engine = get_optimized_engine(sys.argv[1] if len(sys.argv) > 1 else None)
+engine._warmup_models()
+voices = {
+    "Alice": engine.extract_speaker_features_fast(
+        audio_path="assets/voices/alice.flac",
+        reference_text="The river was quiet that morning, and the mist lifted slowly over the "
+        "fields.",
+    ),
+    "Bob": engine.extract_speaker_features_fast(
+        audio_path="assets/voices/bob.flac",
+        reference_text="Ten minutes later the old train rolled into the station, right on time.",
+    ),
+}
+audio, captions = engine.synthesize_speech_optimized(
+    script=[
+        {"speaker_id": "Alice", "text": "Good morning, Bob. Did you sleep well?"},
+        {"speaker_id": "Bob", "text": "Like a stone. Until the server called at four."},
+    ],
+    speaker_features=voices,
+    silence_s=0.3,
+    seed=7,
+)
+audio.save("reel.wav")
+save_captions(captions, "reel.vtt")
+engine.monitor.log_summary()
