@@ -91,20 +91,27 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     ("variable", "values"),
     [
         ("VOICEREEL_BATCH_SIZE", ["0", "16", " 7 ", "1024", "1025", "-1", "4.0", "1_0", "", "x"]),
-        ("FISH_SPEECH_PRECISION", ["half", "full", "Full ", "float16", "", "1"]),
+        (
+            "FISH_SPEECH_PRECISION",
+            ["half", "Full ", "bf16", "fp16", "int8", "float16", "", "1"],
+        ),
         ("FISH_SPEECH_DEVICE", ["cpu", "CPU", "", "gpu", "cuda:0", "tpu"]),
+        ("FISH_SPEECH_COMPILE", ["true", "FALSE", "1", " 0 ", "yes", "on", "t", "2", ""]),
     ],
 )
 def test_the_server_takes_the_same_values(
     monkeypatch: pytest.MonkeyPatch, variable: str, values: list[str]
 ) -> None:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from engine.settings import settings_from
+    from ensemble.compiled import wanted
 
+    read_by_server = wanted if variable == "FISH_SPEECH_COMPILE" else settings_from
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)  # the value, not the machine
     for value in values:
         monkeypatch.setenv(variable, value)
         accepted = []
-        for read, refusal in ((read_settings, ConfigurationError), (settings_from, ValueError)):
+        for read, refusal in ((read_settings, ConfigurationError), (read_by_server, ValueError)):
             try:
                 read()
                 accepted.append(True)
