@@ -47,9 +47,10 @@ def cost(series: dict[str, Any], folder: Path, name: str) -> str:
         other = axis.twinx()
         other.plot(curve["sizes"], curve["memory_mib"], "s:", color="tab:orange", markersize=3)
         other.set_ylabel("MiB after it", color="tab:orange")
-        other.set_ylim(0, None)
+        other.set_ylim(0, 1.2 * max(curve["memory_mib"]))
     memory.plot(range(1, len(series["memory_mib"]) + 1), series["memory_mib"], "s:", c="tab:orange")
-    memory.set(title="memory", xlabel="equal rounds", ylabel="MiB", ylim=(0, None))
+    memory.set(title="memory", xlabel="equal rounds", ylabel="MiB")
+    memory.set_ylim(0, 1.2 * max(series["memory_mib"]))
     figure.savefig(folder / f"{name}.png", dpi=80)
     return name
 
