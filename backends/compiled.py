@@ -56,6 +56,7 @@ def _load(model: ServedModel, filename: str) -> Run:
     outputs = [t.name for t in model.signature.outputs]
 
     def run(arrays: Arrays) -> Arrays:
+        compiled.refuse_window(described, arrays["codes"], arrays["new_frames"])
         # The code takes the memory layout for granted.
         tensors = [torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in order]
         with torch.inference_mode():

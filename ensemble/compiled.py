@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 FILE_NAME = "model.pt2"
 PARAMETER = "COMPILED_FILENAME"  # of config.pbtxt; native backends do not know it and pass it over
 _VARIABLE = "FISH_SPEECH_COMPILE"
@@ -32,9 +34,18 @@ def instructions() -> set[str]:
     return set()
 
 
-def description(inputs: list[str], precision: str) -> dict[str, str]:
-    """What a package made on this machine says of itself."""
+def description(inputs: list[str], precision: str, codebooks: int, frames: int) -> dict[str, str]:
+    """What a decoder's package made on this machine says of itself.
+
+    Args:
+        inputs: Their names, in the order of its arguments.
+        precision: Of its convolutions.
+        codebooks: Rows of codes that it reads.
+        frames: It knows no position beyond this many.
+    """
     return {
+        "codebooks": str(codebooks),
+        "frames": str(frames),
         "inputs": " ".join(inputs),
         "precision": precision,
         "torch": version("torch"),
@@ -59,3 +70,26 @@ def unfit(described: Mapping[str, str], inputs: list[str], half: bool) -> str | 
     if described.get("precision") != "float32" and not half:
         return f"it computes in {described.get('precision')}, and float32 is asked for"
     return None
+
+
+def refuse_window(described: Mapping[str, str], codes: np.ndarray, new_frames: np.ndarray) -> None:
+    """Keep from the decoder what would make it read beyond its tables: its code does not look.
+
+    Raises:
+        ValueError: Says what was expected.
+    """
+    (batch, books, frames), (rows, new) = codes.shape, new_frames.shape
+    limit = int(described["frames"])
+    if books < int(described["codebooks"]):
+        raise ValueError(f"codes has {books} rows, expected {described['codebooks']}.")
+    if rows != batch or not 1 <= new <= frames <= limit:
+        raise ValueError(
+            f"codes is {codes.shape} and new_frames {new_frames.shape}, expected as many rows, "
+            f"and at least one new frame among at most {limit}."
+        )
+    first = new_frames[:, 0]
+    if first.min() < frames - new or first.max() > limit - new:
+        raise ValueError(
+            f"new_frames begins with {first.min()} to {first.max()}, expected {frames - new}, the "
+            f"frames of history, to {limit - new}."
+        )

@@ -94,11 +94,13 @@ def _compile(decoder: ChannelsLastDecoder, dtype: torch.dtype, path: Path) -> No
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    described = compiled.description(INPUTS, str(dtype).removeprefix("torch."))
+    graph, precision = decoder.decoder, str(dtype).removeprefix("torch.")
+    sizes = graph.largest.shape[1], graph.count.shape[1]
+    described = compiled.description(INPUTS, precision, *sizes)
     free = Dim.AUTO
     axes = ({0: free, 1: free, 2: free}, {0: free, 1: free})
     with quiet(), torch.no_grad(), fresh_cache():
-        program = torch.export.export(decoder, _example(decoder.decoder), dynamic_shapes=axes)
+        program = torch.export.export(decoder, _example(graph), dynamic_shapes=axes)
         aoti_compile_and_package(
             program,
             package_path=str(path),

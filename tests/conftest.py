@@ -49,7 +49,7 @@ def tiny() -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE) as new:
             checkpoint, repository = Path(new, "made/checkpoint"), Path(new, "made/repository")
             _run("export", "make-checkpoint", "tiny", "--out", checkpoint)
-            _run("export", "run", checkpoint, "--repository", repository)
+            _run("export", "run", checkpoint, "--repository", repository, "--no-compile")
             os.rename(Path(new, "made"), made)
     return made
 

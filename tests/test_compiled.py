@@ -1,0 +1,104 @@
+"""The compiled decoder: where it is fit, what it refuses, and that a server falls back."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw import infer
+from tritonclient.utils import InferenceServerException
+
+from ensemble import compiled
+from ensemble.launch import Server
+
+INPUTS = ["codes", "new_frames"]
+HERE = compiled.description(INPUTS, "bfloat16", 10, 256)
+
+
+def test_a_package_made_here_is_fit_here() -> None:
+    assert compiled.unfit(HERE, INPUTS, half=True) is None
+    assert compiled.unfit({**HERE, "precision": "float32"}, INPUTS, half=False) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "half", "reason"),
+    [
+        ({"instructions": "avx amx_of_tomorrow"}, True, "this CPU lacks amx_of_tomorrow"),
+        ({"torch": "1.0"}, True, "it was made with torch 1.0, this is "),
+        ({}, False, "it computes in bfloat16, and float32 is asked for"),
+        ({"inputs": "codes"}, True, "it takes 'codes', config.pbtxt says 'codes new_frames'"),
+    ],
+)
+def test_a_package_of_another_machine_is_not(changed, half, reason) -> None:
+    assert (compiled.unfit({**HERE, **changed}, INPUTS, half) or "").startswith(reason)
+
+
+def test_the_variable_is_a_boolean() -> None:
+    assert compiled.wanted({}) and not compiled.wanted({"FISH_SPEECH_COMPILE": "false"})
+    with pytest.raises(ValueError, match="FISH_SPEECH_COMPILE is 'perhaps', expected true or"):
+        compiled.wanted({"FISH_SPEECH_COMPILE": "perhaps"})
+
+
+WINDOWS = {  # codebooks, frames, first new frame, new frames
+    "too few codebooks": (8, 40, 0, 40),
+    "more new frames than codes": (10, 5, 0, 9),
+    "beyond the last position": (10, 3, 5000, 3),
+    "history before the first frame": (10, 12, 2, 4),
+    "too many frames": (10, 300, 0, 300),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_windows_that_would_read_beyond_the_tables_are_refused(case) -> None:
+    books, frames, first, new = WINDOWS[case]
+    codes, numbers = np.zeros((1, books, frames)), np.arange(first, first + new)[None]
+    with pytest.raises(ValueError, match="expected"):
+        compiled.refuse_window(HERE, codes, numbers)
+    compiled.refuse_window(HERE, np.zeros((1, 10, 12)), np.arange(8, 12)[None])
+
+
+@pytest.fixture(scope="module")
+def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
+    """The decoder alone, with a package compiled here."""
+    from export.checkpoint import load_checkpoint, load_codec
+    from export.codec_compiled import compiler_fault, export_compiled
+    from export.codec_graphs import DecoderGraph
+    from export.parity import decoder_cases
+
+    if fault := compiler_fault():
+        pytest.skip(f"nothing can be compiled: {fault}")
+    copy = tmp_path_factory.mktemp("compiled") / "repository"
+    shutil.copytree(repository / "fish_decoder", copy / "fish_decoder")
+    codec = load_codec(load_checkpoint(tiny_checkpoint))
+    cases = decoder_cases(codec, (64,) * 10, 2048)
+    folder = copy / "fish_decoder" / "1"
+    (comparison,) = export_compiled(DecoderGraph(codec).eval(), cases, folder, print)
+    assert comparison.passed
+    return copy
+
+
+@pytest.mark.torch
+@pytest.mark.server
+def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
+    codes = np.random.default_rng(0).integers(0, 64, (10, 40))
+    window = {"codes": codes, "new_frames": np.arange(33, 40)}
+    audio, log = [], tmp_path / "log"
+    for profile, allowed, said in (
+        (None, "true", "fish_decoder: serving model.pt2, compiled for this CPU"),
+        ("cpu", "true", "fish_decoder: serving model.pt2, compiled for this CPU"),
+        ("cpu", "false", "fish_decoder: serving model.pt, not a compiled one: FISH_SPEECH_COMPILE"),
+    ):
+        environment = {"FISH_SPEECH_COMPILE": allowed, "FISH_SPEECH_PRECISION": "full"}
+        with Server(with_package, profile, log_path=log, environment=environment) as server:
+            whole = infer(server, "fish_decoder", codes=codes, new_frames=np.arange(40))["audio"]
+            part = infer(server, "fish_decoder", **window)["audio"]
+            with pytest.raises(InferenceServerException):
+                beyond = np.arange(5000, 5003)
+                infer(server, "fish_decoder", codes=codes[:, :3], new_frames=beyond)
+            again = infer(server, "fish_decoder", **window)["audio"]
+        assert said in log.read_text()
+        assert len(whole) == 40 * 2048
+        assert np.abs(part - whole[33 * 2048 :]).max() <= 1e-4
+        np.testing.assert_array_equal(part, again)
+        audio.append(whole)
+    assert np.abs(audio[0] - audio[2]).max() <= 1e-4
