@@ -74,7 +74,7 @@ def main(
     repeats: int = 3,
 ) -> None:
     """Measure and print; the table goes to stderr."""
-    codec = load_codec(load_checkpoint(checkpoint))
+    codec: Any = load_codec(load_checkpoint(checkpoint))
     rate, frame = int(codec.sample_rate), samples_per_frame(codec)
     name, decode = decoder_run(repository / "fish_decoder" / "1")
     encode = parity.onnx_runner(repository / "fish_encoder" / "1" / "model.onnx")
