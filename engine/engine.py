@@ -6,12 +6,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from engine.kv_cache import KVCache
 from engine.llama import Llama, Rows, stacked_noise
 from engine.prefix_cache import PrefixCache
-from engine.request import Active, Request
+from engine.request import Active, Request, Sampling
 
 PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no more than this
 
@@ -40,6 +41,21 @@ class Engine:
         self.seconds: dict[str, float] = {}  # by phase; a GPU's show where its results are awaited
         self._wake = threading.Condition()
         self._closed = False
+
+    def warm_up(self) -> None:
+        """Run every graph for one request and for as many as there are slots, as at work.
+
+        A trace is optimised in its first runs, which nobody should have to wait for.
+        """
+        prompt = np.zeros((1 + self.llama.facts.num_codebooks, 8), np.int32)
+        for count in (1, min(self.slots, self.max_waiting)):
+            for _ in range(count):
+                self.submit(Request(prompt, Sampling(max_new_tokens=4), lambda _: None, _raise))
+            while self.step():
+                pass
+        self.frames = 0
+        self.steps.clear()
+        self.seconds.clear()
 
     def submit(self, request: Request) -> None:
         """Queue a request.
@@ -232,3 +248,7 @@ class Engine:
             self.cache.lengths.zero_()
         for request in requests:
             request.on_error(error)
+
+
+def _raise(error: Exception) -> None:
+    raise error

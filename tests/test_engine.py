@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from engine.engine import Engine, OverloadedError
+from engine.linear import Int8Linear
 from engine.llama import Llama
 from engine.request import Request, Sampling
 from engine.settings import Settings, settings_from
@@ -12,6 +13,7 @@ from ensemble.prompt import PromptBuilder, Reference
 
 pytestmark = pytest.mark.torch
 FULL = Settings(torch.device("cpu"), torch.float32, 16)
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX-512 VNNI")
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=50)
 
 
@@ -119,6 +121,20 @@ def test_result_depends_on_prompt_options_and_seed_alone(llama, prompts) -> None
     assert not np.array_equal(first.codes, other.codes)
 
 
+@needs_vnni
+@pytest.mark.parametrize("rows", [1, 2, 5, 16, 17])
+def test_int8_product_is_exact_but_for_the_rounding_of_its_operands(rows) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(17, 64, generator=generator) * torch.logspace(-3, 3, 17)[:, None]
+    weight = torch.randn(96, 64, generator=generator)
+    got = Int8Linear(weight, None)(x[:rows])
+    scales = [t.abs().amax(dim=1, keepdim=True) / 127 for t in (x, weight)]
+    a, b = ((t / s).round().double() for t, s in zip((x, weight), scales, strict=True))
+    expected = (a @ b.T) * scales[0].double() * scales[1].double().T
+    torch.testing.assert_close(got.double(), expected[:rows], rtol=1e-6, atol=1e-9)
+    assert ((got - x[:rows] @ weight.T).norm() / got.norm()).item() < 0.02
+
+
 @pytest.mark.parametrize("limit", [1, 7, 8, 9])
 def test_length_limit(llama, prompts, limit) -> None:
     (got,) = run(llama, [(prompts[0], Sampling(seed=1, max_new_tokens=limit))])
@@ -197,6 +213,28 @@ def test_prefill_in_slices_equals_prefill_at_once(llama, prompts, monkeypatch) -
     monkeypatch.setattr("engine.engine.PREFILL_SLICE", 16)
     (sliced,) = run(llama, [(prompts[2], GREEDY)])
     np.testing.assert_array_equal(sliced.codes, whole.codes)
+
+
+def test_warm_up_leaves_no_trace(llama, prompts) -> None:
+    engine = Engine(llama, 3)
+    engine.warm_up()
+    assert (engine.frames, engine.steps, engine.seconds, engine.active) == (0, {}, {}, [])
+    got = Collected()
+    engine.submit(got.request(prompts[0], Sampling(seed=3, max_new_tokens=20)))
+    while engine.step():
+        pass
+    (cold,) = run(llama, [(prompts[0], Sampling(seed=3, max_new_tokens=20))])
+    np.testing.assert_array_equal(got.codes, cold.codes)
+
+
+@needs_vnni
+def test_int8_result_is_the_same_in_company(repository, prompts) -> None:
+    settings = settings_from({"FISH_SPEECH_PRECISION": "int8", "FISH_SPEECH_DEVICE": "cpu"})
+    rounded = Llama(repository / "fish_llama" / "1", settings)
+    jobs = [(prompts[i % 3], Sampling(seed=i, max_new_tokens=30)) for i in range(6)]
+    for job, got in zip(jobs, run(rounded, jobs, slots=4, stagger=2), strict=True):
+        (alone,) = run(rounded, [job])
+        np.testing.assert_array_equal(got.codes, alone.codes)
 
 
 def test_settings() -> None:

@@ -36,11 +36,13 @@ class TritonPythonModel:
         llama = Llama(wire.version_folder(args), settings)
         self.facts = llama.facts
         self.engine = Engine(llama, settings.slots)
+        self.engine.warm_up()
         self.metrics = LlamaMetrics()
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
+        int8 = " with int8 weights" * settings.int8
         pb_utils.Logger.log_info(
-            f"fish_llama: {settings.slots} slots, {settings.dtype} on {settings.device}, "
+            f"fish_llama: {settings.slots} slots, {settings.dtype}{int8} on {settings.device}, "
             f"{torch.get_num_threads()} threads"
         )
 
