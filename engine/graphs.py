@@ -115,7 +115,7 @@ class SlowGraph(nn.Module):
         positions = past_lengths[:, None] + self.count[: tokens.shape[2]]
         x, cos_sin = self.embed(tokens), self.rotation(past_lengths, tokens.shape[2])
         mask = self.mask(self.count[: keys.shape[3]] <= positions[:, :, None], x)
-        places = positions[:, None, :, None]
+        places = self.count[: keys.shape[1], None], positions
         for i, layer in enumerate(self.layers):
             x, _ = layer(x, cos_sin, (keys[i], values[i]), mask, places)
         return self.ends(x, lengths)

@@ -65,7 +65,7 @@ class Attention(nn.Module):
         cos_sin: Tensor,
         past: Past | None,
         mask: Tensor | None,
-        places: Tensor | None = None,
+        places: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Past]:
         """Attend.
 
@@ -74,8 +74,9 @@ class Attention(nn.Module):
             cos_sin: float32 (batch or 1, 1, time, d / 2, 2), rotation of the new positions.
             past: What is cached.
             mask: As x, (batch or 1, 1, groups * time, positions), 0 or -inf; None: all visible.
-            places: int64 (batch, 1, time, 1). If given, the new keys and values are written into
-                `past` there, and it is read where it lies; else they are joined to a copy.
+            places: int64 rows (batch, 1) and positions (batch, time). If given, the new keys and
+                values are written into `past` there, and it is read where it lies; else they are
+                joined to a copy.
 
         Returns:
             (batch, time, dim), and the keys and values that were looked at.
@@ -84,8 +85,10 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x, cos_sin)
         keys, values = k, v
         if past is not None and places is not None:
-            index = places.expand(-1, self.kv_heads, -1, self.head_dim)
-            keys, values = past[0].scatter_(2, index, k), past[1].scatter_(2, index, v)
+            # scatter_ goes over the whole cache in bfloat16 (torch 2.13).
+            for cached, new in zip(past, (k, v), strict=True):
+                cached.transpose(1, 2).index_put_(places, new.transpose(1, 2))
+            keys, values = past
         elif past is not None:
             keys, values = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         # Query heads that share a KV head become rows of one product: the cache is read once.
@@ -112,7 +115,7 @@ class Layer(nn.Module):
         cos_sin: Tensor,
         past: Past | None,
         mask: Tensor | None,
-        places: Tensor | None = None,
+        places: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Past]:
         attended, present = self.attention(self.attention_norm(x), cos_sin, past, mask, places)
         x = x + attended
