@@ -11,11 +11,14 @@ import json
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 
 PARAMETER = "cancel_token"
 _FOLDER = Path(tempfile.gettempdir()) / f"voicereel-waiting-{os.getuid()}"
 _TOKEN = re.compile("[0-9a-f]{32}")
+_EARLY = ".early"  # suffix of a token that was taken back before its request had come
+EARLY_S, EARLY_LIMIT = 60, 1024  # such are kept for so long, so many
 
 
 def _file_of(token: object) -> Path | None:
@@ -48,6 +51,10 @@ class CancelToken:
             self._file.touch(exist_ok=False)
         except FileExistsError:
             raise ValueError(f"{PARAMETER} {asked} is in use, expected a new one.") from None
+        early = self._file.with_suffix(_EARLY)
+        if early.exists():  # looked for after the touch: `take_back` looks the other way round
+            self.end()
+            early.unlink(missing_ok=True)
 
     @property
     def taken_back(self) -> bool:
@@ -63,14 +70,43 @@ class CancelToken:
 def take_back(token: str) -> bool:
     """What `fish_cancel` does; returns whether the request was still under way.
 
+    One that has not come yet will be found taken back when it comes.
+
     Raises:
         ValueError: If it is no token.
     """
     file = _file_of(token)
     if file is None:
         raise ValueError(f"{PARAMETER} is {token!r}, expected 32 hexadecimal digits.")
+    if _unlinked(file):
+        return True
+    _FOLDER.mkdir(mode=0o700, exist_ok=True)
+    _forget_early()
+    early = file.with_suffix(_EARLY)
+    early.touch()
+    if _unlinked(file):  # it came meanwhile, perhaps too soon to see the mark
+        early.unlink(missing_ok=True)
+        return True
+    return False
+
+
+def _unlinked(file: Path) -> bool:
     try:
         file.unlink()
     except FileNotFoundError:
         return False
     return True
+
+
+def _forget_early() -> None:
+    """Drop marks that are old, and the oldest if they are too many."""
+    marks = []
+    for mark in _FOLDER.glob(f"*{_EARLY}"):
+        try:
+            marks.append((mark.stat().st_mtime, mark))
+        except FileNotFoundError:  # its request has come
+            continue
+    marks.sort(reverse=True)
+    for i, (since, mark) in enumerate(marks):
+        if i >= EARLY_LIMIT - 1 or time.time() - since > EARLY_S:
+            mark.unlink(missing_ok=True)

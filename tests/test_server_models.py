@@ -6,6 +6,7 @@ import json
 import queue
 import time
 import urllib.request
+import uuid
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_repeated_reference_comes_from_the_cache(server) -> None:
 def test_callers_who_leave_free_their_slots(server, model) -> None:
     """Twelve are taken back long before twelve can be done."""
     before, inputs = _outcome(server, "cancelled"), tensors(text=TEXTS[1] * 3, seed=1)
-    tokens = [f"{i:032x}" for i in range(12)]
+    tokens = [uuid.uuid4().hex for _ in range(12)]
     errors: queue.Queue = queue.Queue()
 
     def answered(result, error) -> None:
