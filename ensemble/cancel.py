@@ -1,10 +1,8 @@
 """How a caller who leaves frees the slot that generates for him.
 
-The steps of an ensemble are not told when its request is cancelled. And a Python model that
-receives another model's stream must not ask `is_cancelled` itself: the question holds the
-interpreter's lock until the answer comes, behind responses that need the lock (Triton 24.10).
-So callers name a token with the request, its parameter `cancel_token`, which travels through
-ensembles, and `fish_cancel` takes it back: a file lives as long as somebody waits.
+The steps of an ensemble are not told when its request is cancelled (Triton 24.10). So callers
+name a token with the request, its parameter `cancel_token`, which travels through ensembles, and
+`fish_cancel` takes it back: a file lives as long as somebody waits.
 """
 
 import json

@@ -1,84 +1,114 @@
 """The whole waveform in one answer: a thin front door over a streaming ensemble.
 
-For HTTP /infer, unary gRPC and load tests. Imports only in a server.
+For HTTP /infer, unary gRPC and load tests. It reaches the ensemble as any client does, through
+the server's own gRPC port: Triton's way from model to model (BLS) lost its process or hung after
+some hundred streams (24.10). Imports only in a server.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
+import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
 
 from ensemble import wire
-from ensemble.cancel import PARAMETER, token_in
+from ensemble.cancel import PARAMETER, take_back, token_in
 from ensemble.contract import MODELS
+from ensemble.own_server import grpc_url
 
 MAX_IN_FLIGHT = 256  # requests; more are refused at once
+CALLER_ASKED_S = 0.25  # how often it is looked whether the caller is still there
 
 
 class FrontDoor:
     """Forwards every input to `stream_model` and joins the chunks that come back.
 
-    Requests wait in threads, not in `execute`, so that one instance keeps many in flight.
+    Requests wait in one event loop, not in `execute`, so that one instance keeps many in flight.
     """
 
     name: str
     stream_model: str
 
     def initialize(self, args: dict) -> None:
-        self.pool = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix=self.name)
+        self.in_flight: set[asyncio.Task] = set()
         self.places = threading.Semaphore(MAX_IN_FLIGHT)
+        self.loop = asyncio.new_event_loop()
+        self.client: InferenceServerClient | None = None
+        self.thread = threading.Thread(target=self.loop.run_forever, name=self.name, daemon=True)
+        self.thread.start()
 
     def execute(self, requests: list) -> None:
         for request in requests:
             sender = request.get_response_sender()
             if self.places.acquire(blocking=False):
-                self.pool.submit(self._answer, self._forwarded(request), sender)
+                forwarded = self._forwarded(request)
+                asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
             else:
                 problem = RuntimeError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
                 _reply(sender, wire.error(self.name, problem, "UNAVAILABLE"))
 
     def finalize(self) -> None:
-        self.pool.shutdown(wait=True)
+        asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
 
-    def _forwarded(self, request) -> pb_utils.InferenceRequest:
-        # Copies: the tensors of a request are gone once execute has returned.
-        inputs = [
-            pb_utils.Tensor(t.name, np.array(values)[None])
-            for t in MODELS[self.name].inputs
-            if (values := wire.array(request, t.name)) is not None
-        ]
-        token = token_in(request.parameters())
-        return pb_utils.InferenceRequest(
-            model_name=self.stream_model,
-            requested_output_names=[t.name for t in MODELS[self.stream_model].outputs],
-            inputs=inputs,
-            timeout=request.timeout(),
-            parameters={} if token is None else {PARAMETER: token},
-        )
+    async def _close(self) -> None:
+        for task in self.in_flight:
+            task.cancel()
+        if self.client is not None:
+            await self.client.close()
 
-    def _answer(self, request: pb_utils.InferenceRequest, sender) -> None:
+    def _forwarded(self, request) -> dict:
+        """What tritonclient sends; copies, for a request's tensors go when execute returns."""
+        inputs = []
+        for t in MODELS[self.name].inputs:
+            if (values := wire.array(request, t.name)) is not None:
+                batch = np.array(values)[None]
+                inputs.append(InferInput(t.name, list(batch.shape), t.dtype))
+                inputs[-1].set_data_from_numpy(batch)
+        return {
+            "model_name": self.stream_model,
+            "inputs": inputs,
+            "timeout": request.timeout() or None,
+            "parameters": {PARAMETER: token_in(request.parameters()) or uuid.uuid4().hex},
+        }
+
+    async def _answer(self, forwarded: dict, sender) -> None:
+        task = asyncio.ensure_future(self._joined(forwarded))
+        self.in_flight.add(task)
         try:
-            response = self._joined(request.exec(decoupled=True))
+            while not (await asyncio.wait({task}, timeout=CALLER_ASKED_S))[0]:
+                if sender.is_cancelled():
+                    take_back(forwarded["parameters"][PARAMETER])
+                    task.cancel()
+            response = task.result()
+        except asyncio.CancelledError:
+            response = wire.error(self.name, RuntimeError("by the caller"), "CANCELLED")
         except Exception as problem:
             response = wire.error(self.name, problem)
+        finally:
+            self.in_flight.discard(task)
+            self.places.release()
         _reply(sender, response)
-        self.places.release()
 
-    def _joined(self, responses) -> pb_utils.InferenceResponse:
-        """Chunks may come in any order. The responses are read to their end on every path: an
-        iterator that is left unread keeps the ensemble in flight for ever.
-        """
-        chunks, problem = [], None
-        for response in responses:
-            if response.has_error():
-                problem = problem or response.error()
-            elif response.output_tensors():
-                chunks.append(_Chunk(response))
-        if problem is not None:
-            return wire.passed_on(problem)
+    async def _joined(self, forwarded: dict) -> pb_utils.InferenceResponse:
+        """Chunks may come in any order."""
+        if self.client is None:  # not before: the server's ports open after its models
+            self.client = InferenceServerClient(grpc_url())
+        chunks = []
+        answers: Any = self.client.stream_infer(_once(forwarded))  # typed as None by mistake
+        async for result, problem in answers:
+            if problem is not None:
+                return wire.passed_on(pb_utils.TritonError(problem.message()))
+            if result.get_response().outputs:
+                chunks.append(_Chunk(result))
         chunks.sort(key=lambda chunk: chunk.index)
         last = chunks[-1] if chunks else None
         if last is None or not last.finish_reason or last.index != len(chunks) - 1:
@@ -92,15 +122,21 @@ class FrontDoor:
         )
 
 
+async def _once(forwarded: dict) -> AsyncIterator[dict]:
+    yield forwarded
+
+
 class _Chunk:
     """One response of the ensemble; audio float32 (num_samples,), padding cut off."""
 
-    def __init__(self, response: pb_utils.InferenceResponse) -> None:
-        values = {t.name(): t.as_numpy()[0] for t in response.output_tensors()}
-        self.index = int(values["chunk_index"][0])
-        self.audio = np.array(values["audio"][: int(values["num_samples"][0])])
-        self.finish_reason = values["finish_reason"][0].decode()
-        self.sample_rate = int(values["sample_rate"][0])
+    def __init__(self, result) -> None:
+        def value(name: str):
+            return result.as_numpy(name)[0]
+
+        self.index = int(value("chunk_index")[0])
+        self.audio = np.array(value("audio")[: int(value("num_samples")[0])])
+        self.finish_reason = value("finish_reason")[0].decode()
+        self.sample_rate = int(value("sample_rate")[0])
 
 
 def _reply(sender, response: pb_utils.InferenceResponse) -> None:

@@ -40,7 +40,7 @@ def tensor(name: str, values, dtype: type) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, np.asarray(values, dtype)[None])
 
 
-# A call from one model to another (BLS) loses an error's code, so the message names the kind too.
+# An error on a stream has no code, so the message names the kind too.
 _KINDS = {"INVALID_ARG": "invalid request", "UNAVAILABLE": "overloaded", "CANCELLED": "cancelled"}
 
 
