@@ -1,0 +1,150 @@
+"""Many requests against a running server, some taken back: is everything as it was afterwards?
+
+    make serve REPOSITORY=build/repository        # in another terminal
+    python -m benchmarks.soak --url 127.0.0.1:8001 --metrics http://127.0.0.1:8002/metrics
+
+Streams and unary calls, each with a token; a share is taken back after a moment. One that gets
+no end within the deadline is a hang, and fails the run. The last line of stdout is one JSON object.
+"""
+
+import json
+import queue
+import random
+import threading
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tritonclient.grpc as grpc
+import typer
+from tritonclient.utils import InferenceServerException
+
+DEADLINE_S = 120  # for one request
+
+
+def inputs(text: str, seed: int) -> list[grpc.InferInput]:
+    """Of one request."""
+    values = {"text": ("BYTES", text.encode(), np.object_), "seed": ("UINT64", seed, np.uint64)}
+    tensors = []
+    for name, (kind, value, dtype) in values.items():
+        tensors.append(grpc.InferInput(name, [1, 1], kind))
+        tensors[-1].set_data_from_numpy(np.array([[value]], dtype))
+    return tensors
+
+
+def take_back(client: grpc.InferenceServerClient, token: str) -> None:
+    """Tell the server that nobody waits."""
+    tensor = grpc.InferInput("cancel_token", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[token.encode()]], np.object_))
+    client.infer("fish_cancel", [tensor])
+
+
+def one(url: str, model: str, number: int, cancel_after_s: float | None) -> str:
+    """Run one request to its end; returns how it ended."""
+    token, text = uuid.uuid4().hex, "Some words to be spoken. " * (1 + number % 3)
+    timer, parameters = None, {"cancel_token": token}
+    with grpc.InferenceServerClient(url) as client:
+        if cancel_after_s is not None:
+            timer = threading.Timer(cancel_after_s, take_back, (client, token))
+            timer.start()
+        try:
+            if model.endswith("_stream"):
+                _read_stream(client, model, inputs(text, number), parameters)
+            else:
+                client.infer(
+                    model, inputs(text, number), client_timeout=DEADLINE_S, parameters=parameters
+                )
+            return "done"
+        except queue.Empty:
+            return "hung"
+        except InferenceServerException as error:
+            message = str(error)
+            return "hung" if "Deadline" in message else message.split(":")[0][-40:]
+        finally:
+            if timer is not None:
+                timer.join()
+
+
+def _read_stream(
+    client: grpc.InferenceServerClient, model: str, tensors: list, parameters: dict
+) -> None:
+    answers: queue.Queue = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    client.async_stream_infer(
+        model, tensors, enable_empty_final_response=True, parameters=parameters
+    )
+    while True:
+        result, error = answers.get(timeout=DEADLINE_S)
+        if error is not None:
+            raise error
+        if result.get_response().parameters["triton_final_response"].bool_param:
+            return
+
+
+def held(metrics: str) -> dict[str, float]:
+    """What the server holds now: slots, waiting requests, megabytes of stubs and /dev/shm."""
+    with urllib.request.urlopen(metrics) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = dict(line.rsplit(" ", 1) for line in lines if line.startswith("fish_llama_"))
+    found = {
+        n: float(pairs.get(f"fish_llama_{n}", 0)) for n in ("active_slots", "waiting_requests")
+    }
+    pages = [
+        int((stat.parent / "statm").read_text().split()[1])
+        for stat in Path("/proc").glob("[0-9]*/comm")
+        if stat.read_text().startswith("triton_python_")
+    ]
+    shm = sum(f.stat().st_blocks * 512 for f in Path("/dev/shm").iterdir() if f.is_file())
+    return found | {"stubs_mb": sum(pages) * 4096 / 1e6, "shm_mb": shm / 1e6}
+
+
+def soak(url: str, models: list[str], requests: int, in_flight: int, cancelled: float) -> Counter:
+    """How the requests ended."""
+    rng = random.Random(0)
+    jobs: queue.Queue = queue.Queue()
+    for number in range(requests):
+        leaves = rng.uniform(0, 0.5) if rng.random() < cancelled else None
+        jobs.put((models[number % len(models)], number, leaves))
+    ended: Counter = Counter()
+
+    def work() -> None:
+        while True:
+            try:
+                job = jobs.get_nowait()
+            except queue.Empty:
+                return
+            ended[one(url, *job)] += 1
+
+    threads = [threading.Thread(target=work) for _ in range(in_flight)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ended
+
+
+def main(
+    url: str = "127.0.0.1:8001",
+    metrics: str = "http://127.0.0.1:8002/metrics",
+    requests: int = 500,
+    in_flight: int = 16,
+    cancelled: Annotated[float, typer.Option(help="Share that is taken back")] = 0.2,
+    models: str = "fish_tts_stream,fish_tts",
+) -> None:
+    """Soak the server and print what it held before and after."""
+    soak(url, models.split(","), 2 * in_flight, in_flight, 0)  # what is made once
+    before, begin = held(metrics), time.monotonic()
+    ended = soak(url, models.split(","), requests, in_flight, cancelled)
+    wall = time.monotonic() - begin
+    time.sleep(2)
+    found = {"ended": ended, "before": before, "after": held(metrics), "wall_s": round(wall, 1)}
+    print(json.dumps(found))
+    raise typer.Exit(1 if ended["hung"] else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
