@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from engine.kv_cache import KVCache
 from engine.llama import Llama, Rows, stacked_noise
@@ -32,6 +33,7 @@ class Engine:
         self.llama, self.slots, self.max_waiting = llama, slots, max_waiting
         self.waiting: deque[Request] = deque()
         self.active: list[Active] = []
+        self.joining: list[Active] = []  # within a step: whose prompts go through together
         self.prefilling: Active | None = None
         self.rows = Rows(llama, slots)
         self.prefixes = PrefixCache()
@@ -106,7 +108,8 @@ class Engine:
         """One frame for every active request; returns whether there is more to do."""
         self._leave_early()
         decoding = len(self.active)
-        self._prefill_slice()
+        if self.prefilling or not self._prefill_together():
+            self._prefill_slice()
         if decoding:
             self._decode(decoding)
         if self.active:
@@ -130,37 +133,73 @@ class Engine:
             self.prefilling = None
             request.on_error(CancelledError(reason))
 
-    def _prefill_slice(self) -> None:
-        """Push part of one waiting prompt through; with its end the request becomes active."""
+    def _prefill_together(self) -> bool:
+        """Push what is left of several waiting prompts through as one batch, if it is little.
+
+        The first prompt that needs more, its voice or several slices, is left in `prefilling`.
+
+        Returns:
+            Whether there were any.
+        """
+        begin, group, longest = len(self.active), self.joining, 0
+        while self.waiting and begin + len(group) < self.slots:
+            active = self._admit(self.waiting.popleft(), begin + len(group))
+            longest = max(longest, active.prompt.shape[2] - active.prefilled)
+            if active.needs_voice or (1 + len(group)) * longest > PREFILL_SLICE:
+                self.prefilling = active
+                break
+            group.append(active)
+        if group:
+            rests = [active.prompt[0, :, active.prefilled :] for active in group]
+            ends = self._extend("prefill", slice(begin, begin + len(group)), rests)
+            for active, logits, state in zip(group, *ends, strict=True):
+                self._activate(active, logits, state)
+            self.joining = []
+        return bool(group)
+
+    def _activate(self, active: Active, logits: torch.Tensor, state: torch.Tensor) -> None:
+        """The whole prompt is in the row behind the active ones: the request joins them."""
         row = len(self.active)
-        if self.prefilling is None and row < self.slots and self.waiting:
-            self.prefilling = self._admit(self.waiting.popleft(), row)
-        active = self.prefilling
+        self.rows.logits[row], self.rows.state[row] = logits, state
+        # Speech of no frames at all is nothing that the codec could decode.
+        self.rows.logits[row, self.llama.end_choice] = float("-inf")
+        self.active.append(active)
+
+    def _prefill_slice(self) -> None:
+        """Push a part of one prompt through; with its end the request becomes active."""
+        row, active = len(self.active), self.prefilling
         if active is None:
             return
         begin, prefix = active.prefilled, active.prefix_length
         end = min(begin + PREFILL_SLICE, active.prompt.shape[2])
-        if begin < prefix:  # a slice of its own: the rest is then the same, hot or cold
+        if active.needs_voice:  # a slice of its own: the rest is then the same, hot or cold
             end = min(end, prefix)
-        logits, state = self._prefill(active.prompt[:, :, begin:end], row)
+        logits, state = self._extend(
+            "prefill", slice(row, row + 1), [active.prompt[0, :, begin:end]]
+        )
         active.prefilled = end
         if end == prefix:
             self.prefixes.put(active.prefix_key, *self.cache.row(row))
         if end == active.prompt.shape[2]:
-            self.rows.logits[row], self.rows.state[row] = logits, state
-            # Speech of no frames at all is nothing that the codec could decode.
-            self.rows.logits[row, self.llama.end_choice] = float("-inf")
-            self.active.append(active)
+            self._activate(active, logits[0], state[0])
             self.prefilling = None
 
-    def _prefill(self, tokens: torch.Tensor, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        device, time = self.llama.device, tokens.shape[2]
-        lengths, keys, values = self.cache.room(slice(row, row + 1), time)
-        logits, state = self.llama.extend(
-            tokens.to(device), torch.tensor([time], device=device), lengths, keys, values
-        )
-        self.cache.lengths[row] += time
-        return logits[0], state[0]
+    def _extend(
+        self, phase: str, rows: slice, columns: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The slow transformer: new positions of these rows, int64 (1 + codebooks, time) each.
+
+        Returns:
+            Logits and the fast transformer's input at the last of them, (rows, ...).
+        """
+        times = torch.tensor([c.shape[1] for c in columns])
+        with self._timed(phase):
+            tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
+            lengths, keys, values = self.cache.room(rows, int(times.max()))
+            device = self.llama.device
+            ends = self.llama.extend(tokens.to(device), times.to(device), lengths, keys, values)
+        self.cache.lengths[rows] += times
+        return ends
 
     def _admit(self, request: Request, row: int) -> Active:
         facts, sampling = self.llama.facts, request.sampling
@@ -175,12 +214,10 @@ class Engine:
         return active
 
     def _decode(self, count: int) -> None:
-        """The slow transformer, for rows 0 to count - 1."""
-        lengths, keys, values = self.cache.room(slice(0, count), 1)
-        self.rows.logits[:count], self.rows.state[:count] = self.llama.extend(
-            self.rows.columns[:count, :, None], torch.ones_like(lengths), lengths, keys, values
-        )
-        self.cache.lengths[:count] += 1
+        """One frame more, for rows 0 to count - 1."""
+        columns = list(self.rows.columns[:count, :, None])
+        ends = self._extend("decode_step", slice(0, count), columns)
+        self.rows.logits[:count], self.rows.state[:count] = ends
 
     def _sample(self, count: int) -> None:
         """Token, codes, windows; the finished leave."""
@@ -239,11 +276,11 @@ class Engine:
     def _abandon(self, error: Exception) -> None:
         """Tell every request, forget them all, and start from a clean slate."""
         with self._wake:
-            requests = [a.request for a in self.active] + list(self.waiting)
-            if self.prefilling:
-                requests.append(self.prefilling.request)
+            begun = [*self.active, *self.joining, *([self.prefilling] if self.prefilling else [])]
+            requests = [active.request for active in begun] + list(self.waiting)
             self.waiting.clear()
             self.active.clear()
+            self.joining.clear()
             self.prefilling = None
             self.cache.lengths.zero_()
         for request in requests:

@@ -67,6 +67,11 @@ class Active:
         self._frames = np.zeros((max_frames, codebooks), np.int64)
 
     @property
+    def needs_voice(self) -> bool:
+        """Whether the prompt's prefix is still to be pushed through, a slice of its own."""
+        return self.prefilled < self.prefix_length
+
+    @property
     def frames(self) -> np.ndarray:
         """int64 (frames so far, codebooks)."""
         return self._frames[: self.num_frames]

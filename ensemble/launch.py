@@ -25,6 +25,9 @@ __all__ = ["LaunchError", "Server"]
 
 CACHE_BYTES = 256 * 2**20  # a reference's codes are some 20 kB: thousands of voices
 EXIT_TIMEOUT_S = 30  # how long a stopping server waits for requests in flight
+# Threads that wait for their next share of work sleep. Spinning, as they would, the LLaMA stage and
+# the codec take the cores from each other. The caller's own environment goes before this.
+_WAITING = {"OMP_WAIT_POLICY": "passive"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None).prctl  # looked up here: not safe between fork and exec
 
@@ -188,7 +191,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **installation.environment, **self.environment},
+                env={**_WAITING, **os.environ, **installation.environment, **self.environment},
                 cwd=tritonserver.PROJECT,  # the wheel's stub ignores PYTHONPATH
                 pass_fds=[folder.lock],
                 start_new_session=True,  # Ctrl-C is ours to pass on; stubs are found by group

@@ -183,17 +183,20 @@ def test_full_queue_and_too_long_prompt_are_refused_at_once(llama, prompts) -> N
         Engine(llama, 1).submit(Collected().request(long, GREEDY))
 
 
-def test_a_failing_step_fails_its_requests_and_not_the_engine(llama, prompts, monkeypatch) -> None:
+@pytest.mark.parametrize("where", ["_extend", "_sample"])
+def test_a_failing_step_fails_its_requests_and_not_the_engine(
+    llama, prompts, monkeypatch, where
+) -> None:
     import threading
 
     engine, hit, after = Engine(llama, 2), Collected(), Collected()
     broken = RuntimeError("out of memory")
 
-    def fail(count: int) -> None:
+    def fail(*_: object) -> None:
         monkeypatch.undo()
         raise broken
 
-    monkeypatch.setattr(engine, "_sample", fail)
+    monkeypatch.setattr(engine, where, fail)
     thread = threading.Thread(target=engine.run)
     engine.submit(hit.request(prompts[0], GREEDY))
     thread.start()
@@ -206,6 +209,19 @@ def test_a_failing_step_fails_its_requests_and_not_the_engine(llama, prompts, mo
     engine.close()
     thread.join()
     assert hit.errors == [broken]
+
+
+def test_waiting_prompts_go_through_together(llama, prompts) -> None:
+    engine, jobs = Engine(llama, 8), [(prompts[i % 2], Sampling(seed=i)) for i in range(6)]
+    collected = [Collected() for _ in jobs]
+    for got, job in zip(collected, jobs, strict=True):
+        engine.submit(got.request(*job))
+    engine.step()
+    assert len(engine.active) == len(jobs)
+    while engine.step():
+        pass
+    for got, (alone,) in zip(collected, (run(llama, [job]) for job in jobs), strict=True):
+        np.testing.assert_array_equal(got.codes, alone.codes)
 
 
 def test_prefill_in_slices_equals_prefill_at_once(llama, prompts, monkeypatch) -> None:

@@ -87,6 +87,8 @@ def _session_options(model: ServedModel) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = model.number("intra_op_thread_count")
     options.inter_op_num_threads = model.number("inter_op_thread_count")
     options.log_severity_level = _ERRORS_ONLY
+    # The machine is shared with the other stages: waiting threads sleep instead of spinning.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
