@@ -33,18 +33,19 @@ def prepared(preset: str, name: str, *flags: str) -> tuple[Path, Path]:
     checkpoint, repository = ROOT / "checkpoints" / name, ROOT / "build" / f"{name}-repository"
     stamp = repository.with_suffix(".stamp")  # hash of what the repository was made with
     if not checkpoint.is_dir():
-        _export("make-checkpoint", preset, "--out", checkpoint, "--seed", "0", *flags)
+        export_command("make-checkpoint", preset, "--out", checkpoint, "--seed", "0", *flags)
     wanted = _hash_of_sources()
     if not (stamp.is_file() and repository.is_dir() and stamp.read_text() == wanted):
         stamp.unlink(missing_ok=True)
         # Compiling takes a minute or two, which the small ones never win back.
         how = "--no-compile" if preset.startswith("tiny") else "--compile"
-        _export("run", checkpoint, "--repository", repository, how)
+        export_command("run", checkpoint, "--repository", repository, how)
         stamp.write_text(wanted)
     return checkpoint, repository
 
 
-def _export(*arguments: str | Path) -> None:
+def export_command(*arguments: str | Path) -> None:
+    """Run `python -m export ...`; what it prints goes to stderr."""
     command = [sys.executable, "-m", "export", *map(str, arguments)]
     console.print("+", *command[1:])
     subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)

@@ -15,20 +15,26 @@ app = typer.Typer(
 
 @app.command()
 def make_checkpoint(
-    name: Annotated[str, typer.Argument(help="tiny, tiny-mha, ..., s1mini (3.3 GB)")],
+    name: Annotated[str, typer.Argument(help="demo, tiny, tiny-mha, ..., s1mini (3.3 GB)")],
     out: Annotated[Path, typer.Option(help="Folder to make")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights")] = 0,
     force: Annotated[bool, typer.Option(help="Replace a folder that holds something")] = False,
     endless: Annotated[
         bool, typer.Option(help="Speech that only max_new_tokens ends: for benchmarks")
     ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of trained weights [demo: assets/demo]")
+    ] = None,
 ) -> None:
-    """Write a checkpoint of random weights that the genuine upstream loaders accept."""
+    """Write a checkpoint that the genuine upstream loaders accept, of random weights but for demo.
+
+    demo is trained (`python -m training`).
+    """
     from export.make_checkpoint import make_checkpoint as make
     from export.weights import CheckpointError
 
     try:
-        make(name, out, seed, force, endless)
+        make(name, out, seed, force, endless, weights)
     except CheckpointError as error:
         raise SystemExit(str(error)) from None
 

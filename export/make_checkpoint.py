@@ -1,7 +1,8 @@
-"""Makes checkpoints of random weights in the genuine format, for tests, demos and benchmarks.
+"""Makes checkpoints in the genuine format, for tests, demos and benchmarks.
 
-Nothing is learnt, so what they speak is noise; but the genuine loaders accept them, the codes are
-valid and vary, the speech ends, and the audio is audible.
+Most are of random weights. Nothing is learnt, so what they speak is noise; but the genuine loaders
+accept them, the codes are valid and vary, the speech ends, and the audio is audible.
+`demo` is the one that was trained: its weights are kept in half precision and expanded here.
 """
 
 import base64
@@ -11,21 +12,22 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from export import demo
 from export.checkpoint import CODEC_CONFIG, load_checkpoint
 from export.codec_config import build_codec, packaged_config
 from export.random_codec import random_codec
 from export.random_llama import random_llama
 from export.upstream import ALL_SPECIAL_TOKENS, DualARModelArgs, DualARTransformer, FishTokenizer
-from export.weights import CheckpointError
+from export.weights import CheckpointError, read_codec, read_llama
 
 # Shape of OpenAudio S1-mini, as printed when the real one is loaded: 860,169,216 parameters.
 _S1_MINI: dict[str, Any] = {
@@ -112,6 +114,7 @@ class Preset:
         num_text_tokens: Pieces of text in the tokenizer.
         num_speakers: Tokens `<|speaker:N|>`; without any, upstream spells the marker out.
         dtype: Of the transformers' weights.
+        weights: Folder of `model.pth` and `codec.pth` in half precision; None: random ones.
     """
 
     llama: dict[str, Any]
@@ -119,6 +122,7 @@ class Preset:
     num_text_tokens: int = 280
     num_speakers: int = 1
     dtype: torch.dtype = torch.float32
+    weights: Path | None = None
 
 
 PRESETS = {
@@ -135,11 +139,17 @@ PRESETS = {
         num_speakers=0,
     ),
     "tiny-tied": Preset(_TINY | {"tie_word_embeddings": True}),
+    "demo": Preset(demo.LLAMA, demo.CODEC, demo.TEXT_TOKENS, weights=demo.WEIGHTS),
 }
 
 
 def make_checkpoint(
-    name: str, out: Path, seed: int = 0, force: bool = False, endless: bool = False
+    name: str,
+    out: Path,
+    seed: int = 0,
+    force: bool = False,
+    endless: bool = False,
+    weights: Path | None = None,
 ) -> None:
     """Write a checkpoint folder: all of it, or nothing.
 
@@ -149,19 +159,26 @@ def make_checkpoint(
         seed: The same seed gives the same weights.
         force: Replace a folder that holds something.
         endless: Speech that only `max_new_tokens` ends: workloads of a known length.
+        weights: Folder of trained ones, instead of the preset's own.
 
     Raises:
-        CheckpointError: If the name is unknown or the folder is not empty.
+        CheckpointError: If the name is unknown or the folder is not empty, or if trained weights
+            are missing or of another shape.
     """
     if name not in PRESETS:
         raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
+    preset = PRESETS[name] if weights is None else replace(PRESETS[name], weights=weights)
+    if preset.weights and not (preset.weights / "model.pth").is_file():
+        raise CheckpointError(
+            f"make-checkpoint: {preset.weights} holds no trained weights. Train them: make train"
+        )
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"make-checkpoint: {out} is not empty. Replace it with --force")
     started = time.monotonic()
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
-        _write(PRESETS[name], unfinished, seed, endless)
+        _write(preset, unfinished, seed, endless)
         checkpoint_id = load_checkpoint(unfinished).checkpoint_id
         if out.is_dir():
             shutil.rmtree(out)
@@ -175,13 +192,34 @@ def make_checkpoint(
 
 
 def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
-    generator = torch.Generator().manual_seed(seed)
     config = DualARModelArgs(**preset.llama)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", "utf-8")
-    _write_tokenizer(preset, folder)
+    write_tokenizer(preset, folder)
     codec_config = OmegaConf.merge(packaged_config(), preset.codec)
     if preset.codec:
         OmegaConf.save(codec_config, folder / CODEC_CONFIG, resolve=True)
+    if preset.weights:
+        _expand(preset.weights, folder)
+    else:
+        _write_random(preset, config, codec_config, folder, seed, endless)
+
+
+def _expand(weights: Path, folder: Path) -> None:
+    """Half precision -> the single precision that the codec needs and the transformers may have."""
+    for file, read in (("model.pth", read_llama), ("codec.pth", read_codec)):
+        tensors = {name: tensor.float() for name, tensor in read(weights / file).items()}
+        torch.save(tensors, folder / file)
+
+
+def _write_random(
+    preset: Preset,
+    config: DualARModelArgs,
+    codec_config: DictConfig | ListConfig,
+    folder: Path,
+    seed: int,
+    endless: bool,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         llama = DualARTransformer(
             config,  # pyright: ignore[reportArgumentType]
@@ -206,7 +244,8 @@ def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
         step()
 
 
-def _write_tokenizer(preset: Preset, folder: Path) -> None:
+def write_tokenizer(preset: Preset, folder: Path) -> None:
+    """`tokenizer.tiktoken` and `special_tokens.json`."""
     count = preset.num_text_tokens
     lines = [
         f"{base64.b64encode(token).decode()} {rank}"

@@ -104,6 +104,7 @@ with (
         logits_to_probs,
     )
     from fish_speech.models.text2semantic.llama import (
+        BaseTransformer,
         DualARModelArgs,
         DualARTransformer,
     )
@@ -120,6 +121,7 @@ precompute_freqs_cis: Callable[..., torch.Tensor] = _precompute_freqs_cis
 __all__ = [
     "ALL_SPECIAL_TOKENS",
     "DAC",
+    "BaseTransformer",
     "ContentSequence",
     "DownsampleResidualVectorQuantize",
     "DualARModelArgs",
