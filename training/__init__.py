@@ -1,0 +1,1 @@
+"""Trains the demo voice: `python -m training all`, and what that costs is in training/README.md."""

@@ -1,0 +1,72 @@
+"""`python -m training COMMAND`: the demo voice, from nothing to `assets/demo`.
+
+Every command goes on where it was interrupted; `all` is what repeats the whole training.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.demo import WEIGHTS
+from training import stages
+from training.loop import Deadline, StoppedError
+from training.settings import Settings
+from training.speech import EspeakMissingError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+)
+STATE = Path("checkpoints/demo-training")  # not in build/: `make clean` takes no hours away
+StateOption = Annotated[Path, typer.Option("--state", help="Where everything is kept")]
+MinutesOption = Annotated[float, typer.Option("--minutes", help="Stop then, to be continued")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the weights")]
+
+
+@app.command()
+def speech(state: StateOption = STATE) -> None:
+    """Let eSpeak NG speak the corpus."""
+    stages.speech(Settings(), state)
+
+
+@app.command()
+def codec(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+    """Train the codec."""
+    stages.codec(Settings(), state, Deadline(minutes))
+
+
+@app.command()
+def llama(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+    """Train the transformers; the codec's codes must be fixed by then."""
+    stages.llama(Settings(), state, Deadline(minutes))
+
+
+@app.command()
+def weights(state: StateOption = STATE, out: OutOption = WEIGHTS) -> None:
+    """Write what has been learnt so far, in half precision."""
+    stages.weights(Settings(), state, out)
+
+
+@app.command()
+def curves(state: StateOption = STATE, out: OutOption = Path("out")) -> None:
+    """Draw the learning curves."""
+    stages.curves(state, out)
+
+
+@app.command("all")
+def everything(
+    state: StateOption = STATE, minutes: MinutesOption = 1e9, out: OutOption = WEIGHTS
+) -> None:
+    """Speech, codec, transformers, weights, curves."""
+    settings, deadline = Settings(), Deadline(minutes)
+    stages.codec(settings, state, deadline)
+    stages.llama(settings, state, deadline)
+    stages.weights(settings, state, out)
+    stages.curves(state, out)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (StoppedError, EspeakMissingError, stages.TooEarlyError) as stopped:
+        raise SystemExit(f"training: {stopped}") from None

@@ -1,0 +1,153 @@
+"""Trains the two transformers on the codec's codes: genuine DualARTransformer, small.
+
+Upstream's own training `forward` of 0.1.0 cannot be called (its two halves do not fit together);
+the slow half is used as it is, the fast half is its lines over again with the codes as targets.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from export import demo
+from export.make_checkpoint import PRESETS, write_tokenizer
+from export.upstream import BaseTransformer, DualARModelArgs, DualARTransformer, FishTokenizer
+from training import settings
+from training.codes import Codes
+from training.loop import Deadline, Losses, Trainer
+
+_IGNORED = -100  # no loss where the next token is not speech
+
+
+def demo_tokenizer() -> FishTokenizer:
+    """Upstream's tokenizer with the demo voice's tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(PRESETS["demo"], Path(folder))
+        return FishTokenizer.from_pretrained(folder)
+
+
+def new_llama(config: dict[str, Any] = demo.LLAMA) -> DualARTransformer:
+    """The transformers before training, as upstream initialises them."""
+    torch.manual_seed(0)
+    arguments: Any = DualARModelArgs(**config)
+    return DualARTransformer(arguments, demo_tokenizer()).train()
+
+
+class Prompts:
+    """Several utterances of one voice in a row, exactly as references and answer are served.
+
+    So each utterance is trained as the answer to those before it, and the first one as the answer
+    to no reference at all.
+    """
+
+    def __init__(self, codes: Codes, wanted: settings.Llama, tokenizer: FishTokenizer) -> None:
+        self.codes, self.wanted = codes, wanted
+        self.begin = tokenizer.semantic_begin_id
+        interleave, speaker, self.end = (
+            tokenizer.get_token_id(token)
+            for token in ("<|interleave|>", "<|speaker:0|>", "<|im_end|>")
+        )
+        self._interleave, self._speaker, self._end = map(
+            _tokens, ([interleave], [speaker], [self.end])
+        )
+        self._texts = [
+            _tokens(tokenizer.encode(u.text, allowed_special=False)) for u in codes.utterances
+        ]
+
+    def sequence(self, indices: Iterable[int]) -> np.ndarray:
+        """int64 (1 + codebooks, positions)."""
+        columns = [self._interleave]
+        for index in indices:
+            spoken = self.codes[index]
+            speech = np.concatenate([spoken[:1] + self.begin, spoken])
+            columns += [self._speaker, self._texts[index], speech, self._end]
+        return np.concatenate(columns, axis=1)
+
+    def batch(self, step: int) -> Tensor:
+        """int64 (batch, 1 + codebooks, positions), padded with the end."""
+        chance = np.random.default_rng((11, step))
+        voices = chance.integers(len(self.codes.by_voice), size=self.wanted.batch)
+        sequences = [
+            self.sequence(chance.choice(self.codes.by_voice[v], self.wanted.utterances, False))
+            for v in voices
+        ]
+        longest = max(s.shape[1] for s in sequences)
+        batch = np.zeros((len(sequences), sequences[0].shape[0], longest), np.int64)
+        batch[:, 0] = self.end
+        for row, sequence in zip(batch, sequences, strict=True):
+            row[:, : sequence.shape[1]] = sequence
+        return torch.from_numpy(batch)
+
+    def labels(self, batch: Tensor) -> Tensor:
+        """int64 (batch, positions - 1): the next token where it is speech, or ends some."""
+        tokens, following = batch[:, 0, :-1], batch[:, 0, 1:]
+        speaking = (tokens >= self.begin) | (following >= self.begin)
+        return torch.where(speaking, following, _IGNORED)
+
+
+def _tokens(tokens: list[int]) -> np.ndarray:
+    columns = np.zeros((1 + demo.LLAMA["num_codebooks"], len(tokens)), np.int64)
+    columns[0] = tokens
+    return columns
+
+
+def losses_of(model: Any, batch: Tensor, labels: Tensor, begin: int, fast_share: float) -> Losses:
+    """Cross entropies: of the next semantic token or the end, and of the residual codes.
+
+    Args:
+        model: The transformers.
+        batch: int64 (batch, 1 + codebooks, positions).
+        labels: int64 (batch, positions - 1), the tokens of positions 1 and on, or ignored.
+        begin: Token of semantic code 0.
+        fast_share: Part of the frames that the fast transformer is trained on.
+    """
+    slow = BaseTransformer.forward(model, batch[:, :, :-1])
+    semantic = F.cross_entropy(slow.logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
+    chosen = labels >= begin
+    chosen &= torch.rand(chosen.shape) < fast_share
+    codes = batch[:, 1:, 1:].transpose(1, 2)[chosen]
+    logits = fast_logits(model, slow.hidden_states[chosen], codes)
+    residual = F.cross_entropy(logits[:, 1:].flatten(0, 1), codes[:, 1:].flatten())
+    return {"semantic": semantic, "residual": residual}
+
+
+def fast_logits(model: Any, hidden: Tensor, codes: Tensor) -> Tensor:
+    """Of every codebook, given those before it.
+
+    Args:
+        model: The transformers.
+        hidden: float32 (frames, dim), of the slow one.
+        codes: int64 (frames, codebooks).
+
+    Returns:
+        float32 (frames, codebooks, codebook size).
+
+    Source: `DualARTransformer.forward` and `decode_one_token_ar`, fish-speech 0.1.0.
+    """
+    count = model.config.num_codebooks
+    known = model.fast_embeddings(codes[:, :-1])
+    x = torch.cat([model.fast_project_in(hidden)[:, None], known], dim=1)
+    mask = model.causal_mask[None, None, :count, :count]
+    for layer in model.fast_layers:
+        x = layer(x, model.fast_freqs_cis[:count], mask)
+    return model.fast_output(model.fast_norm(x))
+
+
+def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: Deadline) -> Trainer:
+    """Train, or go on training, into `folder`; see `Trainer.run`."""
+    # The name says which codes: weights learnt on others would continue as noise.
+    trainer = Trainer(f"llama-{codes.digest}", new_llama(), wanted.optimiser, folder)
+    model: Any = trainer.model
+    prompts = Prompts(codes, wanted, model.tokenizer)
+
+    def losses(step: int) -> Losses:
+        batch = prompts.batch(step)
+        return losses_of(model, batch, prompts.labels(batch), prompts.begin, wanted.fast_share)
+
+    trainer.run(losses, deadline)
+    return trainer

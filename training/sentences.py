@@ -1,0 +1,65 @@
+"""The sentences: drawn from a grammar, split for good into those trained on and those held out."""
+
+import random
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+GRAMMAR = Path(__file__).with_name("sentences.txt")
+_HELD_OUT = 16  # one sentence in so many is never trained on
+_REFERENCE = re.compile(r"\{(\w+)\}")
+
+Rules = dict[str, list[str]]
+
+
+def read_rules(path: Path = GRAMMAR) -> Rules:
+    """Name -> alternatives; the first rule is the start."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.split(": ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: alternatives.split(" | ") for name, alternatives in pairs}
+
+
+def draw(rules: Rules, random_source: random.Random) -> str:
+    """One sentence as it is written, every alternative of a rule as likely as the others."""
+
+    def expand(name: str) -> str:
+        chosen = random_source.choice(rules[name])
+        return _REFERENCE.sub(lambda reference: expand(reference[1]), chosen)
+
+    text = expand(next(iter(rules)))
+    return text[0].upper() + text[1:]
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a sentence is for measuring only, by a hash: the same for everyone, for ever."""
+    return zlib.crc32(text.encode()) % _HELD_OUT == 0
+
+
+def sentences(seed: int, held_out: bool) -> Iterator[str]:
+    """Endlessly many, each drawn anew, from one side of the split."""
+    rules, random_source = read_rules(), random.Random(seed)
+    while True:
+        text = draw(rules, random_source)
+        if is_held_out(text) == held_out:
+            yield text
+
+
+def words(text: str) -> str:
+    """As a recogniser writes it: lower case, no punctuation."""
+    return re.sub(r"[^a-z' ]", "", text.lower())
+
+
+def jsgf(rules: Rules) -> str:
+    """The same grammar in the JSpeech Grammar Format, for the recogniser."""
+    start = next(iter(rules))
+    lines = ["#JSGF V1.0;", f"grammar {start};"]
+    for name, alternatives in rules.items():
+        spoken = [_REFERENCE.sub(r"<\1>", _spoken(text)) for text in alternatives]
+        public = "public " if name == start else ""
+        lines.append(f"{public}<{name}> = {' | '.join(spoken)};")
+    return "\n".join(lines) + "\n"
+
+
+def _spoken(alternative: str) -> str:
+    return re.sub(r"[^a-z' {}_]", "", alternative.lower())

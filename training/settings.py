@@ -1,0 +1,108 @@
+"""Every setting of the training. What the model is (its dimensions) is `export/demo.py`."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Data:
+    """Attributes:
+    variants: Voices of eSpeak NG that are trained on.
+    unseen: One that is not: for measuring.
+    pitch, speed_wpm: Each voice draws its own, from such a range.
+    voices: So many draws.
+    utterances_per_voice: Sentences that each of them says.
+    seed: Of texts and voices.
+    """
+
+    # Those that the recogniser understands best: 0.02, 0.01, 0.12 and 0.20 of the words wrong.
+    variants: tuple[str, ...] = ("en-us+f3", "en-us+m2", "en-us+f5", "en-us+m6")
+    unseen: str = "en-us+f2"
+    pitch: tuple[int, int] = (35, 65)
+    speed_wpm: tuple[int, int] = (145, 165)
+    voices: int = 320
+    utterances_per_voice: int = 20
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW, warm-up, cosine to a tenth.
+
+    Attributes:
+        steps: In all.
+        learning_rate: At its highest.
+        warmup: Steps until then.
+        betas, weight_decay: Of AdamW.
+        clip: Norm that the gradient is cut to.
+        average: How much of the averaged weights each step keeps.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    average: float = 0.999
+
+    def learning_rate_at(self, step: int) -> float:
+        """The schedule."""
+        progress = min(1.0, step / self.steps)
+        cosine = 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
+        return self.learning_rate * cosine * min(1.0, (step + 1) / self.warmup)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Attributes:
+    optimiser: For all of it.
+    batch, frames: Segments a step, and their length; 2048 samples a frame.
+    codes_fixed_after: Step from which on encoder and codebooks no longer change, so that codes
+        (and with them the language model) stay valid while the decoder is still improving.
+    mels: Window in samples -> mel bands of the spectrograms that are compared.
+    floor: Amplitude below which they count as silence.
+    quantised_after: Step from which on sound goes through the codebooks, not around them.
+    logarithm, amplitude, follow, codebook, commitment: Weights of the losses.
+    revive_every: Steps after which codes that were not used are moved to where they would be.
+    """
+
+    optimiser: Optimiser = Optimiser(steps=8000, learning_rate=1e-3, betas=(0.8, 0.99))
+    batch: int = 8
+    frames: int = 8
+    codes_fixed_after: int = 3000
+    mels: tuple[tuple[int, int], ...] = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10))
+    floor: float = 1e-5
+    quantised_after: int = 400
+    logarithm: float = 10.0
+    amplitude: float = 10.0
+    follow: float = 1.0
+    codebook: float = 1.0
+    commitment: float = 0.25
+    revive_every: int = 100
+
+
+@dataclass(frozen=True)
+class Llama:
+    """Attributes:
+    optimiser: For both transformers.
+    batch: Prompts with their answers, a step.
+    utterances: Of one voice in a row; each is the answer to those before it.
+    fast_share: Of the frames, how many the fast transformer is trained on each step.
+    """
+
+    optimiser: Optimiser = Optimiser(
+        steps=6000, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
+    )
+    batch: int = 24
+    utterances: int = 2
+    fast_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of them."""
+
+    data: Data = Data()
+    codec: Codec = field(default_factory=Codec)
+    llama: Llama = field(default_factory=Llama)
