@@ -6,7 +6,7 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check export bench load cost clean
+.PHONY: help setup demo serve test check export bench load cost train quality clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,6 +42,15 @@ load: setup  ## perf_analyzer from one caller to many: benchmarks/report.md [REP
 
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
 	$(PYTHON_IN_VENV) -m benchmarks.load_cost
+
+train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [MINUTES=60]
+	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt
+	$(PYTHON_IN_VENV) -m training all $(if $(MINUTES),--minutes $(MINUTES))
+
+quality: setup  ## words and voice of a checkpoint, heard by a recogniser; needs espeak-ng: CHECKPOINT=DIR [PRECISION=full]
+	@test -n "$(CHECKPOINT)" || { echo "quality: which checkpoint? make quality CHECKPOINT=DIR" >&2; exit 1; }
+	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt
+	$(PYTHON_IN_VENV) -m benchmarks.quality --checkpoint $(CHECKPOINT) $(if $(PRECISION),--precision $(PRECISION))
 
 clean:  ## remove what was built, not the virtual environment nor exported artefacts
 	rm -rf build out .pytest_cache .ruff_cache .hypothesis

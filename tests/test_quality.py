@@ -1,0 +1,66 @@
+"""The measures of `make quality`, on sounds whose answer is known."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+from benchmarks import voice_measures as measures
+
+RATE_HZ = 44100
+
+
+def tone(hz: float, seconds: float = 0.5) -> np.ndarray:
+    """A hum rich in harmonics."""
+    time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    return sum(np.sin(2 * np.pi * hz * n * time) / n for n in range(1, 12)).astype(np.float32) / 4
+
+
+@pytest.mark.parametrize(
+    ("true", "heard", "errors"),
+    [
+        ("the red door", "the red door", 0),
+        ("the red door", "the door", 1),
+        ("the red door", "the old red doors", 2),
+        ("the red door", "", 3),
+    ],
+)
+def test_word_errors(true, heard, errors) -> None:
+    assert measures.word_errors(true, heard) == errors
+
+
+def test_pitch() -> None:
+    pytest.importorskip("parselmouth", reason="training/requirements.txt is not installed")
+    assert measures.median_f0_hz(tone(140), RATE_HZ) == pytest.approx(140, rel=0.01)
+    assert math.isnan(measures.median_f0_hz(np.zeros(RATE_HZ, np.float32), RATE_HZ))
+
+
+def test_cepstral_distance_forgives_tempo_and_loudness_not_sound() -> None:
+    hiss = np.random.default_rng(0).standard_normal(RATE_HZ // 4).astype(np.float32) * 0.1
+    word = np.concatenate([tone(140, 0.3), hiss])
+    slow, other = np.concatenate([tone(140, 0.6), hiss]), np.concatenate([hiss, tone(140, 0.3)])
+    cepstra = [measures.mel_cepstra(w, RATE_HZ) for w in (word, slow, 0.5 * word, other)]
+    same, slower, quieter, wrong = (measures.cepstral_distance_db(cepstra[0], c) for c in cepstra)
+    assert same == 0
+    assert quieter < 0.5
+    assert max(slower, quieter) < wrong / 3
+
+
+def test_the_recogniser_understands_espeak() -> None:
+    pytest.importorskip("pocketsphinx", reason="training/requirements.txt is not installed")
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    from benchmarks.quality import Line, f0_errors, measured, spoken
+    from benchmarks.recogniser import Recogniser
+    from training.sentences import jsgf, read_rules
+
+    text = "The clever elephant is under the castle."
+    line = Line(text, "en-us+f3", spoken(text, "en-us+f3"))
+    recogniser = Recogniser(jsgf(read_rules()))
+    assert recogniser.words(np.zeros(RATE_HZ, np.float32), RATE_HZ) == ""
+    assert measured(recogniser, [line], [line.true]).wer == 0
+    assert f0_errors([line], [line], [line.true]) == {"en-us+f3": 0.0}
