@@ -47,17 +47,22 @@ def run(
         bool, typer.Option(help="Logits for every token, as upstream; slower")
     ] = False,
     compile: Annotated[
-        bool,
-        typer.Option(help="Also compile the decoder for this CPU", envvar="FISH_SPEECH_COMPILE"),
-    ] = True,
+        bool | None,
+        typer.Option(help="Also compile the decoder for this CPU [default: FISH_SPEECH_COMPILE]"),
+    ] = None,
 ) -> None:
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
 
+    from ensemble.compiled import wanted
     from export.run import ParityError, export_checkpoint, tables
     from export.weights import CheckpointError
 
     console = Console(stderr=True)
+    try:
+        compile = wanted() if compile is None else compile
+    except ValueError as error:  # the variable's value
+        raise SystemExit(f"export: {error}") from None
     try:
         result = export_checkpoint(checkpoint, repository, full_vocabulary, console, compile)
     except (CheckpointError, ParityError) as error:
