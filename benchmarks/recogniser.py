@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from pocketsphinx import Config, Decoder
+from pocketsphinx import Config, Decoder  # pyright: ignore[reportMissingImports]
 
 RATE_HZ = 16_000
 _SILENCE_S = 0.3  # around the speech; the recogniser wants some

@@ -29,7 +29,7 @@ def median_f0_hz(waveform: np.ndarray, rate_hz: int) -> float:
 
     Praat's own algorithm, which phoneticians compare with.
     """
-    import parselmouth
+    import parselmouth  # pyright: ignore[reportMissingImports]
 
     pitch: Any = parselmouth.Sound(waveform.astype(np.float64), rate_hz).to_pitch()
     frequencies = pitch.selected_array["frequency"]

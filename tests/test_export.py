@@ -28,7 +28,7 @@ def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
     make_checkpoint(name, tmp_path / name, seed=1, force=False)
     console = Console(file=io.StringIO(), width=200)
     result = export_checkpoint(tmp_path / name, tmp_path / "repository", False, console)
-    assert len(result.comparisons) == 10
+    assert len(result.comparisons) == 13
     assert all(c.passed for c in result.comparisons)
     for table in tables(result):
         console.print(table)
