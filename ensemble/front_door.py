@@ -2,14 +2,14 @@
 
 For HTTP /infer, unary gRPC and load tests. It reaches the ensemble as any client does, through
 the server's own gRPC port: Triton's way from model to model (BLS) lost its process or hung after
-some hundred streams (24.10). Imports only in a server.
+some hundred streams. Nor may a model whose answers are not decoupled ask whether the caller has
+gone: the server dies of it (both in Triton 24.10). Imports only in a server.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
 import asyncio
 import threading
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,12 +19,11 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
 from ensemble import wire
-from ensemble.cancel import PARAMETER, take_back, token_in
+from ensemble.cancel import PARAMETER, token_in
 from ensemble.contract import MODELS
 from ensemble.own_server import grpc_url
 
 MAX_IN_FLIGHT = 256  # requests; more are refused at once
-CALLER_ASKED_S = 0.25  # how often it is looked whether the caller is still there
 
 
 class FrontDoor:
@@ -73,24 +72,21 @@ class FrontDoor:
                 batch = np.array(values)[None]
                 inputs.append(InferInput(t.name, list(batch.shape), t.dtype))
                 inputs[-1].set_data_from_numpy(batch)
+        token = token_in(request.parameters())
         return {
             "model_name": self.stream_model,
             "inputs": inputs,
             "timeout": request.timeout() or None,
-            "parameters": {PARAMETER: token_in(request.parameters()) or uuid.uuid4().hex},
+            "parameters": None if token is None else {PARAMETER: token},
         }
 
     async def _answer(self, forwarded: dict, sender) -> None:
         task = asyncio.ensure_future(self._joined(forwarded))
         self.in_flight.add(task)
         try:
-            while not (await asyncio.wait({task}, timeout=CALLER_ASKED_S))[0]:
-                if sender.is_cancelled():
-                    take_back(forwarded["parameters"][PARAMETER])
-                    task.cancel()
-            response = task.result()
+            response = await task
         except asyncio.CancelledError:
-            response = wire.error(self.name, RuntimeError("by the caller"), "CANCELLED")
+            response = wire.error(self.name, RuntimeError("the server is shutting down"))
         except Exception as problem:
             response = wire.error(self.name, problem)
         finally:

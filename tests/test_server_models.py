@@ -197,23 +197,6 @@ def test_callers_who_leave_free_their_slots(server, model) -> None:
     assert infer(server, "fish_tts", text=TEXTS[0], seed=1)["audio"].size
 
 
-def test_a_unary_caller_who_hangs_up_frees_his_slot(server) -> None:
-    before = _outcome(server, "cancelled")
-    with grpc.InferenceServerClient(server.grpc_url) as client:
-        calls = [
-            client.async_infer("fish_tts", tensors(text=TEXTS[1] * 3, seed=seed), lambda *_: None)
-            for seed in range(12)
-        ]
-        time.sleep(0.1)
-        for call in calls:
-            call.cancel()
-    deadline = time.monotonic() + 10
-    while _outcome(server, "cancelled") < before + 4 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert _outcome(server, "cancelled") >= before + 4
-    assert infer(server, "fish_tts", text=TEXTS[0], seed=1)["audio"].size
-
-
 @pytest.mark.parametrize("token", ["", "../../etc/passwd", "0" * 31])
 def test_what_is_no_token_is_refused(server, token) -> None:
     with pytest.raises(InferenceServerException, match="expected 32 hexadecimal digits"):
