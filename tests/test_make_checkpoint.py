@@ -165,7 +165,7 @@ def test_tiny_is_small(folders):
 
 def test_s1mini_has_the_real_shape(tmp_path):
     preset = maker.PRESETS["s1mini"]
-    maker._write_tokenizer(preset, tmp_path)
+    maker.write_tokenizer(preset, tmp_path)
     tokenizer = upstream.FishTokenizer.from_pretrained(str(tmp_path))
     assert (tokenizer.semantic_begin_id, tokenizer.semantic_end_id) == (151678, 155773)
     assert tokenizer.get_token_id("<|im_end|>") == 151647
