@@ -94,7 +94,9 @@ def sweep(
     facts_of_run = key | {
         "commit": key["commit"] if resume else commit,
         "command": "python -m benchmarks.load " + " ".join(sys.argv[1:]),
-        "perf_analyzer": [runs.commands[i] for i in (0, -1)] if runs.commands else [],
+        "perf_analyzer": [load_report.portable(runs.commands[i]) for i in (0, -1)]
+        if runs.commands
+        else [],
         "machine": machine.describe(),
         "date": time.strftime("%Y-%m-%d"),
         "texts": count,

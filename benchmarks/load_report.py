@@ -84,7 +84,7 @@ def _value(text: str) -> Any:
 
 
 def _opening(facts: dict[str, Any]) -> str:
-    commands = "\n".join(_portable(command) for command in facts["perf_analyzer"])
+    commands = "\n".join(facts["perf_analyzer"])
     said = {"perf_analyzer": commands, "start_buffer_ms": f"{START_BUFFER_S * 1000:.0f}"}
     return _filled("load.md", facts | said)
 
@@ -93,7 +93,7 @@ def _filled(template: str, values: dict[str, Any]) -> str:
     return Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(values).strip()
 
 
-def _portable(command: Sequence[str]) -> str:
+def portable(command: Sequence[str]) -> str:
     """Without this machine's folders."""
     return " ".join(Path(word).name if word.startswith("/") else word for word in command)
 

@@ -1,9 +1,7 @@
 """The codec's layers, rewritten from the genuine modules so that they export and stream.
 
-Each class takes the genuine module and computes the same numbers, with weight norm folded,
-nothing that freezes the batch or time axis in a trace, and attention in blocks, so that memory
-grows with the length and not with its square.
-
+Each class takes the genuine module and computes the same numbers, with weight norm folded, nothing
+that freezes the batch or time axis in a trace, and attention in blocks: memory linear in time.
 Source: fish-speech 0.1.0, models/dac/modded_dac.py, rvq.py; descript-audio-codec 1.0.0.
 """
 
