@@ -1,21 +1,18 @@
 """Continuous batching: requests join and leave a running batch at every frame."""
 
+import logging
 import threading
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from engine.kv_cache import KVCache
-from engine.llama import Llama, Rows, stacked_noise
-from engine.prefix_cache import PrefixCache
+from engine.batch import Batch
+from engine.llama import Llama
+from engine.memory import kv_bytes_per_slot, out_of_memory
 from engine.request import Active, Request, Sampling
 
-PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no more than this
+log = logging.getLogger("fish_llama")
 
 
 class OverloadedError(RuntimeError):
@@ -26,23 +23,23 @@ class CancelledError(RuntimeError):
     """The caller no longer waits."""
 
 
-class Engine:
+class TooLargeError(RuntimeError):
+    """There is no memory for this request, even alone."""
+
+
+class Engine(Batch):
     """`submit` from any thread; one thread calls `run` (or, in tests, `step`)."""
 
     def __init__(self, llama: Llama, slots: int, max_waiting: int = 256) -> None:
-        self.llama, self.slots, self.max_waiting = llama, slots, max_waiting
-        self.waiting: deque[Request] = deque()
-        self.active: list[Active] = []
-        self.joining: list[Active] = []  # within a step: whose prompts go through together
-        self.prefilling: Active | None = None
-        self.rows = Rows(llama, slots)
-        self.prefixes = PrefixCache()
-        self.cache = KVCache(llama.new_cache, slots, llama.facts.max_seq_len)
-        self.frames = 0
-        self.steps: Counter[int] = Counter()  # by batch size, rounded up to a power of two
-        self.seconds: dict[str, float] = {}  # by phase; a GPU's show where its results are awaited
+        super().__init__(llama, slots)
+        self.max_waiting = max_waiting
         self._wake = threading.Condition()
         self._closed = False
+
+    @property
+    def kv_bytes_limit(self) -> int:
+        """Memory that keys and values take when every slot holds the longest request there is."""
+        return self.slots * kv_bytes_per_slot(self.llama.facts, self.llama.dtype)
 
     def warm_up(self) -> None:
         """Run every graph for one request and for as many as there are slots, as at work.
@@ -80,14 +77,14 @@ class Engine:
                     f"{len(self.waiting)} requests are waiting already, the limit. "
                     "Try again later, or add an instance."
                 )
-            self.waiting.append(request)
+            self.waiting.append(Active(request, facts))
             self._wake.notify()
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Work until `close`; a step that fails takes its requests with it, not the engine."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._busy())
+                self._wake.wait_for(lambda: self._closed or self.busy())
                 if self._closed:
                     break
             try:
@@ -107,19 +104,41 @@ class Engine:
     def step(self) -> bool:
         """One frame for every active request; returns whether there is more to do."""
         self._leave_early()
-        decoding = len(self.active)
-        if self.prefilling or not self._prefill_together():
-            self._prefill_slice()
-        if decoding:
-            self._decode(decoding)
-        if self.active:
-            self._sample(len(self.active))
+        trouble = ""
+        try:
+            self.advance()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            trouble = str(error).partition("\n")[0]
+        if trouble:  # the error is gone by now, and with it what its traceback held
+            self._make_do(trouble)
         if not (self.active or self.prefilling):
             self.cache.shrink()
-        return self._busy()
+        return self.busy()
 
-    def _busy(self) -> bool:
-        return bool(self.waiting or self.active or self.prefilling)
+    def _make_do(self, trouble: str) -> None:
+        """Out of memory: go on with fewer slots; who is alone and has no room is told so."""
+        before, begun = self.slots, self.begun()
+        if before > 1 or self.prefixes.stats.num_bytes:
+            self.halve()
+            log.warning(
+                "fish_llama: out of memory with %d requests in %d slots; %d from now on, nobody is "
+                "lost (%s)", len(begun), before, self.slots, trouble,
+            )  # fmt: skip
+            return
+        self.clear()
+        if not begun and self.waiting:  # it was still being admitted
+            begun = [self.waiting.popleft()]
+        log.warning("fish_llama: out of memory with one slot; its request fails (%s)", trouble)
+        for active in begun:
+            positions = active.request.prompt.shape[1] + active.num_frames
+            active.request.on_error(
+                TooLargeError(
+                    f"out of memory at {positions} positions, though alone. Use a shorter text or "
+                    f"reference, or free memory on {self.llama.device} ({trouble})"
+                )
+            )
 
     def _leave_early(self) -> None:
         for row in reversed(range(len(self.active))):
@@ -133,156 +152,12 @@ class Engine:
             self.prefilling = None
             request.on_error(CancelledError(reason))
 
-    def _prefill_together(self) -> bool:
-        """Push what is left of several waiting prompts through as one batch, if it is little.
-
-        The first prompt that needs more, its voice or several slices, is left in `prefilling`.
-
-        Returns:
-            Whether there were any.
-        """
-        begin, group, longest = len(self.active), self.joining, 0
-        while self.waiting and begin + len(group) < self.slots:
-            active = self._admit(self.waiting.popleft(), begin + len(group))
-            longest = max(longest, active.prompt.shape[2] - active.prefilled)
-            if active.needs_voice or (1 + len(group)) * longest > PREFILL_SLICE:
-                self.prefilling = active
-                break
-            group.append(active)
-        if group:
-            rests = [active.prompt[0, :, active.prefilled :] for active in group]
-            ends = self._extend("prefill", slice(begin, begin + len(group)), rests)
-            for active, logits, state in zip(group, *ends, strict=True):
-                self._activate(active, logits, state)
-            self.joining = []
-        return bool(group)
-
-    def _activate(self, active: Active, logits: torch.Tensor, state: torch.Tensor) -> None:
-        """The whole prompt is in the row behind the active ones: the request joins them."""
-        row = len(self.active)
-        self.rows.logits[row], self.rows.state[row] = logits, state
-        # Speech of no frames at all is nothing that the codec could decode.
-        self.rows.logits[row, self.llama.end_choice] = float("-inf")
-        self.active.append(active)
-
-    def _prefill_slice(self) -> None:
-        """Push a part of one prompt through; with its end the request becomes active."""
-        row, active = len(self.active), self.prefilling
-        if active is None:
-            return
-        begin, prefix = active.prefilled, active.prefix_length
-        end = min(begin + PREFILL_SLICE, active.prompt.shape[2])
-        if active.needs_voice:  # a slice of its own: the rest is then the same, hot or cold
-            end = min(end, prefix)
-        logits, state = self._extend(
-            "prefill", slice(row, row + 1), [active.prompt[0, :, begin:end]]
-        )
-        active.prefilled = end
-        if end == prefix:
-            self.prefixes.put(active.prefix_key, *self.cache.row(row))
-        if end == active.prompt.shape[2]:
-            self._activate(active, logits[0], state[0])
-            self.prefilling = None
-
-    def _extend(
-        self, phase: str, rows: slice, columns: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The slow transformer: new positions of these rows, int64 (1 + codebooks, time) each.
-
-        Returns:
-            Logits and the fast transformer's input at the last of them, (rows, ...).
-        """
-        times = torch.tensor([c.shape[1] for c in columns])
-        with self._timed(phase):
-            tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
-            lengths, keys, values = self.cache.room(rows, int(times.max()))
-            device = self.llama.device
-            ends = self.llama.extend(tokens.to(device), times.to(device), lengths, keys, values)
-        self.cache.lengths[rows] += times
-        return ends
-
-    def _admit(self, request: Request, row: int) -> Active:
-        facts, sampling = self.llama.facts, request.sampling
-        self.cache.lengths[row] = 0
-        self.rows.begin(row, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
-        room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
-        limit = min(sampling.max_new_tokens, room)
-        active = Active(request, limit, facts.num_codebooks, facts.history_frames)
-        if voice := self.prefixes.get(active.prefix_key):
-            self.cache.extend(row, *voice)
-            active.prefilled = active.prefix_length
-        return active
-
-    def _decode(self, count: int) -> None:
-        """One frame more, for rows 0 to count - 1."""
-        columns = list(self.rows.columns[:count, :, None])
-        ends = self._extend("decode_step", slice(0, count), columns)
-        self.rows.logits[:count], self.rows.state[:count] = ends
-
-    def _sample(self, count: int) -> None:
-        """Token, codes, windows; the finished leave."""
-        llama, rows = self.llama, self.rows
-        books = llama.facts.num_codebooks
-        self.frames += count
-        self.steps[1 << (count - 1).bit_length()] += 1
-        need = llama.slow_choices + (books - 1) * llama.fast_choices
-        slow_noise, fast_noise = stacked_noise(
-            [active.noise(need) for active in self.active], llama.slow_choices, books
-        )
-        options = rows.options[:, :count].unbind()
-        with self._timed("sample"):
-            choices = llama.sample_token(
-                rows.logits[:count], rows.previous_tokens[:count], *options,
-                slow_noise.to(llama.device),
-            )  # fmt: skip
-            tokens = llama.token_of(choices)
-        with self._timed("fast_loop"):
-            codes, _ = llama.fast_loop(
-                rows.state[:count], llama.semantic_code(tokens), rows.previous_codes[:count],
-                *options, fast_noise.to(llama.device),
-            )  # fmt: skip
-        rows.remember(count, choices, torch.cat([tokens[:, None], codes], dim=1))
-        ended = (choices == llama.end_choice).tolist()
-        frames = codes.cpu().numpy()
-        for row in reversed(range(count)):
-            active = self.active[row]
-            if ended[row]:
-                active.finish("stop")
-            else:
-                active.add(frames[row])
-                reason = active.over()
-                if not reason:
-                    continue
-                active.finish(reason)
-            self._retire(row)
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
-
-    def _retire(self, row: int) -> None:
-        """Free a slot; the last row moves into it."""
-        last = len(self.active) - 1
-        self.rows.drop(row, last)
-        self.cache.drop(row, last)
-        self.active[row] = self.active[last]
-        self.active.pop()
-        if self.prefilling:  # its row is always the one behind the active ones
-            self.cache.drop(last, last + 1)
-            self.rows.drop(last, last + 1)
-
     def _abandon(self, error: Exception) -> None:
         """Tell every request, forget them all, and start from a clean slate."""
         with self._wake:
-            begun = [*self.active, *self.joining, *([self.prefilling] if self.prefilling else [])]
-            requests = [active.request for active in begun] + list(self.waiting)
+            requests = [active.request for active in (*self.begun(), *self.waiting)]
             self.waiting.clear()
-            self.active.clear()
-            self.joining.clear()
-            self.prefilling = None
-            self.cache.lengths.zero_()
+            self.clear()
         for request in requests:
             request.on_error(error)
 

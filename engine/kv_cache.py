@@ -21,7 +21,7 @@ class KVCache:
         limit: Positions that a row may ever need.
         """
         self.limit = limit
-        self.keys = new(slots, min(GRAIN, limit))
+        self.keys = new(slots, 0)
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
 

@@ -95,6 +95,10 @@ class Llama:
         token = choice + facts.semantic_begin_id
         return torch.where(choice == facts.num_semantic, facts.im_end_id, token)
 
+    def choice_of(self, token: Tensor) -> Tensor:
+        """The reverse; what is no token stays below 0."""
+        return token if self.facts.full_vocabulary else token - self.facts.semantic_begin_id
+
     def semantic_code(self, token: Tensor) -> Tensor:
         """Upstream: a token that is not semantic counts as code 0."""
         return (token - self.facts.semantic_begin_id).clamp(0, self.facts.num_semantic - 1)
@@ -104,49 +108,28 @@ class Rows:
     """Per-row tensors of the running batch: what the next step needs from the last ones.
 
     Attributes:
-        columns: int64 (slots, 1 + codebooks), the last frame, as the slow transformer's input.
-        previous_tokens: int64 (slots, WINDOW), choices for the repetition penalty, -1 for none.
-        previous_codes: int64 (slots, codebooks - 1, WINDOW), likewise.
         options: float32 (3, slots), temperature, top_p, repetition_penalty.
         logits: float32 (slots, choices), of the slow transformer.
         state: (slots, fast_dim), for the fast one.
     """
 
     def __init__(self, llama: Llama, slots: int) -> None:
-        books, device = llama.facts.num_codebooks, llama.device
-
-        def integers(*shape: int) -> Tensor:
-            return torch.full(shape, -1, dtype=torch.int64, device=device)
-
-        self.columns = integers(slots, 1 + books)
-        self.previous_tokens = integers(slots, WINDOW)
-        self.previous_codes = integers(slots, books - 1, WINDOW)
+        device = llama.device
         self.options = torch.zeros(3, slots, device=device)
         self.logits = torch.zeros(slots, llama.slow_choices, device=device)
         self.state = torch.zeros(slots, llama.fast_dim, device=device, dtype=llama.dtype)
 
     def begin(self, row: int, temperature: float, top_p: float, repetition_penalty: float) -> None:
         """Make a row ready for a new request."""
-        self.previous_tokens[row] = -1
-        self.previous_codes[row] = -1
         options = torch.tensor([temperature, top_p if temperature > 0 else 0.0, repetition_penalty])
         # Upstream holds its options in bfloat16 (`generate`): 0.8 is 0.80078125.
         self.options[:, row] = options.bfloat16().float().to(self.options.device)
-
-    def remember(self, count: int, choices: Tensor, columns: Tensor) -> None:
-        """Push one frame into the windows of rows 0 to count - 1."""
-        self.columns[:count] = columns
-        tokens, codes = self.previous_tokens[:count], self.previous_codes[:count]
-        self.previous_tokens[:count] = torch.cat([tokens[:, 1:], choices[:, None]], dim=1)
-        self.previous_codes[:count] = torch.cat([codes[:, :, 1:], columns[:, 2:, None]], dim=2)
 
     def drop(self, row: int, last: int) -> None:
         """Free a row by moving the last active one into it."""
         if row == last:
             return
-        for rows in (self.columns, self.previous_tokens, self.previous_codes, self.logits):
-            rows[row] = rows[last]
-        self.state[row] = self.state[last]
+        self.logits[row], self.state[row] = self.logits[last], self.state[last]
         self.options[:, row] = self.options[:, last]
 
 

@@ -60,6 +60,14 @@ class PrefixCache:
             return
         self._entries[key] = (keys.clone(), values.clone())
         self.stats.num_bytes += size
+        self._evict()
+
+    def limit(self, max_bytes: int) -> None:
+        """Keep no more than this, from now on."""
+        self.max_bytes = max_bytes
+        self._evict()
+
+    def _evict(self) -> None:
         while self.stats.num_bytes > self.max_bytes:
             _, (old_keys, old_values) = self._entries.popitem(last=False)
             self.stats.num_bytes -= _num_bytes(old_keys, old_values)

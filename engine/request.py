@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.prefix_cache import PrefixCache
 from engine.runaway import runs_away
+from engine.sampler import WINDOW
 from engine.windows import Schedule, Window
+from ensemble.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,30 @@ class Request:
 
 
 class Active:
-    """A request that has a slot: its frames so far and what is left of its budget."""
+    """A request on its way: its frames so far, what is left of its budget, what is to be computed.
 
-    def __init__(self, request: Request, max_frames: int, codebooks: int, history: int) -> None:
+    Attributes:
+        prompt: int64 (1 + codebooks, positions), all that goes before the next frame sampled.
+        prefilled: Positions of it that the request's row of the cache has.
+        kept: Keys and values of the first positions, (layers, kv heads, positions, head_dim) each,
+            of one who had to give his row back.
+    """
+
+    def __init__(self, request: Request, facts: Facts) -> None:
         sampling = request.sampling
+        room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
         self.request = request
-        self.max_frames = max_frames
-        self.schedule = Schedule(sampling.first_chunk_frames, sampling.max_chunk_frames, history)
-        self.prompt = torch.from_numpy(request.prompt).long()[None]
+        self.max_frames = min(sampling.max_new_tokens, room)
+        self.schedule = Schedule(
+            sampling.first_chunk_frames, sampling.max_chunk_frames, facts.history_frames
+        )
+        self.prompt = torch.from_numpy(request.prompt).long()
         self.prefilled = 0
+        self.kept: tuple[Tensor, Tensor] | None = None
         self.prefix_key = PrefixCache.key(request.prompt, request.prefix_length)
         self.prefix_length = request.prefix_length if self.prefix_key else 0
         self.num_frames = 0
-        self._frames = np.zeros((max_frames, codebooks), np.int64)
+        self._columns = np.zeros((self.max_frames, request.prompt.shape[0]), np.int64)
 
     @property
     def needs_voice(self) -> bool:
@@ -72,16 +86,44 @@ class Active:
         return self.prefilled < self.prefix_length
 
     @property
+    def left(self) -> int:
+        """Positions of the prompt still to be pushed through."""
+        return self.prompt.shape[1] - self.prefilled
+
+    @property
+    def columns(self) -> np.ndarray:
+        """int64 (frames so far, 1 + codebooks), each a token and its codes."""
+        return self._columns[: self.num_frames]
+
+    @property
     def frames(self) -> np.ndarray:
         """int64 (frames so far, codebooks)."""
-        return self._frames[: self.num_frames]
+        return self.columns[:, 1:]
 
-    def add(self, codes: np.ndarray) -> None:
-        """One frame more, int64 (codebooks,); hands out the window that it fills."""
-        self._frames[self.num_frames] = codes
+    def window(self) -> np.ndarray:
+        """int64 (1 + codebooks, WINDOW): what the repetition penalty looks back on, -1 for none."""
+        window = np.full((self._columns.shape[1], WINDOW), -1, np.int64)
+        late = self.columns[-WINDOW:].T
+        window[:, : late.shape[1]] = late
+        return window
+
+    def add(self, column: np.ndarray) -> None:
+        """One frame more, int64 (1 + codebooks,); hands out the chunk that it fills."""
+        self._columns[self.num_frames] = column
         self.num_frames += 1
         if self.schedule.due(self.num_frames) and self.num_frames < self.max_frames:
             self.request.on_window(self.schedule.cut(self.frames))
+
+    def give_row_back(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        """Begin anew, later, in another row, with these keys and values and the frames so far.
+
+        The last position is pushed through again: what is sampled from lies behind it.
+        """
+        first = self.prompt[:, : self.request.prompt.shape[1]]
+        self.prompt = torch.cat([first, torch.from_numpy(self.columns.T)], dim=1)
+        self.prefilled = 0
+        if keys is not None and values is not None:
+            self.kept = keys, values
 
     def over(self) -> str:
         """Why there is to be no further frame, or ""."""

@@ -15,21 +15,24 @@ class Settings:
     """Attributes:
     device: Where the engine runs.
     dtype: Of its weights, activations and KV cache.
-    slots: Requests decoded together, at most.
+    slots: Requests decoded together, at most; 0: as many as there is memory for.
     int8: Whether the layers' weights are rounded to 8 bits.
+    threads: Of the engine on a CPU; 0: as torch has it.
     """
 
     device: torch.device
     dtype: torch.dtype
     slots: int
     int8: bool = False
+    threads: int = 0
 
 
 def settings_from(environment: Mapping[str, str] = os.environ, device: str = "") -> Settings:
     """Read the environment.
 
     Args:
-        environment: FISH_SPEECH_DEVICE, FISH_SPEECH_PRECISION, VOICEREEL_BATCH_SIZE are read.
+        environment: FISH_SPEECH_DEVICE, FISH_SPEECH_PRECISION, VOICEREEL_BATCH_SIZE,
+            VOICEREEL_LLAMA_THREADS are read.
         device: Where Triton placed this instance (`cpu`, `cuda:1`); it yields only to an explicit
             FISH_SPEECH_DEVICE=cpu.
 
@@ -46,7 +49,10 @@ def settings_from(environment: Mapping[str, str] = os.environ, device: str = "")
     default = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device("cpu" if asked == "cpu" else device or default)
     dtype, int8 = _precision(environment, chosen)
-    return Settings(chosen, dtype, _slots(environment), int8)
+    slots, threads = (
+        _whole(environment, f"VOICEREEL_{name}") for name in ("BATCH_SIZE", "LLAMA_THREADS")
+    )
+    return Settings(chosen, dtype, slots, int8, threads)
 
 
 def _precision(environment: Mapping[str, str], device: torch.device) -> tuple[torch.dtype, bool]:
@@ -69,8 +75,8 @@ def _precision(environment: Mapping[str, str], device: torch.device) -> tuple[to
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32, int8
 
 
-def _slots(environment: Mapping[str, str]) -> int:
-    text = environment.get("VOICEREEL_BATCH_SIZE", "0").strip()
+def _whole(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "0").strip()
     if not text.isdecimal() or int(text) > 1024:
-        raise ValueError(f"VOICEREEL_BATCH_SIZE is {text!r}, expected 0 (automatic) to 1024.")
-    return int(text) or 16
+        raise ValueError(f"{name} is {text!r}, expected 0 (automatic) to 1024.")
+    return int(text)

@@ -10,6 +10,8 @@
 | `fish_llama_seconds_total{phase}` | counter | spent in prefill, decode_step, sample, fast_loop |
 | `fish_llama_prefix_{hits,misses,evictions}_total` | counter | voice-prefix cache |
 | `fish_llama_prefix_bytes`, `fish_llama_kv_bytes` | gauge | memory held |
+| `fish_llama_kv_bytes_limit` | gauge | with the longest request in every slot |
+| `fish_llama_slots` | gauge | requests decoded together, at most; halved when memory runs out |
 | `fish_llama_active_slots`, `fish_llama_waiting_requests` | gauge | now |
 """
 
@@ -50,6 +52,8 @@ class LlamaMetrics:
             return
         self.next_publish = now + PUBLISH_S
         prefixes = engine.prefixes.stats
+        self._gauge("fish_llama_slots", engine.slots)
+        self._gauge("fish_llama_kv_bytes_limit", engine.kv_bytes_limit)
         self._gauge("fish_llama_active_slots", len(engine.active))
         self._gauge("fish_llama_waiting_requests", len(engine.waiting))
         self._gauge("fish_llama_kv_bytes", engine.cache.num_bytes)

@@ -226,7 +226,7 @@ def test_waiting_prompts_go_through_together(llama, prompts) -> None:
 
 def test_prefill_in_slices_equals_prefill_at_once(llama, prompts, monkeypatch) -> None:
     (whole,) = run(llama, [(prompts[2], GREEDY)])
-    monkeypatch.setattr("engine.engine.PREFILL_SLICE", 16)
+    monkeypatch.setattr("engine.batch.PREFILL_SLICE", 16)
     (sliced,) = run(llama, [(prompts[2], GREEDY)])
     np.testing.assert_array_equal(sliced.codes, whole.codes)
 
@@ -255,11 +255,14 @@ def test_int8_result_is_the_same_in_company(repository, prompts) -> None:
 
 def test_settings() -> None:
     settings = settings_from({"FISH_SPEECH_PRECISION": "full", "VOICEREEL_BATCH_SIZE": "3"})
-    assert (settings.dtype, settings.slots) == (torch.float32, 3)
+    assert (settings.dtype, settings.slots, settings.threads) == (torch.float32, 3, 0)
+    settings = settings_from({"VOICEREEL_LLAMA_THREADS": "2"})
+    assert (settings.slots, settings.threads) == (0, 2)
     for name, value in [
         ("FISH_SPEECH_PRECISION", "int3"),
         ("FISH_SPEECH_DEVICE", "tpu"),
         ("VOICEREEL_BATCH_SIZE", "many"),
+        ("VOICEREEL_LLAMA_THREADS", "all"),
     ]:
         with pytest.raises(ValueError, match=f"{name} is '{value}', expected"):
             settings_from({name: value})

@@ -7,7 +7,7 @@ import pytest
 from voicereel.errors import ConfigurationError
 from voicereel.settings import listed, read_settings, suspicious_variables
 
-SEVEN = {
+EIGHT = {
     "VOICEREEL_USE_OPTIMIZED": True,
     "FISH_SPEECH_COMPILE": True,
     "VOICEREEL_PARALLEL_SYNTHESIS": True,
@@ -15,20 +15,21 @@ SEVEN = {
     "VOICEREEL_BATCH_SIZE": 0,
     "FISH_SPEECH_DEVICE": None,
     "FISH_SPEECH_PRECISION": "half",
+    "VOICEREEL_LLAMA_THREADS": 0,
 }
 
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in [*SEVEN, "VOICEREEL_URL", "VOICEREEL_CHECKPOINT", "VOICEREEL_VOICES"]:
+    for variable in [*EIGHT, "VOICEREEL_URL", "VOICEREEL_CHECKPOINT", "VOICEREEL_VOICES"]:
         monkeypatch.delenv(variable, raising=False)
 
 
 def test_defaults() -> None:
     found = listed(read_settings())
-    assert {s.variable: s.value for s in found[:7]} == SEVEN
+    assert {s.variable: s.value for s in found[:8]} == EIGHT
     assert {s.origin for s in found} == {"default"}
-    assert [s.value for s in found[7:9]] == ["127.0.0.1:8001", None]
+    assert [s.value for s in found[8:10]] == ["127.0.0.1:8001", None]
 
 
 def test_what_the_environment_says_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +92,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     ("variable", "values"),
     [
         ("VOICEREEL_BATCH_SIZE", ["0", "16", " 7 ", "1024", "1025", "-1", "4.0", "1_0", "", "x"]),
+        ("VOICEREEL_LLAMA_THREADS", ["0", "2", "1025", "-1", "1_0", "", "x"]),
         (
             "FISH_SPEECH_PRECISION",
             ["half", "Full ", "bf16", "fp16", "int8", "float16", "", "1"],

@@ -98,6 +98,14 @@ class Settings(BaseSettings):
         description="half: fp16 on a GPU, bf16 on a CPU that has it; full: fp32; int8: on a CPU",
         json_schema_extra={"expected": "half, full, int8, bf16 or fp16", "server": True},
     )
+    llama_threads: Whole = Field(
+        0,
+        ge=0,
+        le=1024,
+        alias="VOICEREEL_LLAMA_THREADS",
+        description="CPU threads of the LLaMA stage; 0: as many as there are cores",
+        json_schema_extra={"expected": "0 (automatic) to 1024", "server": True},
+    )
     url: str = Field(
         "127.0.0.1:8001",
         pattern=r"^[^\s/]+:\d+$",

@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 
 from engine.engine import CancelledError, Engine, OverloadedError
 from engine.llama import Llama
+from engine.memory import slots_that_fit
 from engine.request import Request, Sampling
 from engine.settings import settings_from
 from engine.windows import Window
@@ -33,17 +34,21 @@ class TritonPythonModel:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = settings_from(device=device)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         llama = Llama(wire.version_folder(args), settings)
         self.facts = llama.facts
-        self.engine = Engine(llama, settings.slots)
+        slots = settings.slots or slots_that_fit(llama.facts, llama.dtype, llama.device)
+        self.engine = Engine(llama, slots)
         self.engine.warm_up()
         self.metrics = LlamaMetrics()
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
         int8 = " with int8 weights" * settings.int8
         pb_utils.Logger.log_info(
-            f"fish_llama: {settings.slots} slots, {settings.dtype}{int8} on {settings.device}, "
-            f"{torch.get_num_threads()} threads"
+            f"fish_llama: {self.engine.slots} slots, {settings.dtype}{int8} on {settings.device}, "
+            f"{torch.get_num_threads()} threads, KV cache up to "
+            f"{self.engine.kv_bytes_limit / 2**20:.0f} MiB"
         )
 
     def execute(self, requests: list) -> None:
