@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.graphs import LlamaGraphs
+from engine.kv_cache import VIEW_GRAIN
 from engine.linear import linear_for
 from engine.llama import Llama
 from engine.sampler import WINDOW
@@ -125,13 +126,14 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
     previous = torch.full((batch, books - 1, WINDOW), -1, device=device)
 
     def step(rows: slice) -> dict[str, list[Tensor]]:
-        past = keys[:, rows].clone(), values[:, rows].clone()
+        extent = min(longest, int(lengths[rows].max()) // VIEW_GRAIN * VIEW_GRAIN + VIEW_GRAIN)
+        past = keys[:, rows, :, :extent].clone(), values[:, rows, :, :extent].clone()
         one = torch.ones_like(lengths[rows])
         slow = llama.extend(columns[rows], one, lengths[rows], *past)
         options = torch.full((3, len(one)), 0.8, device=device)
         inputs = (state[rows], columns[rows, 1, 0], previous[rows], *options, noise[rows])
         return {
-            "slow": [*slow, *(t.transpose(0, 1) for t in past)],
+            "slow": [*slow, *(t[:, range(len(one)), :, lengths[rows]] for t in past)],
             "fast": list(llama.fast_loop(*inputs)),
         }
 

@@ -114,7 +114,7 @@ class Batch:
         """The whole prompt is in the row behind the active ones: the request joins them."""
         row = len(self.active)
         self.rows.logits[row], self.rows.state[row] = logits, state
-        if not active.num_frames:
+        if not active.num_frames and not active.parity:
             # Speech of no frames at all is nothing that the codec could decode.
             self.rows.logits[row, self.llama.end_choice] = float("-inf")
         active.kept = None
@@ -182,7 +182,7 @@ class Batch:
         previous = torch.from_numpy(np.stack([a.window() for a in self.active])).to(llama.device)
         with self._timed("sample"):
             choices = llama.sample_token(
-                rows.logits[:count], llama.choice_of(previous[:, 0]), *options, slow_noise
+                rows.logits[:count], llama.previous_choices(previous), *options, slow_noise
             )
             tokens = llama.token_of(choices)
         with self._timed("fast_loop"):
@@ -196,7 +196,7 @@ class Batch:
         self.steps[1 << (count - 1).bit_length()] += 1
         for row in reversed(range(count)):
             active = self.active[row]
-            if ended[row]:
+            if ended[row] and active.num_frames:  # upstream does not look at the first one
                 active.finish("stop")
             else:
                 active.add(columns[row])

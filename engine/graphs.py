@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from engine.layers import Layer, Past, RMSNorm
+from engine.layers import Layer, Past, RMSNorm, Turns, turns
 from engine.linear import MakeLinear
 from engine.sampler import sample
 from engine.weights import LlamaShape, Weights
@@ -95,11 +95,11 @@ class SlowGraph(nn.Module):
         of_past = (self.count[:past] < past_lengths[:, None])[:, None].expand(-1, time, -1)
         of_new = (self.count[:time] <= self.count[:time, None])[None]
         of_new = of_new.expand(past_lengths.shape[0], -1, -1)
-        x, cos_sin = self.embed(tokens), self.rotation(past_lengths, time)
+        x, turn = self.embed(tokens), self.rotation(past_lengths, time)
         mask = self.mask(torch.cat([of_past, of_new], dim=-1), x)
         new = []
         for i, layer in enumerate(self.layers):
-            x, present = layer(x, cos_sin, (past_keys[i], past_values[i]), mask)
+            x, present = layer(x, turn, (past_keys[i], past_values[i]), mask)
             new.append([tensor[:, :, past:] for tensor in present])
         keys, values = (torch.stack(tensors) for tensors in zip(*new, strict=True))
         return *self.ends(x, lengths), keys, values
@@ -113,16 +113,16 @@ class SlowGraph(nn.Module):
         or hidden later.
         """
         positions = past_lengths[:, None] + self.count[: tokens.shape[2]]
-        x, cos_sin = self.embed(tokens), self.rotation(past_lengths, tokens.shape[2])
+        x, turn = self.embed(tokens), self.rotation(past_lengths, tokens.shape[2])
         mask = self.mask(self.count[: keys.shape[3]] <= positions[:, :, None], x)
         places = self.count[: keys.shape[1], None], positions
         for i, layer in enumerate(self.layers):
-            x, _ = layer(x, cos_sin, (keys[i], values[i]), mask, places)
+            x, _ = layer(x, turn, (keys[i], values[i]), mask, places)
         return self.ends(x, lengths)
 
-    def rotation(self, past_lengths: Tensor, time: int) -> Tensor:
-        """float32 (batch, 1, time, head_dim / 2, 2), for positions behind the past."""
-        return self.cos_sin[past_lengths[:, None] + self.count[:time]].float()[:, None]
+    def rotation(self, past_lengths: Tensor, time: int) -> Turns:
+        """For positions behind the past."""
+        return turns(self.cos_sin[past_lengths[:, None] + self.count[:time]][:, None])
 
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the fast transformer's input, at each row's last position."""
@@ -158,10 +158,10 @@ class FastGraph(nn.Module):
 
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """(batch, time, fast_dim) at positions from `begin` on, through all layers."""
-        cos_sin = self.cos_sin[begin : begin + x.shape[1]].float()[None, None]
+        turn = turns(self.cos_sin[begin : begin + x.shape[1]][None, None])
         present = []
         for i, layer in enumerate(self.layers):
-            x, kv = layer(x, cos_sin, past[i] if past else None, None if past else self.causal)
+            x, kv = layer(x, turn, past[i] if past else None, None if past else self.causal)
             present.append(kv)
         return x[:, -1], present
 

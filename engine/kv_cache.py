@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-GRAIN = 256  # positions; the cache grows by as many, so that few shapes occur
+GRAIN = 256  # positions; the cache grows by as many, so that it is seldom copied
+VIEW_GRAIN = 32  # positions; what attention looks at is padded to as many
 
 
 class KVCache:
@@ -31,13 +32,13 @@ class KVCache:
         return 2 * self.keys.numel() * self.keys.element_size()
 
     def room(self, rows: slice, time: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Lengths of these rows, and views of keys and values, in grains, with room for `time`
-        positions more behind the longest of them.
+        """Lengths of these rows, and views of keys and values with room for `time` positions more
+        behind the longest of them.
         """
         lengths = self.lengths[rows]
         needed = int(lengths.max()) + time
         self.reserve(needed)
-        extent = min(_in_grains(needed), self.keys.shape[3])
+        extent = min(_in_grains(needed, VIEW_GRAIN), self.keys.shape[3])
         views = self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
         return lengths.to(self.keys.device), *views
 
@@ -45,7 +46,7 @@ class KVCache:
         """Make room for rows of that many positions, keeping what is there."""
         if positions <= self.keys.shape[3]:
             return
-        extent = min(_in_grains(positions), self.limit)
+        extent = min(_in_grains(positions, GRAIN), self.limit)
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old.new_zeros(*old.shape[:3], extent, old.shape[4])
@@ -83,5 +84,5 @@ class KVCache:
             self.values = self.values[:, :, :, :extent].clone()
 
 
-def _in_grains(positions: int) -> int:
-    return -(-positions // GRAIN) * GRAIN
+def _in_grains(positions: int, grain: int) -> int:
+    return -(-positions // grain) * grain

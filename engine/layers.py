@@ -11,6 +11,7 @@ from engine.linear import MakeLinear
 from engine.weights import BlockShape, Weights
 
 Past = tuple[Tensor, Tensor]  # keys and values, (batch, kv heads, positions, head_dim) each
+Turns = tuple[Tensor, Tensor]  # of pairs, and of pairs swapped: (batch or 1, 1, time, dim / 2, 2)
 
 
 class RMSNorm(nn.Module):
@@ -22,20 +23,26 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + self.eps)
-        return y.type_as(x) * self.weight
+        return normed(x, self.weight, self.eps)
 
 
-def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Rotary embedding over interleaved pairs: x (batch, heads, time, dim),
-    cos_sin float32 (batch or 1, 1, time, dim / 2, 2).
-    """
+def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """What `RMSNorm` does."""
+    y = x.float()
+    y = y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + eps)
+    return y.type_as(x) * weight
+
+
+def turns(cos_sin: Tensor) -> Turns:
+    """float32 (..., dim / 2, 2), cosine and sine -> what `rotate` multiplies pairs with."""
+    cos, sin = cos_sin.float().unbind(-1)
+    return torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)
+
+
+def rotate(x: Tensor, turn: Turns) -> Tensor:
+    """Rotary embedding over interleaved pairs of x (batch, heads, time, dim)."""
     pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos_sin[..., 0], cos_sin[..., 1]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).type_as(x)
+    return (pairs * turn[0] + pairs.flip(-1) * turn[1]).flatten(-2).type_as(x)
 
 
 class Attention(nn.Module):
@@ -49,20 +56,26 @@ class Attention(nn.Module):
         self.kv_heads, self.head_dim = block.kv_heads, block.head_dim
         self.groups = wqkv.shape[0] // block.head_dim // block.kv_heads - 2
         q_norm, k_norm = weights.find("q_norm.weight"), weights.find("k_norm.weight")
-        self.q_norm = nn.Identity() if q_norm is None else RMSNorm(q_norm, eps)
-        self.k_norm = nn.Identity() if k_norm is None else RMSNorm(k_norm, eps)
+        self.q_norm = None if q_norm is None else RMSNorm(q_norm, eps)
+        self.k_norm = None if k_norm is None else RMSNorm(k_norm, eps)
+        self.eps = eps
 
-    def qkv(self, x: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor, turn: Turns) -> list[Tensor]:
         """X (batch, time, dim) -> q (batch, heads, time, d), k and v (batch, kv heads, time, d)."""
         heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         count = self.groups * self.kv_heads
-        q, k, v = heads.split([count, self.kv_heads, self.kv_heads], dim=1)
-        return rotate(self.q_norm(q), cos_sin), rotate(self.k_norm(k), cos_sin), v
+        qk, v = heads.split([count + self.kv_heads, self.kv_heads], dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            # Both at once: a step is many small operations, and each costs its call.
+            norms = (self.q_norm, count), (self.k_norm, self.kv_heads)
+            weight = torch.cat([norm.weight.expand(n, 1, -1) for norm, n in norms])
+            qk = normed(qk, weight, self.eps)
+        return [*rotate(qk, turn).split([count, self.kv_heads], dim=1), v]
 
     def forward(
         self,
         x: Tensor,
-        cos_sin: Tensor,
+        turn: Turns,
         past: Past | None,
         mask: Tensor | None,
         places: tuple[Tensor, Tensor] | None = None,
@@ -71,7 +84,7 @@ class Attention(nn.Module):
 
         Args:
             x: (batch, time, dim).
-            cos_sin: float32 (batch or 1, 1, time, d / 2, 2), rotation of the new positions.
+            turn: Rotation of the new positions.
             past: What is cached.
             mask: As x, (batch or 1, 1, groups * time, positions), 0 or -inf; None: all visible.
             places: int64 rows (batch, 1) and positions (batch, time). If given, the new keys and
@@ -82,7 +95,7 @@ class Attention(nn.Module):
             (batch, time, dim), and the keys and values that were looked at.
         """
         time = x.shape[1]
-        q, k, v = self.qkv(x, cos_sin)
+        q, k, v = self.qkv(x, turn)
         keys, values = k, v
         if past is not None and places is not None:
             # scatter_ goes over the whole cache in bfloat16 (torch 2.13).
@@ -112,12 +125,12 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        cos_sin: Tensor,
+        turn: Turns,
         past: Past | None,
         mask: Tensor | None,
         places: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Past]:
-        attended, present = self.attention(self.attention_norm(x), cos_sin, past, mask, places)
+        attended, present = self.attention(self.attention_norm(x), turn, past, mask, places)
         x = x + attended
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up), present

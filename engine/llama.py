@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.graphs import LlamaGraphs
-from engine.linear import linear_for
+from engine.linear import alike_in_company, linear_for
 from engine.sampler import WINDOW
 from engine.settings import Settings
 from engine.weights import GRAPHS_FILE, Weights, load
@@ -21,6 +21,7 @@ class Llama:
     """`llama.pt`, its weights packed for the device, its graphs traced.
 
     `extend`, `sample_token` and `fast_loop`; see `engine.graphs` for their arguments.
+    `exact_in_company` says whether products round the same for any batch on this machine.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -37,6 +38,12 @@ class Llama:
         graphs = LlamaGraphs(shape, weights, linear, exact).eval().requires_grad_(False)
         self.fast_choices, self.slow_choices = graphs.fast.choices, graphs.slow.choices
         self.fast_dim = graphs.fast.embeddings.weight.shape[1]
+        layer: Any = graphs.slow.layers[0]
+        dim = graphs.slow.embeddings.weight.shape[1]
+        self.exact_in_company = all(
+            alike_in_company(linear, dim, graphs.slow.embeddings.weight)
+            for linear in (layer.attention.wqkv, layer.gate_up, graphs.slow.head)
+        )
         self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
         traced = self._traced(graphs)
         self.extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
@@ -95,9 +102,16 @@ class Llama:
         token = choice + facts.semantic_begin_id
         return torch.where(choice == facts.num_semantic, facts.im_end_id, token)
 
-    def choice_of(self, token: Tensor) -> Tensor:
-        """The reverse; what is no token stays below 0."""
-        return token if self.facts.full_vocabulary else token - self.facts.semantic_begin_id
+    def previous_choices(self, windows: Tensor) -> Tensor:
+        """What the repetition penalty of the slow logits looks back on; below 0 is nothing.
+
+        Args:
+            windows: int64 (batch, 1 + codebooks, WINDOW), tokens and codes of late frames.
+        """
+        if self.facts.full_vocabulary:
+            # Upstream (`decode_one_token_ar`) takes a column for a row: all of one late frame.
+            return windows[:, :, 0]
+        return windows[:, 0] - self.facts.semantic_begin_id
 
     def semantic_code(self, token: Tensor) -> Tensor:
         """Upstream: a token that is not semantic counts as code 0."""

@@ -68,7 +68,9 @@ class Active:
         sampling = request.sampling
         room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
         self.request = request
-        self.max_frames = min(sampling.max_new_tokens, room)
+        self.parity = facts.full_vocabulary
+        # Upstream's `generate_long` takes the last frame for the end and cuts it.
+        self.max_frames = max(1, min(sampling.max_new_tokens, room) - self.parity)
         self.schedule = Schedule(
             sampling.first_chunk_frames, sampling.max_chunk_frames, facts.history_frames
         )
@@ -101,9 +103,13 @@ class Active:
         return self.columns[:, 1:]
 
     def window(self) -> np.ndarray:
-        """int64 (1 + codebooks, WINDOW): what the repetition penalty looks back on, -1 for none."""
-        window = np.full((self._columns.shape[1], WINDOW), -1, np.int64)
-        late = self.columns[-WINDOW:].T
+        """int64 (1 + codebooks, WINDOW): what the repetition penalty looks back on, -1 for none.
+
+        Upstream (`decode_n_tokens`) leaves the first frame out, and zeros stand for those to come.
+        """
+        blank = 0 if self.parity and self.num_frames else -1
+        window = np.full((self._columns.shape[1], WINDOW), blank, np.int64)
+        late = self.columns[self.parity :][-WINDOW:].T
         window[:, : late.shape[1]] = late
         return window
 
@@ -129,7 +135,7 @@ class Active:
         """Why there is to be no further frame, or ""."""
         if self.num_frames == self.max_frames:
             return "length"
-        return "runaway" if runs_away(self.frames) else ""
+        return "runaway" if not self.parity and runs_away(self.frames) else ""
 
     def finish(self, reason: str) -> None:
         """Hand out what is left, marked as the end."""

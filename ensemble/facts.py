@@ -24,7 +24,8 @@ class Facts:
         semantic_begin_id: Token of semantic code 0; code n is this + n.
         num_semantic: Semantic tokens; also the codes that the language model knows per codebook.
         im_end_id: Token that ends the speech.
-        full_vocabulary: Logits for every token (parity), or for the semantic ones and the end.
+        full_vocabulary: Parity: a logit for every token, and upstream's oddities when sampling.
+            Else logits for the semantic tokens and the end alone.
         num_layers, num_kv_heads, head_dim: Extents of the KV cache.
     """
 

@@ -44,7 +44,7 @@ def run(
     checkpoint: Annotated[Path, typer.Argument(help="Fish-Speech checkpoint folder")],
     repository: Annotated[Path, typer.Option(help="Model repository")] = Path("model_repository"),
     full_vocabulary: Annotated[
-        bool, typer.Option(help="Logits for every token, as upstream; slower")
+        bool, typer.Option(help="Parity: sample as fish-speech 0.1.0 does, oddities and all")
     ] = False,
     compile: Annotated[
         bool | None,

@@ -112,7 +112,7 @@ def export_llama(
     Args:
         genuine: Upstream's model in float32, in eval mode; its rotary table may be cut short
             only if no longer prompt will be served.
-        full_vocabulary: Logits for all tokens, for parity with unconstrained sampling.
+        full_vocabulary: Logits for all tokens, which the engine then samples as upstream does.
         dtype: Of the weights in `llama.pt`; that of the checkpoint loses nothing.
         folder: Where to; made here.
         report: Told what goes on.

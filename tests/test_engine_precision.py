@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from test_engine import needs_vnni
 
 from benchmarks import precision
+from engine.linear import alike_in_company
 from engine.llama import Llama
 from engine.settings import Settings
 
@@ -28,8 +29,18 @@ INT8 = Settings(CPU, torch.bfloat16, 1, int8=True)
 def test_a_row_is_bit_for_bit_the_same_in_any_company(repository, settings) -> None:
     """Linears, attention, heads and the whole fast loop; observed, oneDNN does not promise it."""
     llama = Llama(repository / "fish_llama" / "1", settings)
+    assert llama.exact_in_company
     for batch in (2, 5, 16, 33):
         assert precision.differing_rows(llama, batch, 70) == {"slow": 0, "fast": 0}
+
+
+def test_rounding_that_depends_on_company_is_noticed() -> None:
+    class Centred(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(dim=0)
+
+    assert not alike_in_company(Centred(), 8, torch.zeros(()))
+    assert alike_in_company(torch.nn.Identity(), 8, torch.zeros(()))
 
 
 @needs_vnni

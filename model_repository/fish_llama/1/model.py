@@ -45,10 +45,11 @@ class TritonPythonModel:
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
         int8 = " with int8 weights" * settings.int8
+        exact = "" if llama.exact_in_company else ", rounding depends on company on this machine"
         pb_utils.Logger.log_info(
             f"fish_llama: {self.engine.slots} slots, {settings.dtype}{int8} on {settings.device}, "
             f"{torch.get_num_threads()} threads, KV cache up to "
-            f"{self.engine.kv_bytes_limit / 2**20:.0f} MiB"
+            f"{self.engine.kv_bytes_limit / 2**20:.0f} MiB{exact}"
         )
 
     def execute(self, requests: list) -> None:
