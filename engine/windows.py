@@ -13,7 +13,7 @@ class Window:
 
     Attributes:
         codes: int64 (codebooks, history + new), zeros after the valid frames.
-        new_frames: int64 (new,), absolute numbers of the frames to decode.
+        new_frames: int64 (new,), absolute numbers of the frames to decode, -1 for padding.
         index: 0, 1, ... within the request.
         num_frames: Valid frames among the new ones.
         finish_reason: Empty but for the last window, then one of `contract.FINISH_REASONS`.
@@ -65,6 +65,7 @@ class Schedule:
         codes = np.zeros((frames.shape[1], history + self.size), np.int64)
         codes[:, : history + valid] = frames[self.start - history : self.start + valid].T
         new_frames = np.arange(self.start, self.start + self.size, dtype=np.int64)
+        new_frames[valid:] = -1
         window = Window(codes, new_frames, self.index, valid, finish_reason)
         self.start += self.size
         self.size = min(2 * self.size, self.max_frames)

@@ -95,7 +95,7 @@ _WHOLE = (
     Tensor("sample_rate", "INT32", (1,)),
 )
 _CODES = Tensor("codes", "INT64", (ANY, ANY))  # codebooks (10 in S1-mini), frames
-_NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute frame numbers to decode
+_NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute numbers to decode; -1: padding
 
 FINISH_REASONS = ("stop", "length", "runaway")
 

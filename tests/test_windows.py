@@ -25,7 +25,10 @@ def test_every_frame_once_with_its_history(frames, first, largest, history) -> N
         new, valid = len(window.new_frames), window.num_frames
         past = window.codes.shape[1] - new
         assert window.index == index
-        assert window.new_frames[0] == heard
+        assert window.new_frames.tolist() == [
+            *range(heard, heard + valid),
+            *[-1] * (new - valid),
+        ]
         assert past == min(heard, history)
         np.testing.assert_array_equal(
             window.codes[:, : past + valid], codes[heard - past : heard + valid].T
