@@ -8,6 +8,7 @@ import pytest
 from raw import infer
 from tritonclient.utils import InferenceServerException
 
+from backends.compiled import pieces
 from ensemble import compiled
 from ensemble.launch import Server
 
@@ -57,6 +58,33 @@ def test_windows_that_would_read_beyond_the_tables_are_refused(case) -> None:
     compiled.refuse_window(HERE, np.zeros((1, 10, 12)), np.arange(8, 12)[None])
 
 
+@pytest.mark.parametrize(
+    ("new", "valid", "shapes"),
+    [
+        (8, [8, 8, 8], [(3, 28, 8)]),
+        (8, [1] * 20, [(8, 21, 1), (8, 21, 1), (4, 21, 1)]),
+        (43, [43, 40], [(1, 63, 43), (1, 60, 40)]),
+        (24, [3, 19, 24], [(2, 39, 19), (1, 44, 24)]),
+        (100, [100, 1], [(1, 120, 100), (1, 21, 1)]),
+    ],
+)
+def test_a_batch_runs_in_pieces_without_common_padding(new, valid, shapes) -> None:
+    """Shapes: rows, frames with a history of 20, new frames."""
+    codes = np.random.default_rng(0).integers(0, 64, (len(valid), 10, 20 + new))
+    counts = np.arange(new)
+    numbers = np.stack([np.where(counts < v, 20 + counts, -1) for v in valid])
+    found = list(pieces({"codes": codes, "new_frames": numbers}))
+    assert [(*p["codes"].shape[::2], p["new_frames"].shape[1]) for p in found] == shapes
+    row = 0
+    for piece in found:
+        for part, part_numbers in zip(piece["codes"], piece["new_frames"], strict=True):
+            np.testing.assert_array_equal(part, codes[row, :, : part.shape[1]])
+            np.testing.assert_array_equal(part_numbers, numbers[row, : len(part_numbers)])
+            assert (numbers[row, len(part_numbers) :] == -1).all()
+            row += 1
+    assert row == len(valid)
+
+
 @pytest.fixture(scope="module")
 def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
     """The decoder alone, with a package compiled here."""
@@ -96,9 +124,13 @@ def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
                 beyond = np.arange(5000, 5003)
                 infer(server, "fish_decoder", codes=codes[:, :3], new_frames=beyond)
             again = infer(server, "fish_decoder", **window)["audio"]
+            padded = np.where(np.arange(33, 40) < 38, window["new_frames"], -1)
+            most = infer(server, "fish_decoder", codes=codes, new_frames=padded)["audio"]
         assert said in log.read_text()
         assert len(whole) == 40 * 2048
         assert np.abs(part - whole[33 * 2048 :]).max() <= 1e-4
         np.testing.assert_array_equal(part, again)
+        assert len(most) == len(part)
+        assert np.abs(most - part)[: 5 * 2048].max() <= 1e-4
         audio.append(whole)
     assert np.abs(audio[0] - audio[2]).max() <= 1e-4
