@@ -1,16 +1,12 @@
-"""The codec in process against genuine upstream, interleaved.
+"""The codec against genuine upstream in float32, interleaved; streamed; and through the server.
 
-    python -m benchmarks.codec --checkpoint checkpoints/s1mini --repository build/s1mini-repository
+    python -m benchmarks.codec [--quick] [--checkpoint DIR --repository DIR] [--plot FILE]
 
-Decoding is the compiled package where the repository has one, else model.pt; encoding is
-model.onnx. Upstream cannot decode a window exactly, so its time is that of its whole decode of as
-many frames as are new. The last line of stdout is one JSON object.
+Upstream cannot decode a window exactly, so its time is that of its whole decode of as many frames
+as are new. Tables go to stderr; the last line of stdout is one JSON object.
 """
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,107 +14,108 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from benchmarks import machine
-from ensemble import compiled
-from export import parity
+from benchmarks.bounds import Rates
+from benchmarks.codec_cells import UPSTREAM, Cell, Codec, decode_cells
+from benchmarks.codec_stream import server_overhead, streamed
+from ensemble.prepared import ROOT, prepared
 from export.checkpoint import load_checkpoint, load_codec
-from export.codec_graphs import quantizers, samples_per_frame
 
-LONG_HISTORY = 256  # frames
+SECOND = 22  # frames: a little more than that of audio
 
-
-def decoder_run(folder: Path) -> tuple[str, parity.Run]:
-    """The artefact that a CPU serves, and its call."""
-    package = folder / compiled.FILE_NAME
-    if package.is_file() and compiled.wanted():
-        from torch._inductor import aoti_load_package
-
-        return package.name, parity.script_runner(aoti_load_package(str(package)))
-    return "model.pt", parity.script_runner(torch.jit.load(str(folder / "model.pt")))
-
-
-def seconds(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median time of each, taking turns: the machine is shared."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeats + 1):
-        for call, found in zip(calls, times, strict=True):
-            begin = time.perf_counter()
-            call()
-            if turn:  # the first is the warm-up
-                found.append(time.perf_counter() - begin)
-    return [statistics.median(found) for found in times]
-
-
-def windows(codec: Any, batch: int, history: int, new: int) -> tuple[Tensor, Tensor]:
-    """Random codes: int64 (batch, codebooks, history + new), and the numbers of the new frames."""
-    shape = (batch, history + new)
-    rows = [torch.randint(0, int(q.codebook_size), shape) for q in quantizers(codec)]
-    numbers = torch.arange(history, history + new).repeat(batch, 1)
-    return torch.stack(rows, dim=1), numbers
-
-
-def snr_db(got: Tensor, expected: Tensor) -> float:
-    """Signal to noise."""
-    return -20 * torch.tensor(parity.noise(got, expected)).log10().item()
+console = Console(stderr=True)
 
 
 @torch.inference_mode()
 def main(
-    checkpoint: Annotated[Path, typer.Option(help="For upstream")],
-    repository: Annotated[Path, typer.Option(help="The same checkpoint, exported")],
+    quick: Annotated[bool, typer.Option(help="The tiny shape, under a minute")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="[default: S1-mini's shape]")] = None,
+    repository: Annotated[Path | None, typer.Option(help="The same, exported")] = None,
     batches: str = "1,4,16",
     new_frames: str = "1,8,32,64",
-    max_frames: Annotated[int, typer.Option(help="Batch times new frames, at most")] = 64,
-    repeats: int = 3,
+    max_frames: Annotated[int, typer.Option(help="Batch times new frames, at most")] = 128,
+    cell_s: Annotated[float, typer.Option(help="Seconds for a size, at the least one turn")] = 1.5,
+    utterance: Annotated[int, typer.Option(help="Frames to stream")] = 760,
+    plot: Annotated[Path, typer.Option(help="PNG: cost against length")] = ROOT / "out/codec.png",
 ) -> None:
-    """Measure and print; the table goes to stderr."""
-    codec: Any = load_codec(load_checkpoint(checkpoint))
-    rate, frame = int(codec.sample_rate), samples_per_frame(codec)
-    name, decode = decoder_run(repository / "fish_decoder" / "1")
-    encode = parity.onnx_runner(repository / "fish_encoder" / "1" / "model.onnx")
-    table = Table("what", "batch", "new", "history", "RTF", "upstream RTF", "speed-up", title=name)
-    decoded, worst_snr = {}, float("inf")
-    for batch in map(int, batches.split(",")):
-        for new in map(int, new_frames.split(",")):
-            if batch * new > max_frames:
-                continue
-            history = min(LONG_HISTORY, codec.quantizer.post_module.config.block_size - new)
-            short, long = (windows(codec, batch, h, new) for h in (0, history))
-            lengths = torch.full((batch,), new)
-            expected = codec.decode(short[0], lengths)[0][:, 0]
-            worst_snr = min(worst_snr, snr_db(decode(*short)[0], expected))
-            calls = [
-                lambda x=short: decode(*x),
-                lambda x=short[0], n=lengths: codec.decode(x, n),
-                lambda x=long: decode(*x),
-            ]
-            ours, upstream, later = seconds(calls, repeats)
-            audio_s = batch * new * frame / rate
-            decoded[batch, new] = ours / audio_s, upstream / ours
-            for before, took in ((0, ours), (history, later)):
-                figures = (took / audio_s, upstream / audio_s, upstream / took)
-                cells = [f"{x:.2f}" for x in figures]
-                table.add_row("decode", str(batch), str(new), str(before), *cells)
-    waveform = parity.test_signal(1, 96 * frame, rate)
-    equal = torch.equal(encode(waveform)[0], codec.encode(waveform[:, None])[0])
-    calls = [lambda: encode(waveform), lambda: codec.encode(waveform[:, None])]
-    ours, upstream = seconds(calls, repeats)
-    audio_s = waveform.shape[1] / rate
-    encoded = [ours / audio_s, upstream / audio_s, upstream / ours]
-    table.add_row("encode", "1", "96", "", *(f"{x:.2f}" for x in encoded))
-    Console(stderr=True).print(table)
-    best = max(decoded, key=lambda key: key[1])
-    summary = {
-        "decode_speedup": decoded[best][1], "decode_rtf": decoded[best][0],
-        "decode_frames": best[1], "decode_artefact": name,
-        "encode_speedup": encoded[2], "encode_rtf": encoded[0], "codes_equal": equal,
-        "snr_db": worst_snr,
-        "matmul_tflops": machine.matmul_flops_per_s(torch.float32) / 1e12,
-        "machine": machine.describe(), "commit": machine.commit(),
-    }  # fmt: skip
-    print(json.dumps(summary))
+    """Measure and print."""
+    if checkpoint is None or repository is None:
+        preset = "tiny" if quick else "s1mini"
+        checkpoint, repository = prepared(preset, f"{preset}-endless", "--endless")
+    codec = Codec.of(load_codec(load_checkpoint(checkpoint)), repository, cell_s)
+    name, decode = codec.served_decoder
+    rates = Rates.measured()
+    codec.warm_up()
+    cells = []
+    for cell in decode_cells(codec, _numbers(batches), _numbers(new_frames), max_frames):
+        cells.append(cell)
+        console.print(f"decode {cell.batch} x {cell.frames} after {cell.history}: {cell.best}")
+    for batch, frames in ((1, SECOND), (1, 5 * SECOND), (4, SECOND), (16, SECOND // 2)):
+        cells.append(codec.encode(batch, frames))
+    _show(cells, rates)
+    curve = streamed(codec, decode, utterance)
+    curve.plot(plot, f"{name}, one stream, {machine.describe()}")
+    sizes = (8, 64)
+    paths = {n: server_overhead(codec, decode, repository, n, 4 * cell_s) for n in sizes}
+    result = _result(cells, codec, rates) | {
+        "server_overhead": paths[sizes[-1]]["server"] / paths[sizes[-1]]["in_process"] - 1,
+        "server_s": {str(n): found for n, found in paths.items()},
+        "length_exponent": curve.exponent,
+        "streamed_rtf": curve.seconds[-1] / curve.frames[-1] / codec.frame_s,
+        "machine": rates.described(),
+        "commit": machine.commit(),
+    }
+    print(json.dumps(result))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _result(cells: list[Cell], codec: Codec, rates: Rates) -> dict[str, Any]:
+    """Figures of one row: the longest window without history, the longest recording."""
+    served = codec.served_decoder[0]
+    single = [c for c in cells if c.batch == 1 and not c.history]
+    decoded = max((c for c in single if c.what == "decode"), key=lambda c: c.frames)
+    encoded = max((c for c in single if c.what == "encode"), key=lambda c: c.frames)
+    encoder = next(iter(codec.encoders))
+    snr = codec.snr_db(SECOND)
+    return {
+        "decode_speedup": decoded.speedup(served),
+        "decode_rtf": decoded.rtf(served),
+        "decode_frames": decoded.frames,
+        "decode_artefact": served,
+        "decode_of_matmul": decoded.flops / decoded.seconds[served] / rates.best_multiply,
+        "decode_upstream_rtf": decoded.rtf(UPSTREAM),
+        "encode_speedup": encoded.speedup(encoder),
+        "encode_rtf": encoded.rtf(encoder),
+        "encode_frames": encoded.frames,
+        "encode_upstream_rtf": encoded.rtf(UPSTREAM),
+        "codes_equal": codec.encoder_is_exact(5 * SECOND),
+        "snr_db": snr["bfloat16"],
+        "served_snr_db": snr[served],
+        "cells": [vars(cell) for cell in cells],
+    }
+
+
+def _show(cells: list[Cell], rates: Rates) -> None:
+    """RTF of every artefact; how far the best is from upstream and from the arithmetic."""
+    for what in ("decode", "encode"):
+        rows = [cell for cell in cells if cell.what == what]
+        names = list(rows[0].seconds)
+        table = Table(
+            "batch", "frames", "history", *(f"{n}, RTF" for n in names), "best, times upstream",
+            "of matmul's rate", title=what, title_justify="left",
+        )  # fmt: skip
+        for cell in rows:
+            share = cell.flops / cell.seconds[cell.best] / rates.best_multiply
+            table.add_row(
+                str(cell.batch), str(cell.frames), str(cell.history),
+                *(f"{cell.rtf(n):.2f}" for n in names),
+                f"{cell.speedup(cell.best):.2f}", f"{share:.0%}",
+            )  # fmt: skip
+        console.print(table)
 
 
 if __name__ == "__main__":

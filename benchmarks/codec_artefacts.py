@@ -1,0 +1,54 @@
+"""The codec's artefacts, called in process as they are served on a CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.compiled import keep_memory, pieces
+from ensemble import compiled
+from export.codec_compiled import INPUTS
+from export.parity import Run, onnx_runner
+
+
+def decoders(repository: Path) -> dict[str, Run]:
+    """Those that a repository has, the one that is served first."""
+    folder = repository / "fish_decoder" / "1"
+    plain = {"model.pt": _script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
+    if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
+        return {compiled.FILE_NAME: _package(folder), **plain}
+    return plain
+
+
+def encoders(repository: Path) -> dict[str, Run]:
+    """Likewise."""
+    folder = repository / "fish_encoder" / "1"
+    return {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
+
+
+def _package(folder: Path) -> Run:
+    """As it is served: in pieces, in memory that is kept; upstream has the good of that too."""
+    from torch._inductor import aoti_load_package
+
+    package: Any = aoti_load_package(str(folder / compiled.FILE_NAME))
+    keep_memory()
+
+    def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+        parts = pieces({"codes": codes.numpy(), "new_frames": numbers.numpy()})
+        audio = [package(*(torch.from_numpy(p[n].copy()) for n in INPUTS)) for p in parts]
+        return (torch.cat(audio),)
+
+    return run
+
+
+def _script(folder: Path) -> Run:
+    """As config.pbtxt has it served: without the optimisation that every new shape would pay."""
+    module = torch.jit.load(str(folder / "model.pt"))
+    optimized = torch.jit.optimized_execution  # pyright: ignore[reportPrivateImportUsage]
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        with optimized(False):
+            return (module(*inputs),)
+
+    return run
