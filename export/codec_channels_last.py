@@ -8,6 +8,7 @@ which torch.export can follow; where the context reaches back before the first f
 put in its place.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -129,7 +130,10 @@ class _ConvNeXt(nn.Module):
     def __init__(self, layer: ConvNeXt) -> None:
         super().__init__()
         self.depthwise = _Conv(layer.depthwise)
-        self.norm, self.widen, self.narrow = layer.norm, layer.widen, layer.narrow
+        # Copies: a change of dtype is not for the graph they come from.
+        self.norm, self.widen, self.narrow = map(
+            copy.deepcopy, (layer.norm, layer.widen, layer.narrow)
+        )
 
     def forward(self, x: Tensor, hidden: Any) -> Tensor:
         y = self.norm(self.depthwise(x, hidden).permute(0, 2, 3, 1))

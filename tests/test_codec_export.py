@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.codec_channels_last import ChannelsLastDecoder
 from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.codec_layers import UnsupportedCodecError
 from export.parity import test_signal as signal
@@ -73,6 +74,17 @@ def test_history_is_what_is_heard_and_no_more(decoder, codes) -> None:
     assert (window(decoder, codes, start, end, history) - exact).abs().max() <= 1e-5
     convolutions_only = decoder.context_frames - 1
     assert (window(decoder, codes, start, end, convolutions_only) - exact).abs().max() > 1e-5
+
+
+@torch.inference_mode()
+def test_a_decoder_in_bfloat16_leaves_its_graph_as_it_was(codec, codes, whole) -> None:
+    """An export whose bfloat16 is too noisy makes another one in float32, from the same graph."""
+    graph = DecoderGraph(codec).eval()
+    ChannelsLastDecoder(graph, torch.bfloat16)
+    exact = ChannelsLastDecoder(graph).eval()
+    new = torch.arange(20, 30).repeat(2, 1)
+    audio = exact(codes[:, :, :30], new)
+    assert (audio - whole[:, 20 * FRAME : 30 * FRAME]).abs().max() <= 1e-4
 
 
 @torch.inference_mode()
