@@ -71,6 +71,7 @@ _VOICE_AS_AUDIO = (
     Tensor("reference_audio", "FP32", (ANY,)),  # mono, in [-1, 1]
     Tensor("reference_text", "BYTES", (1,)),
     Tensor("reference_sample_rate", "INT32", (1,), optional=True),  # Hz
+    Tensor("chunk_size_s", "FP32", (1,), optional=True),  # encoded at a time, seconds
 )
 _VOICE_AS_CODES = (  # left out, or of 0 frames: the checkpoint's own voice
     Tensor("reference_text", "BYTES", (ANY,), optional=True),  # one per reference
@@ -99,7 +100,11 @@ _NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute numbers to decod
 
 FINISH_REASONS = ("stop", "length", "runaway")
 
-_REFERENCE = (_VOICE_AS_AUDIO[0], _VOICE_AS_AUDIO[2])
+_REFERENCE = (_VOICE_AS_AUDIO[0], *_VOICE_AS_AUDIO[2:])
+_WAVEFORM = (
+    Tensor("waveform", "FP32", (ANY,)),
+    Tensor("chunk_frames", "INT64", (1,)),  # encoded at a time, over all rows of a batch
+)
 _REFERENCE_FACTS = (
     Tensor("reference_frames", "INT32", (1,)),  # frames of `codes` that are not padding
     Tensor("checkpoint_id", "BYTES", (1,)),
@@ -108,9 +113,9 @@ _REFERENCE_FACTS = (
 MODELS = {
     "fish_reference": Model(
         _REFERENCE,
-        (Tensor("waveform", "FP32", (ANY,)), *_REFERENCE_FACTS),
+        (*_WAVEFORM, *_REFERENCE_FACTS),
     ),
-    "fish_encoder": Model((Tensor("waveform", "FP32", (ANY,)),), (_CODES,)),
+    "fish_encoder": Model(_WAVEFORM, (_CODES,)),
     "fish_prompt": Model(
         (_TEXT, *_VOICE_AS_CODES),
         (

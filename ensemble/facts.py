@@ -7,6 +7,11 @@ from pathlib import Path
 FILE_NAME = "checkpoint.json"
 
 
+def max_prompt_length(max_seq_len: int) -> int:
+    """Positions; upstream keeps 2048 for the answer (`generate_long`)."""
+    return max_seq_len - 2048
+
+
 @dataclass(frozen=True)
 class Facts:
     """Written by the export, read by the Python models. Positions and frames are counts.
@@ -17,7 +22,7 @@ class Facts:
         samples_per_frame: Audio samples that one frame of codes stands for.
         codebook_sizes: Entries of each codebook, the semantic one first.
         max_frames: The codec decodes no frame beyond this many.
-        max_reference_frames: The codec encodes no recording longer than this.
+        max_reference_frames: The encoder takes no recording longer than this.
         history_frames: Frames before a window that can be heard in it.
         vocab_size: Tokens that have an embedding.
         max_seq_len: Positions of prompt and generated frames together.
@@ -52,8 +57,11 @@ class Facts:
 
     @property
     def max_prompt_length(self) -> int:
-        """Upstream keeps 2048 positions for the answer (`generate_long`)."""
-        return self.max_seq_len - 2048
+        return max_prompt_length(self.max_seq_len)
+
+    def seconds(self, frames: int) -> float:
+        """How long so many frames last."""
+        return frames * self.samples_per_frame / self.sample_rate
 
     def save(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"

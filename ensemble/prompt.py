@@ -96,10 +96,12 @@ class PromptBuilder:
         limit = self.facts.max_prompt_length
         if prompt.shape[1] > limit:
             codes = sum(r.codes.shape[1] for r in references)
+            fit = max(0, limit - (prompt.shape[1] - codes))
             raise PromptError(
                 f"the prompt has {prompt.shape[1]} positions ({codes} of them reference frames, "
                 f"{columns[-1].shape[1]} of text), expected at most {limit}. "
-                "Split the text into sentences, or use a shorter reference."
+                "Split the text into sentences, or use a shorter reference: beside these words "
+                f"{self.facts.seconds(fit):.1f} s of recordings fit."
             )
         return prompt, prefix_length
 

@@ -1,11 +1,27 @@
 """A caller's recording, checked and padded for the encoder."""
 
+import math
+
 import numpy as np
 
 from ensemble.facts import Facts
 
 MIN_SECONDS = 0.1  # shorter holds no voice
 BUCKET_FRAMES = 32  # about 1.5 s: recordings padded to a multiple of it can be encoded together
+CHUNK_FRAMES = 64  # about 3 s: encoded at a time where nothing else is asked for
+
+
+def chunk_frames(chunk_size_s: float | None, facts: Facts) -> int:
+    """Frames that the encoder shall take at a time; more than there are: all at once.
+
+    Raises:
+        ValueError: If it is not above 0.
+    """
+    if chunk_size_s is None:
+        return CHUNK_FRAMES
+    if not chunk_size_s > 0:
+        raise ValueError(f"chunk_size_s is {chunk_size_s:g}, expected seconds above 0.")
+    return math.ceil(min(chunk_size_s / facts.seconds(1), facts.max_reference_frames))
 
 
 def padded_reference(
@@ -48,7 +64,8 @@ def padded_reference(
     if frames > limit:
         raise ValueError(
             f"reference_audio lasts {len(audio) / rate:.1f} s, expected at most "
-            f"{limit * frame / rate:.1f} s. Cut it: 5 to 30 s are enough for a voice."
+            f"{facts.seconds(limit):.1f} s, which is what the prompt can hold, less one frame for "
+            "each piece of text. Cut it: 5 to 30 s are enough for a voice."
         )
     padded = min(-(-frames // BUCKET_FRAMES) * BUCKET_FRAMES, facts.max_reference_frames)
     return np.pad(audio, (0, padded * frame - len(audio))), frames

@@ -1,23 +1,28 @@
 """The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and compiled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from torch import Tensor
 
 from ensemble.facts import Facts
 from export import parity
 from export.codec_compiled import export_compiled
 from export.codec_graphs import DecoderGraph, EncoderGraph
-from export.parity import Comparison
+from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
+from export.parity import Comparison, Run
 from export.write import onnx_graph, torchscript
 
 Report = Callable[[str], None]
 
-ENCODER_AXES = {
-    "waveform": {0: "batch", 1: "samples"},
-    "codes": {0: "batch", 1: "codebooks", 2: "frames"},
+STEP_AXES = {
+    "part": {0: "batch", 1: "part"},
+    "state": {0: "batch"},
+    "new_codes": {0: "batch", 2: "new"},
+    "next_state": {0: "batch"},
 }
 DECODER_AXES = {
     "codes": {0: "batch", 1: "codebooks", 2: "frames"},
@@ -35,11 +40,13 @@ def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> li
         folder: Where to; made here.
         report: Told what goes on.
     """
-    graph = EncoderGraph(codec).eval()
-    example = (parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate),)
+    graph = EncoderGraph(codec, facts.max_reference_frames).eval()
     report("fish_encoder: upstream's codes")
     cases = parity.encoder_cases(codec, facts.sample_rate, facts.samples_per_frame)
-    files = _write(graph, example, folder, ["waveform"], ["codes"], ENCODER_AXES, report)
+    folder.mkdir(parents=True)
+    signal = parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate)
+    example = (signal, torch.zeros(2, graph.state_size), torch.tensor(0))
+    files = _write_encoder(graph, example, folder, report)
     return [
         Comparison(
             f"fish_encoder/{name}", "codes that differ",
@@ -70,6 +77,22 @@ def export_decoder(
         for name, run in files
     ]  # fmt: skip
     return comparisons + (export_compiled(graph, cases, folder, report) if compiled else [])
+
+
+def _write_encoder(
+    graph: EncoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
+) -> Iterator[tuple[str, Run]]:
+    """Yield each file's name and a runner for it; the example is the step's."""
+    report("fish_encoder: ONNX")
+    path = folder / "model.onnx"
+    onnx_graph(graph.step, example, path, STEP_INPUTS, STEP_OUTPUTS, STEP_AXES)
+    onnx.save(looped(path, graph.samples_per_frame, graph.codebooks, graph.state_size), str(path))
+    yield path.name, parity.onnx_runner(path)
+    report("fish_encoder: TorchScript")
+    path = folder / "model.pt"
+    graph.step = torchscript(graph.step, {"forward": example})
+    torch.jit.script(graph).save(str(path))
+    yield path.name, parity.script_runner(torch.jit.load(str(path)))
 
 
 def _write(graph, example, folder, input_names, output_names, axes, report):

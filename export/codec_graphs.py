@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.codec_layers import Chain, WindowTransformer, folded, rebuilt
+from export.codec_carried import Carried
+from export.codec_layers import CausalConv, Chain, folded, rebuilt
+from export.codec_transformer import WindowTransformer
 
 
 def samples_per_frame(codec: Any) -> int:
@@ -58,34 +60,76 @@ class Quantizer(nn.Module):
         return self.project_out(latent + (entry - latent)), codes
 
 
-class EncoderGraph(nn.Module):
-    """waveform float32 (batch, samples) in [-1, 1] -> codes int64 (batch, codebooks, frames).
+class EncoderStep(nn.Module):
+    """The next chunk of a waveform -> its codes, and what the chunk after it needs.
 
-    Any number of samples: the last frame is filled up with zeros, as upstream does.
+    Takes waveform float32 (batch, frames * samples_per_frame), state float32 (batch, state_size),
+    zeros at first, and start int64 (), the samples before the chunk; gives codes int64 (batch,
+    codebooks, frames) and the next state. Every layer has its own last inputs in the state, so
+    nothing is computed twice, and a chunk may have any number of frames.
     """
 
-    def __init__(self, codec: Any) -> None:
+    def __init__(self, codec: Any, max_frames: int) -> None:
         super().__init__()
-        self.samples_per_frame = samples_per_frame(codec)
-        self.encoder = rebuilt(codec.encoder.block, "encoder")
-        self.downsample = rebuilt(codec.quantizer.downsample, "quantizer.downsample")
-        self.transformer = rebuilt(codec.quantizer.pre_module, "quantizer.pre_module")
+        self.layers = Chain(
+            rebuilt(codec.encoder.block, "encoder"),
+            rebuilt(codec.quantizer.downsample, "quantizer.downsample"),
+            rebuilt(codec.quantizer.pre_module, "quantizer.pre_module"),
+        )
         self.quantizers = nn.ModuleList(Quantizer(q) for q in quantizers(codec))
+        per_frame = 1
+        for layer in reversed(list(self.layers.layers())):
+            if isinstance(layer, CausalConv):
+                per_frame *= layer.conv.stride[0]
+            elif isinstance(layer, WindowTransformer):
+                layer.extend(max_frames * per_frame)
+        self.state_size = sum(getattr(module, "kept", 0) for module in self.modules())
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        frame = self.samples_per_frame
-        frames = (waveform.shape[1] + frame - 1) // frame
-        x = F.pad(waveform, (0, frame - 1))[:, None, : frames * frame]
-        z = self.transformer(self.downsample(self.encoder(x)))
+    def forward(self, waveform: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        carried = Carried(state, start)
+        z = self.layers(waveform[:, None], carried)
         codes = []
         for quantizer in self.quantizers:
             quantized, code = quantizer(z)
             z = z - quantized
             codes.append(code)
-        # A slice whose end is not known before the run keeps the codebook axis free in ONNX, as
-        # the contract has it: Triton's ONNX Runtime backend wants config and graph to agree.
-        count = waveform.shape[0] * 0 + len(self.quantizers)
-        return torch.stack(codes, dim=1)[:, :count]
+        return torch.stack(codes, dim=1), carried.packed()
+
+
+class EncoderGraph(nn.Module):
+    """A waveform -> codes, chunk by chunk: memory does not grow with its length.
+
+    Takes waveform float32 (batch, samples) in [-1, 1] and chunk_frames int64 (batch, 1), the
+    frames to encode at a time, over all rows of the batch together; the smallest counts. Gives
+    codes int64 (batch, codebooks, frames), whatever the chunks. Any number of samples: the last
+    frame is filled up with zeros, as upstream does. TorchScript compiles the loop.
+    """
+
+    def __init__(self, codec: Any, max_frames: int = 0) -> None:
+        """Args:
+        codec: The genuine module, in eval mode.
+        max_frames: Also encode recordings longer than upstream's tables, of this many frames.
+        """
+        super().__init__()
+        self.samples_per_frame = samples_per_frame(codec)
+        self.step: Any = EncoderStep(codec, max_frames)
+        self.state_size = int(self.step.state_size)
+        self.codebooks = len(self.step.quantizers)
+
+    def forward(self, waveform: Tensor, chunk_frames: Tensor) -> Tensor:
+        batch, samples, frame = waveform.shape[0], waveform.shape[1], self.samples_per_frame
+        frames = (samples + frame - 1) // frame
+        waveform = F.pad(waveform, (0, frames * frame - samples))
+        chunk = int((chunk_frames.min() // batch).clamp(min=1))
+        state = torch.zeros(batch, self.state_size, device=waveform.device)
+        codes = torch.zeros(batch, self.codebooks, 0, dtype=torch.int64, device=waveform.device)
+        start = torch.zeros_like(chunk_frames[0, 0])
+        for i in range((frames + chunk - 1) // chunk):
+            part = waveform[:, i * chunk * frame : (i + 1) * chunk * frame]
+            new, state = self.step(part, state, start)
+            codes = torch.cat([codes, new], dim=2)
+            start = start + chunk * frame
+        return codes
 
 
 @dataclass(frozen=True)
@@ -172,7 +216,7 @@ class DecoderGraph(nn.Module):
         positions = new_frames[:, :1] - (frames - new) + self.count[:, :frames]
         z = self.latents(codes)
         if isinstance(self.transformer, WindowTransformer):  # a codec may do without
-            z = self.transformer(z, positions)
+            z = self.transformer(z, positions=positions)
         return z
 
     def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The codec's layers, rewritten from the genuine modules so that they export and stream.
 
 Each class takes the genuine module and computes the same numbers, with weight norm folded, nothing
-that freezes the batch or time axis in a trace, and attention in blocks: memory linear in time.
+that freezes the batch or time axis in a trace.
 Source: fish-speech 0.1.0, models/dac/modded_dac.py, rvq.py; descript-audio-codec 1.0.0.
 """
 
@@ -13,11 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.layers import RMSNorm
-
-
-class UnsupportedCodecError(ValueError):
-    """The checkpoint's codec has a part that cannot be streamed exactly."""
+from export.codec_carried import Carried
+from export.codec_transformer import UnsupportedCodecError, WindowTransformer
 
 
 def folded(genuine: Any) -> nn.Module:
@@ -47,11 +44,17 @@ class CausalConv(nn.Module):
 
     def __init__(self, genuine: Any) -> None:
         super().__init__()
-        self.conv = folded(genuine.conv)
+        self.conv: Any = folded(genuine.conv)
         self.left = int(genuine.padding)
+        self.kept = self.conv.in_channels * self.left  # numbers carried between chunks
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (self.left, 0)))
+    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
+        if carried is None:
+            return self.conv(F.pad(x, (self.left, 0)))
+        carried.start = carried.start // self.conv.stride[0]
+        if self.left:
+            x = carried.joined(x, (self.conv.in_channels, self.left), 2)
+        return self.conv(x)
 
     def context(self, after: int) -> int:
         """Inputs to the left that `after` outputs to the left depend on (stride 1)."""
@@ -81,7 +84,7 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(genuine.alpha.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
         return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
 
     def context(self, after: int) -> int:
@@ -95,8 +98,8 @@ class Residual(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x)
+    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
+        return x + self.block(x, carried)
 
     def context(self, after: int) -> int:
         return self.block.context(after)
@@ -116,8 +119,8 @@ class ConvNeXt(nn.Module):
             self.narrow.weight.data.mul_(gamma[:, None])
             self.narrow.bias.data.mul_(gamma)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.depthwise(x).transpose(1, 2))
+    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
+        y = self.norm(self.depthwise(x, carried).transpose(1, 2))
         return x + self.narrow(F.gelu(self.widen(y))).transpose(1, 2)
 
     def context(self, after: int) -> int:
@@ -132,7 +135,12 @@ class Tanh(nn.Tanh):
 
 
 class Chain(nn.Sequential):
-    """Layers in a row."""
+    """Layers in a row; of all the audio, or, with what is carried, of the next chunk of it."""
+
+    def forward(self, input: Tensor, carried: Carried | None = None) -> Tensor:
+        for layer in self:
+            input = layer(input) if carried is None else layer(input, carried)
+        return input
 
     def layers(self) -> Iterator[Any]:
         """Those of chains within it one by one."""
@@ -144,131 +152,6 @@ class Chain(nn.Sequential):
         for layer in reversed(list(self.layers())):
             after = layer.context(after)
         return after
-
-
-def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Rotary position embedding over interleaved pairs, in float32.
-
-    Args:
-        x: (batch, time, heads, head_dim).
-        cos_sin: float32 (batch or 1, time, head_dim / 2, 2).
-
-    Returns:
-        Like x.
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos_sin[..., None, :, 0], cos_sin[..., None, :, 1]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).type_as(x)
-
-
-class WindowAttention(nn.Module):
-    """Causal self-attention over the last `window` positions.
-
-    Queries go in blocks of `window`; each block sees itself and the block before it, which is all
-    that its window can reach. Exact, and linear in time.
-    """
-
-    def __init__(self, genuine: Any, window: int) -> None:
-        super().__init__()
-        self.wqkv = copy.deepcopy(genuine.wqkv)
-        self.wo = copy.deepcopy(genuine.wo)
-        self.heads = int(genuine.n_head)
-        self.head_dim = int(genuine.head_dim)
-        self.window = window
-
-    def blocks(self, x: Tensor, count: int) -> Tensor:
-        """(batch, time, heads, head_dim) -> (batch, heads, count, window, head_dim), padded."""
-        x = F.pad(x, (0, 0, 0, 0, 0, self.window - 1))[:, : count * self.window]
-        return x.unflatten(1, (-1, self.window)).permute(0, 3, 1, 2, 4)
-
-    def with_block_before(self, x: Tensor) -> Tensor:
-        """(..., count, window, head_dim) -> (..., count, 2 * window, head_dim)."""
-        before = F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1]
-        return torch.cat([before, x], dim=3)
-
-    def forward(self, x: Tensor, cos_sin: Tensor, mask: Tensor) -> Tensor:
-        """X (batch, time, dim), cos_sin as in `rotate`, mask as in `WindowTransformer.mask`."""
-        time, count = x.shape[1], mask.shape[0]
-        q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(2)
-        q = self.blocks(rotate(q, cos_sin), count)
-        k, v = self.blocks(rotate(k, cos_sin), count), self.blocks(v, count)
-        k, v = self.with_block_before(k), self.with_block_before(v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        y = y.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :time].flatten(2)
-        return self.wo(y)
-
-
-class WindowTransformer(nn.Module):
-    """Causal transformer with window-limited attention: (batch, channels, time) -> the same."""
-
-    count: Tensor
-    cos_sin: Tensor
-
-    def __init__(self, genuine: Any, name: str) -> None:
-        super().__init__()
-        if genuine.window_size is None or not genuine.causal:
-            raise UnsupportedCodecError(
-                f"codec: {name} has window_size {genuine.window_size} and causal "
-                f"{genuine.causal}, expected a causal window: without one no chunk can be exact."
-            )
-        if genuine.config.pos_embed_type != "rope":
-            raise UnsupportedCodecError(
-                f"codec: {name} has pos_embed_type {genuine.config.pos_embed_type}, expected rope."
-            )
-        self.project_in = copy.deepcopy(genuine.input_proj)
-        self.project_out = copy.deepcopy(genuine.output_proj)
-        self.layers = nn.ModuleList(
-            TransformerLayer(layer, genuine.window_size) for layer in genuine.layers
-        )
-        self.norm = RMSNorm(genuine.norm.weight, genuine.norm.eps)
-        self.reach = len(genuine.layers) * (genuine.window_size - 1)  # positions to the left
-        # Upstream rounds its table to bfloat16; parity needs the rounded values.
-        self.register_buffer("cos_sin", genuine.freqs_cis.detach().float().clone())
-        self.window = int(genuine.window_size)
-        self.register_buffer("count", torch.arange(2 * self.window), persistent=False)
-
-    def mask(self, blocks: int) -> Tensor:
-        """Keys of its own and the block before that each query of each block may see.
-
-        bool (blocks, window, 2 * window). Made in the graph, so that no table is in the file.
-        """
-        key, query = self.count[None], self.count[self.window :, None]
-        visible = (key <= query) & (key > query - self.window)
-        first = visible & (key >= self.window)  # nothing lies before the first block
-        return torch.cat([first[None], visible[None].expand(blocks, -1, -1)])[:blocks]
-
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Args: x, and int64 (batch, time) absolute positions, or None to start from 0."""
-        x = self.project_in(x.transpose(1, 2))
-        time = x.shape[1]
-        cos_sin = self.cos_sin[:time][None] if positions is None else self.cos_sin[positions]
-        mask = self.mask((time + self.window - 1) // self.window)
-        for layer in self.layers:
-            x = layer(x, cos_sin, mask)
-        return self.project_out(self.norm(x)).transpose(1, 2)
-
-
-class TransformerLayer(nn.Module):
-    """Pre-norm attention and gated perceptron; layer scales are folded into the last weights."""
-
-    def __init__(self, genuine: Any, window: int) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(genuine.attention_norm.weight, genuine.attention_norm.eps)
-        self.attention = WindowAttention(genuine.attention, window)
-        self.ffn_norm = RMSNorm(genuine.ffn_norm.weight, genuine.ffn_norm.eps)
-        self.gate = copy.deepcopy(genuine.feed_forward.w1)
-        self.up = copy.deepcopy(genuine.feed_forward.w3)
-        self.down = copy.deepcopy(genuine.feed_forward.w2)
-        scale = genuine.attention_layer_scale.gamma.detach()
-        self.attention.wo.weight.data.mul_(scale[:, None])
-        self.down.weight.data.mul_(genuine.ffn_layer_scale.gamma.detach()[:, None])
-
-    def forward(self, x: Tensor, cos_sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos_sin, mask)
-        y = self.ffn_norm(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
 def rebuilt(genuine: Any, name: str = "codec") -> Any:

@@ -95,12 +95,14 @@ def worst(run: Run, cases: list[Case], measure: Callable[[Tensor, Tensor], float
 
 @torch.inference_mode()
 def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
-    """Two lengths, two batch sizes."""
+    """Two lengths, two batch sizes; in one chunk and in several."""
     cases = []
     for batch in (1, 2):
         for samples in (3 * frame, 7 * frame + 77):
             waveform = test_signal(batch, samples, sample_rate)
-            cases.append(((waveform,), codec.encode(waveform[:, None])[0]))
+            codes = codec.encode(waveform[:, None])[0]
+            for chunk in (3 * batch, 8 * batch):
+                cases.append(((waveform, torch.full((batch, 1), chunk)), codes))
     return cases
 
 

@@ -14,14 +14,13 @@ from rich.status import Status
 from rich.table import Table
 
 from ensemble.compiled import FILE_NAME
-from ensemble.facts import Facts
+from ensemble.facts import Facts, max_prompt_length
 from export.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 from export.codec import export_decoder, export_encoder
 from export.codec_compiled import compiler_fault
 from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
 from export.llama import export_llama, num_semantic
 from export.parity import Comparison
-from export.upstream import WindowLimitedTransformer
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
 TOKENIZER_FILES = ("tokenizer.tiktoken", "special_tokens.json")
@@ -125,21 +124,13 @@ def facts_of(
 ) -> Facts:
     """What serving must know of the checkpoint."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
-    frame = samples_per_frame(codec)
-    # The encoder's transformers run at a multiple of the frame rate, up to their block size.
-    per_frame = frame // int(codec.hop_length)
-    encoder_positions = int(codec.quantizer.pre_module.config.block_size) * per_frame
-    modules: list[Any] = list(codec.encoder.modules())
-    for module in modules:
-        if isinstance(module, WindowLimitedTransformer):
-            encoder_positions = min(encoder_positions, module.config.block_size)
     return Facts(
         checkpoint_id=checkpoint.checkpoint_id,
         sample_rate=int(codec.sample_rate),
-        samples_per_frame=frame,
+        samples_per_frame=samples_per_frame(codec),
         codebook_sizes=tuple(int(q.codebook_size) for q in quantizers(codec)),
         max_frames=int(decoder.count.shape[1]),
-        max_reference_frames=encoder_positions // per_frame,
+        max_reference_frames=max_prompt_length(int(config.max_seq_len)),
         history_frames=decoder.history_frames,
         vocab_size=int(config.vocab_size),
         max_seq_len=int(config.max_seq_len),

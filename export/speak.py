@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.settings import settings_from
+from ensemble.facts import max_prompt_length
 from ensemble.options import checked_options
 from export.checkpoint import load_checkpoint, load_codec, load_llama
 from export.upstream import decode_one_token_ar, generate_long
@@ -45,10 +46,24 @@ class UpstreamSpeaker:
         self._codec = load_codec(checkpoint).to(settings.device)
         self.checkpoint_id = checkpoint.checkpoint_id
         self.sample_rate_hz = int(self._codec.sample_rate)
+        frames = min(
+            int(self._codec.quantizer.pre_module.config.block_size),
+            max_prompt_length(int(self._llama.config.max_seq_len)),
+        )
+        self._limit_s = frames * int(self._codec.frame_length) / self.sample_rate_hz
 
     @torch.inference_mode()
     def encode(self, waveform: np.ndarray) -> np.ndarray:
-        """float32 (samples,), mono, at its sample rate -> int64 (codebooks, frames)."""
+        """float32 (samples,), mono, at its sample rate -> int64 (codebooks, frames).
+
+        Raises:
+            ValueError: If it is longer than upstream's tables, or than the prompt can hold.
+        """
+        if len(waveform) > self._limit_s * self.sample_rate_hz:
+            raise ValueError(
+                f"lasts {len(waveform) / self.sample_rate_hz:.1f} s, expected at most "
+                f"{self._limit_s:.1f} s. Cut it: 5 to 30 s are enough for a voice."
+            )
         audio = torch.from_numpy(waveform).float().to(self._device)[None, None]
         codes, lengths = self._codec.encode(audio, torch.tensor([audio.shape[-1]]).to(audio.device))
         return codes[0, :, : int(lengths[0])].cpu().numpy().astype(np.int64)

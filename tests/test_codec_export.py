@@ -76,6 +76,9 @@ def test_history_is_what_is_heard_and_no_more(decoder, codes) -> None:
     assert (window(decoder, codes, start, end, convolutions_only) - exact).abs().max() > 1e-5
 
 
+AT_ONCE = torch.tensor([[1000]])  # chunks: tests/test_encoder_chunks.py
+
+
 @torch.inference_mode()
 def test_a_decoder_in_bfloat16_leaves_its_graph_as_it_was(codec, codes, whole) -> None:
     """An export whose bfloat16 is too noisy makes another one in float32, from the same graph."""
@@ -92,7 +95,7 @@ def test_a_decoder_in_bfloat16_leaves_its_graph_as_it_was(codec, codes, whole) -
 def test_encoder_gives_upstreams_codes(codec, samples) -> None:
     waveform = signal(2, samples, 44100)
     expected, _ = codec.encode(waveform[:, None])
-    codes = EncoderGraph(codec).eval()(waveform)
+    codes = EncoderGraph(codec).eval()(waveform, AT_ONCE)
     assert codes.shape == (2, 10, -(-samples // FRAME))
     assert torch.equal(codes, expected)
 
@@ -102,12 +105,12 @@ def test_encoder_padding_changes_no_valid_frame(codec) -> None:
     graph = EncoderGraph(codec).eval()
     waveform = signal(1, 7 * FRAME, 44100)
     padded = torch.nn.functional.pad(waveform, (0, 25 * FRAME))
-    assert torch.equal(graph(padded)[:, :, :7], graph(waveform))
+    assert torch.equal(graph(padded, AT_ONCE)[:, :, :7], graph(waveform, AT_ONCE))
 
 
 @torch.inference_mode()
 def test_encoder_is_causal_and_differs_between_voices(codec) -> None:
-    codes = EncoderGraph(codec).eval()(signal(2, 20 * FRAME, 44100))
+    codes = EncoderGraph(codec).eval()(signal(2, 20 * FRAME, 44100), AT_ONCE)
     assert (codes[0] != codes[1]).float().mean() > 0.1
     assert len(np.unique(codes)) > 8
 

@@ -37,6 +37,10 @@ TTS = [
     ({"text": TEXT, "reference_codes": codes()}, "reference_text has 0 texts for 1"),
     ({"text": TEXT, "reference_text": "Words"}, "reference_text has 1 texts for 0"),
     (
+        {"text": TEXT, "reference_text": "W", "reference_codes": codes(frames=2045)},
+        r"2045 of them reference frames.* expected at most 2048.* 94\.\d s of recordings fit",
+    ),
+    (
         {"text": TEXT, "reference_text": "W", "reference_codes": codes(rows=3)},
         r"shape \[3, 20\], expected \[10, frames\]",
     ),
@@ -64,6 +68,8 @@ CLONE = [
     ({"reference_audio": GOOD * 32767}, r"peaks at .* expected samples in \[-1, 1\]"),
     ({"reference_audio": np.tile(GOOD, 600)}, "lasts 600.0 s, expected at most"),
     ({"reference_audio": GOOD, "reference_sample_rate": 16000}, "16000 Hz, expected 44100"),
+    ({"reference_audio": GOOD, "chunk_size_s": 0.0}, "chunk_size_s is 0, expected seconds above 0"),
+    ({"reference_audio": GOOD, "chunk_size_s": np.nan}, "chunk_size_s is nan, expected"),
     ({"reference_audio": GOOD, "reference_text": ""}, r"reference_text\[0\] is empty"),
 ]
 

@@ -58,8 +58,33 @@ def test_encode_pads_and_says_how_many_frames_count(server, facts) -> None:
     assert out["reference_frames"][0] == 22
     assert out["checkpoint_id"][0].decode() == facts.checkpoint_id
     assert out["codes"].shape == (facts.num_codebooks, 32)
-    direct = infer(server, "fish_encoder", waveform=audio)["codes"]
+    direct = infer(server, "fish_encoder", waveform=audio, chunk_frames=22)["codes"]
     np.testing.assert_array_equal(out["codes"][:, :22], direct)
+
+
+def test_codes_do_not_depend_on_the_chunk_size(server, facts) -> None:
+    """12 s; the attention of the encoder looks back over 6 s in each of its layers."""
+    audio = recording(12.0) + np.random.default_rng(0).normal(0, 0.01, 12 * 44100)
+    reference = {"reference_audio": audio.astype(np.float32)}
+    whole = infer(server, "fish_encode", **reference, chunk_size_s=np.inf)["codes"]
+    assert whole.shape == (facts.num_codebooks, 288)
+    for size in (0.01, 0.5, 3.0, 10.0, 500.0):
+        codes = infer(server, "fish_encode", **reference, chunk_size_s=size)["codes"]
+        np.testing.assert_array_equal(codes, whole, err_msg=f"{size} s")
+    np.testing.assert_array_equal(infer(server, "fish_encode", **reference)["codes"], whole)
+
+
+def test_recordings_encoded_together_keep_their_codes(server) -> None:
+    """Rows of one batch share the smallest chunk."""
+
+    def encode(i: int, size: float) -> np.ndarray:
+        audio = recording(1.4, pitch=90 + 7 * i)
+        return infer(server, "fish_encode", reference_audio=audio, chunk_size_s=size)["codes"]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(encode, range(8), np.linspace(0.2, 2, 8)))
+    for i in range(8):  # another size, so that no cache answers
+        np.testing.assert_array_equal(encode(i, 5.0), together[i])
 
 
 def test_prompt_to_codes_to_audio_by_hand(server, facts) -> None:

@@ -8,12 +8,12 @@ import pytest
 from ensemble.facts import Facts
 from ensemble.options import checked_options
 from ensemble.prompt import PromptError
-from ensemble.reference import BUCKET_FRAMES, padded_reference
+from ensemble.reference import BUCKET_FRAMES, CHUNK_FRAMES, chunk_frames, padded_reference
 from ensemble.voice import references_from
 
 FACTS = Facts(
     checkpoint_id="0", sample_rate=44100, samples_per_frame=2048, codebook_sizes=(64,) * 10,
-    max_frames=4096, max_reference_frames=4096, history_frames=40, vocab_size=400,
+    max_frames=4096, max_reference_frames=6144, history_frames=40, vocab_size=400,
     max_seq_len=8192, semantic_begin_id=300, num_semantic=64, im_end_id=299,
     full_vocabulary=False, num_layers=2, num_kv_heads=2, head_dim=32,
 )  # fmt: skip
@@ -35,6 +35,23 @@ def test_no_bucket_beyond_what_the_codec_takes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "frames"),
+    [
+        (None, CHUNK_FRAMES), (0.001, 1), (0.0465, 2), (1, 22), (10, 216), (285.3, 6144),
+        (1e30, 6144), (float("inf"), 6144),
+    ],
+)  # fmt: skip
+def test_a_chunk_is_whole_frames(size, frames) -> None:
+    assert chunk_frames(size, FACTS) == frames
+
+
+@pytest.mark.parametrize("size", [0, -1, float("nan"), float("-inf")])
+def test_no_chunk(size) -> None:
+    with pytest.raises(ValueError, match=f"chunk_size_s is {size}, expected seconds above 0"):
+        chunk_frames(size, FACTS)
+
+
+@pytest.mark.parametrize(
     ("audio", "rate", "message"),
     [
         (np.zeros(0), None, "0 samples, expected at least 4410"),
@@ -42,7 +59,7 @@ def test_no_bucket_beyond_what_the_codec_takes() -> None:
         (np.full(44100, np.nan), None, "NaN"),
         (np.full(44100, np.inf), 44100, "NaN or infinity"),
         (np.full(44100, 3000.0), None, "peaks at 3000"),
-        (np.zeros(44100 * 600), None, r"lasts 600.0 s, expected at most 190.2 s"),
+        (np.zeros(44100 * 600), None, r"lasts 600.0 s, expected at most 285.3 s, .* prompt can"),
     ],
 )
 def test_unusable_recordings(audio, rate, message) -> None:

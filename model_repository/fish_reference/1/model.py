@@ -1,5 +1,6 @@
-"""fish_reference: reference_audio FP32 (samples,), reference_sample_rate? -> waveform, padded,
-reference_frames, checkpoint_id. See `ensemble.contract` and `ensemble.reference`.
+"""fish_reference: reference_audio FP32 (samples,), reference_sample_rate?, chunk_size_s? ->
+waveform, padded, chunk_frames, reference_frames, checkpoint_id. See `ensemble.contract` and
+`ensemble.reference`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -9,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble import wire
 from ensemble.facts import Facts
-from ensemble.reference import padded_reference
+from ensemble.reference import chunk_frames, padded_reference
 
 
 class TritonPythonModel:
@@ -24,6 +25,8 @@ class TritonPythonModel:
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
             rate = wire.array(request, "reference_sample_rate")
+            size = wire.array(request, "chunk_size_s")
+            chunk = chunk_frames(None if size is None else float(size[0]), self.facts)
             waveform, frames = padded_reference(
                 wire.required(request, "reference_audio"),
                 None if rate is None else int(rate[0]),
@@ -34,6 +37,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [
                 wire.tensor("waveform", waveform, np.float32),
+                wire.tensor("chunk_frames", [chunk], np.int64),
                 wire.tensor("reference_frames", [frames], np.int32),
                 wire.tensor("checkpoint_id", [self.facts.checkpoint_id], np.object_),
             ]

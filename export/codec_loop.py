@@ -1,0 +1,78 @@
+"""The encoder's loop over chunks as ONNX: the exporter writes one step, and this goes round it.
+
+The exporter itself loses the ranks of all tensors inside of a loop, and gives up.
+"""
+
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+# Inputs and outputs of the step, as the exporter must name them.
+STEP_INPUTS = ["part", "state", "start"]
+STEP_OUTPUTS = ["new_codes", "next_state"]
+
+_LOOP = """
+<ir_version: 8, opset_import: ["": {opset}]>
+encoder (float[batch, samples] waveform, int64[batch, one] chunk_frames)
+     => (int64[batch, codebooks, frames] codes)
+<int64[1] zero = {{0}}, int64[1] unit = {{1}}, int64[3] nothing = {{0, 0, 0}}, bool yes = {{1}},
+ int64[1] frame = {{{frame}}}, int64[1] books = {{{books}}}, int64[1] numbers = {{{numbers}}}>
+{{
+  batch_size = Shape <start = 0, end = 1> (waveform)
+  samples_given = Shape <start = 1, end = 2> (waveform)
+  beyond = Add (samples_given, frame)
+  last = Sub (beyond, unit)
+  frame_count = Div (last, frame)
+  samples_whole = Mul (frame_count, frame)
+  missing = Sub (samples_whole, samples_given)
+  pads = Concat <axis = 0> (nothing, missing)
+  padded = Pad (waveform, pads)
+
+  smallest = ReduceMin <keepdims = 0> (chunk_frames)
+  share = Div (smallest, batch_size)
+  chunk = Max (share, unit)
+  chunk_samples = Mul (chunk, frame)
+  over = Add (frame_count, chunk)
+  final = Sub (over, unit)
+  chunks = Div (final, chunk)
+  trips = Squeeze (chunks)
+
+  codes_shape = Concat <axis = 0> (batch_size, books, zero)
+  no_codes = ConstantOfShape <value = int64[1] {{0}}> (codes_shape)
+  state_shape = Concat <axis = 0> (batch_size, numbers)
+  silence = ConstantOfShape <value = float[1] {{0}}> (state_shape)
+  codes, last_state = Loop (trips, yes, no_codes, silence) <body = step
+    (int64 trip, bool going, int64[batch, codebooks, known] codes_before, float[batch, n] state)
+    => (bool on, int64[batch, codebooks, more] codes_after, float[batch, n] next_state)
+  {{
+    on = Identity (going)
+    begin = Mul (chunk_samples, trip)
+    end = Add (begin, chunk_samples)
+    part = Slice (padded, begin, end, unit)
+    start = Squeeze (begin)
+    codes_after = Concat <axis = 2> (codes_before, new_codes)
+  }}>
+}}
+"""
+
+
+def looped(step: Path, frame: int, books: int, state_size: int) -> ModelProto:
+    """What `EncoderGraph.forward` does, around an exported `EncoderStep`.
+
+    Args:
+        step: ONNX file with `STEP_INPUTS` and `STEP_OUTPUTS`.
+        frame: Samples per frame.
+        books: Codebooks.
+        state_size: Numbers carried between chunks.
+    """
+    inner = onnx.load(str(step))
+    opset = inner.opset_import[0].version
+    text = _LOOP.format(opset=opset, frame=frame, books=books, numbers=state_size)
+    model = onnx.parser.parse_model(text)
+    body = next(node for node in model.graph.node if node.op_type == "Loop").attribute[0].g
+    *before, joined = body.node
+    del body.node[:]
+    body.node.extend([*before, *inner.graph.node, joined])
+    model.graph.initializer.extend(inner.graph.initializer)
+    return model
