@@ -36,8 +36,10 @@ def test_requests_are_those_of_the_contract(recording: Path) -> None:
         speech_request("text", VOICE, None, options),
         speech_request("text", recording, "words", options),
         ("fish_encode", recording_tensors(recording)),
+        ("fish_encode", recording_tensors(recording, 2.5)),
     ]
-    assert [model for model, _ in requests] == ["fish_tts", "fish_tts", "fish_clone", "fish_encode"]
+    models = ["fish_tts", "fish_tts", "fish_clone", "fish_encode", "fish_encode"]
+    assert [model for model, _ in requests] == models
     for model, tensors in requests:
         expected = {tensor.name: tensor for tensor in MODELS[model].inputs}
         assert tensors.keys() <= expected.keys()

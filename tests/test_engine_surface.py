@@ -128,13 +128,17 @@ def test_features_of_one_and_of_several_recordings(fake: FakeServer, tmp_path: P
         audio_path=path, reference_text="hello", use_chunking=True, chunk_size=10
     )
     np.testing.assert_array_equal(one.codes, CODES[0, :, :22])
+    engine.extract_speaker_features_fast(path, "hello", use_chunking=False, chunk_size=7)
+    sizes = [inputs_of(request)["chunk_size_s"].item() for request in fake.requests]
+    assert sizes == [10, np.inf]
     two = engine.extract_speaker_features_fast([path, str(path)], ["hello", "again"])
     assert (two.frames, two.texts) == ((22, 22), ("hello", "again"))
     np.testing.assert_array_equal(two.split_codes()[1], one.codes)
     with pytest.raises(InvalidRequest, match="2 recordings and 1 texts"):
         engine.extract_speaker_features_fast([path, path], "hello")
-    with pytest.raises(InvalidRequest, match="chunk_size is 0"):
-        engine.extract_speaker_features_fast(path, "hello", chunk_size=0)
+    for size in (0, -1, np.nan):
+        with pytest.raises(InvalidRequest, match=f"chunk_size is {size}, expected seconds above"):
+            engine.extract_speaker_features_fast(path, "hello", chunk_size=size)
 
 
 def test_a_wrong_variable_is_said_at_once(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 torch = pytest.importorskip("torch")
 
@@ -56,6 +57,26 @@ def alice(optimized: Engine) -> VoiceFeatures:
 def test_both_hear_the_same(regular: Engine, alice: VoiceFeatures) -> None:
     heard = regular.extract_speaker_features_fast(audio_path=ALICE, reference_text=WORDS)
     assert heard.sha256 == alice.sha256
+
+
+@pytest.mark.parametrize(("use_chunking", "chunk_size"), [(True, 0.7), (True, 2), (False, 2)])
+def test_features_do_not_depend_on_the_chunks(
+    optimized: Engine, alice: VoiceFeatures, use_chunking: bool, chunk_size: float
+) -> None:
+    features = optimized.extract_speaker_features_fast(
+        audio_path=ALICE, reference_text=WORDS, use_chunking=use_chunking, chunk_size=chunk_size
+    )
+    assert features.sha256 == alice.sha256
+
+
+def test_recordings_that_no_prompt_can_hold(
+    regular: Engine, optimized: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.zeros(100 * 44_100, np.float32), 44_100)
+    for engine in (regular, optimized):
+        with pytest.raises(InvalidRequest, match=r"lasts 100\.0 s, expected at most 95\.1 s"):
+            engine.extract_speaker_features_fast(path, WORDS, use_chunking=True, chunk_size=3)
 
 
 @pytest.mark.parametrize("recordings", [0, 1, 2])

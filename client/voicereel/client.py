@@ -97,19 +97,27 @@ class Client:
         return _chunks(answers)
 
     def encode_voice(
-        self, path: str | os.PathLike[str], text: str, *, timeout_s: float | None = None
+        self,
+        path: str | os.PathLike[str],
+        text: str,
+        *,
+        chunk_size_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> VoiceFeatures:
         """Encode a recording of a voice, to be used for many texts.
 
         Args:
             path: The recording, 5 to 30 s.
             text: The words spoken in it.
+            chunk_size_s: How much of it the server encodes at a time, at least a frame; the
+                features do not depend on it, the server's memory does. `math.inf`: all of it;
+                None: as the server likes it.
             timeout_s: Instead of the client's.
 
         Returns:
             Features of one recording; `+` joins those of several.
         """
-        inputs = recording_tensors(path)
+        inputs = recording_tensors(path, chunk_size_s)
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)
 

@@ -1,9 +1,10 @@
 """VoiceReel's engine, the same over every speaker: recordings to features, scripts to speech."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import TypeAlias
 
@@ -48,14 +49,15 @@ class Engine:
         Args:
             audio_path: A recording of 5 to 30 s, or several of the same voice.
             reference_text: The words spoken in it, or in each.
-            use_chunking: Whether a recording may be encoded in pieces. It changes nothing: the
-                server encodes every recording in one pass, in memory that grows with its length.
-            chunk_size: Length of the pieces, seconds.
+            use_chunking: Encode a recording piece by piece, in memory that does not grow with its
+                length; False: in one pass. The features are the same. (The regular engine does
+                what upstream does: one pass.)
+            chunk_size: Length of the pieces, seconds: the shorter, the less memory.
 
         Raises:
             InvalidRequest: If recordings and texts do not fit together, or one is unusable.
         """
-        if use_chunking and chunk_size <= 0:
+        if use_chunking and not chunk_size > 0:
             raise InvalidRequest(f"chunk_size is {chunk_size}, expected seconds above 0")
         paths = [audio_path] if isinstance(audio_path, str | os.PathLike) else list(audio_path)
         texts = [reference_text] if isinstance(reference_text, str) else list(reference_text)
@@ -64,8 +66,11 @@ class Engine:
                 f"{len(paths)} recordings and {len(texts)} texts, expected one text for each "
                 "recording: the words spoken in it"
             )
+        encode = partial(
+            self._speaker.encode_voice, chunk_size_s=chunk_size if use_chunking else math.inf
+        )
         with self.monitor.timed("features"):
-            return reduce(add, map(self._speaker.encode_voice, paths, texts))
+            return reduce(add, map(encode, paths, texts))
 
     def synthesize_speech_optimized(
         self,

@@ -70,11 +70,16 @@ class RegularSpeaker:
             raise InvalidRequest(str(error)) from None
         return Audio(waveform, self._upstream.sample_rate_hz, reason)
 
-    def encode_voice(self, path: str | os.PathLike[str], text: str) -> VoiceFeatures:
-        """As `Client.encode_voice`."""
+    def encode_voice(
+        self, path: str | os.PathLike[str], text: str, *, chunk_size_s: float | None = None
+    ) -> VoiceFeatures:
+        """As `Client.encode_voice`; upstream encodes in one pass, whatever the chunk size."""
         recording = read_recording(path)
-        with self._lock:
-            codes = self._upstream.encode(recording)
+        try:
+            with self._lock:
+                codes = self._upstream.encode(recording)
+        except ValueError as error:
+            raise InvalidRequest(f"{path}: {error}") from None
         return VoiceFeatures(codes, (codes.shape[1],), (text,), self.checkpoint_id)
 
 

@@ -76,9 +76,15 @@ def speech_request(
     }
 
 
-def recording_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """A recording as fish_encode and fish_clone take it."""
-    return {
+def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None = None) -> Tensors:
+    """A recording as fish_encode and fish_clone take it.
+
+    Args:
+        path: Of the recording.
+        chunk_size_s: To encode at a time; None leaves it to the server.
+    """
+    chunk = {} if chunk_size_s is None else {"chunk_size_s": np.array([[chunk_size_s]], np.float32)}
+    return chunk | {
         "reference_audio": read_recording(path)[None],
         "reference_sample_rate": np.array([[CODEC_SAMPLE_RATE_HZ]], np.int32),
     }
