@@ -120,7 +120,7 @@ class EncoderGraph(nn.Module):
         batch, samples, frame = waveform.shape[0], waveform.shape[1], self.samples_per_frame
         frames = (samples + frame - 1) // frame
         waveform = F.pad(waveform, (0, frames * frame - samples))
-        chunk = int((chunk_frames.min() // batch).clamp(min=1))
+        chunk = int((chunk_frames.min() // batch).clamp(max=frames).clamp(min=1))
         state = torch.zeros(batch, self.state_size, device=waveform.device)
         codes = torch.zeros(batch, self.codebooks, 0, dtype=torch.int64, device=waveform.device)
         start = torch.zeros_like(chunk_frames[0, 0])

@@ -101,7 +101,7 @@ def test_both_artefacts_loop_alike(repository, codec_of_repository) -> None:
     module = torch.jit.load(str(folder / "model.pt"))
     waveform = signal(3, 70 * FRAME + 5, 44100)
     expected, _ = codec_of_repository.encode(waveform[:, None])
-    for chunk in (1, 20, 71, 500):
+    for chunk in (7, 20, 71, 500, 2**60):
         size = chunk_frames(3, 3 * chunk)
         feed = {"waveform": waveform.numpy(), "chunk_frames": size.numpy()}
         (codes,) = session.run(None, feed)
