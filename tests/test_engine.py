@@ -1,8 +1,11 @@
 """The engine against upstream's `generate`, alone and in company."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from genuine import Greedy, assert_same, greedy
 
 from engine.engine import Engine, OverloadedError
 from engine.linear import Int8Linear
@@ -27,14 +30,18 @@ def builder(repository) -> PromptBuilder:
     return PromptBuilder(repository / "fish_prompt" / "1")
 
 
-@pytest.fixture(scope="module")
-def prompts(builder) -> list[np.ndarray]:
-    """With 0, 1 and 3 references, of different lengths."""
+def with_voices(builder) -> list[tuple[np.ndarray, int]]:
+    """Prompts with 0, 1 and 3 references, of different lengths; positions that are the voice's."""
     rng = np.random.default_rng(0)
     sizes = builder.facts.codebook_sizes
     voice = Reference("Hello there.", np.stack([rng.integers(0, n, 30) for n in sizes]))
     jobs = [("One.", 0), ("Hello world, this is a test of it.", 1), ("Three references", 3)]
-    return [builder.build(text, [voice] * count)[0] for text, count in jobs]
+    return [builder.build(text, [voice] * count) for text, count in jobs]
+
+
+@pytest.fixture(scope="module")
+def prompts(builder) -> list[np.ndarray]:
+    return [prompt for prompt, _ in with_voices(builder)]
 
 
 class Collected:
@@ -43,13 +50,14 @@ class Collected:
     def __init__(self) -> None:
         self.windows, self.errors, self.cancelled = [], [], False
 
-    def request(self, prompt: np.ndarray, sampling: Sampling) -> Request:
+    def request(self, prompt: np.ndarray, sampling: Sampling, prefix_length: int = 0) -> Request:
         return Request(
             prompt,
             sampling,
             self.windows.append,
             self.errors.append,
             lambda: "by the caller" * self.cancelled,
+            prefix_length,
         )
 
     @property
@@ -79,32 +87,59 @@ def run(llama: Llama, jobs: list, slots: int = 16, stagger: int = 0) -> list[Col
     return collected
 
 
-def upstream(model, prompt: np.ndarray, frames: int) -> np.ndarray:
-    """Greedy codes of the genuine `generate`, without the end token's frame."""
-    from export.upstream import generate
-
-    out = generate(
-        model=model, prompt=torch.from_numpy(prompt), max_new_tokens=frames + 1, audio_masks=None,
-        audio_parts=None, temperature=1.0, top_p=1e-9, repetition_penalty=1.0,
-    )  # fmt: skip
-    end = model.tokenizer.get_token_id("<|im_end|>")
-    new = out[:, prompt.shape[1] :].numpy()
-    ended = np.flatnonzero(new[0] == end)
-    return new[1:, : ended[0] if len(ended) else frames]
-
-
-@pytest.mark.parametrize(
-    ("slots", "stagger"), [(16, 0), (16, 3), (2, 1)], ids=["at once", "staggered", "two slots"]
-)
-def test_greedy_equals_upstream(llama, prompts, tiny_checkpoint, slots, stagger) -> None:
+@pytest.fixture(scope="module")
+def spoken(prompts, tiny_checkpoint) -> list[Greedy]:
+    """What upstream says to each prompt."""
     from export.checkpoint import load_checkpoint, load_llama
 
     model = load_llama(load_checkpoint(tiny_checkpoint))
-    jobs = [(p, GREEDY) for p in (*prompts, prompts[0])]
-    for (prompt, _), got in zip(jobs, run(llama, jobs, slots, stagger), strict=True):
-        expected = upstream(model, prompt, GREEDY.max_new_tokens)
-        np.testing.assert_array_equal(got.codes, expected)
-        assert got.reason == ("stop" if expected.shape[1] < 50 else "length")
+    return [greedy(model, prompt, GREEDY.max_new_tokens) for prompt in prompts]
+
+
+def mixed(prompts: list[np.ndarray], count: int) -> list[tuple[int, np.ndarray, Sampling]]:
+    """Greedy jobs of all lengths: which prompt, the prompt, options."""
+    limits = [50, 7, 33, 1, 21, 50, 12]
+    return [
+        (i % 3, prompts[i % 3], replace(GREEDY, max_new_tokens=limits[i % 7])) for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "slots", "stagger"),
+    [(1, 16, 0), (3, 2, 1), (7, 4, 2), (16, 16, 0), (21, 16, 1)],
+)
+def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -> None:
+    jobs = mixed(prompts, count)
+    results = run(llama, [job[1:] for job in jobs], slots, stagger)
+    for (which, _, sampling), got in zip(jobs, results, strict=True):
+        assert_same(got.codes, got.reason, spoken[which], sampling.max_new_tokens)
+
+
+def test_long_speech_stays_upstreams(llama, prompts, tiny_checkpoint, monkeypatch) -> None:
+    """2,000 frames, in company that comes and goes; no end, which would come sooner."""
+    from export.checkpoint import load_checkpoint, load_llama
+
+    frames = 2000
+    model = load_llama(load_checkpoint(tiny_checkpoint), max_seq_len=2304)
+    expected = greedy(model, prompts[1], frames, speech_ends=False)
+    assert len(np.unique(expected.codes, axis=1).T) > frames // 2  # no loop, which proves little
+    monkeypatch.setattr("engine.request.runs_away", lambda _: False)
+    extend = llama.extend
+
+    def endless(*inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, state = extend(*inputs)
+        logits[:, llama.end_choice] = float("-inf")
+        return logits, state
+
+    monkeypatch.setattr(llama, "extend", endless)
+    engine, got = Engine(llama, 2), Collected()
+    engine.submit(got.request(prompts[1], replace(GREEDY, max_new_tokens=frames)))
+    for step in range(2 * frames):
+        if step % 100 == 0:
+            engine.submit(Collected().request(prompts[0], Sampling(max_new_tokens=9)))
+        if not engine.step():
+            break
+    assert_same(got.codes, got.reason, expected, frames)
 
 
 def test_result_depends_on_prompt_options_and_seed_alone(llama, prompts) -> None:

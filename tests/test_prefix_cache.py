@@ -21,8 +21,7 @@ def voice(builder: PromptBuilder, seed: int, words: str = "Hello there.") -> Ref
 
 def speak(engine: Engine, prompt: np.ndarray, prefix_length: int, seed: int = 1) -> np.ndarray:
     collected = Collected()
-    request = collected.request(prompt, Sampling(seed=seed))
-    engine.submit(type(request)(**{**vars(request), "prefix_length": prefix_length}))
+    engine.submit(collected.request(prompt, Sampling(seed=seed), prefix_length))
     while engine.step():
         pass
     assert not collected.errors
@@ -31,14 +30,36 @@ def speak(engine: Engine, prompt: np.ndarray, prefix_length: int, seed: int = 1)
 
 def test_hot_equals_cold_and_voices_do_not_meet(llama, builder) -> None:  # noqa: F811
     alice, eve = voice(builder, 1), voice(builder, 2)  # the same words, other codes
+    ann = voice(builder, 1, "Hullo there.")  # other words, the same codes
     engine = Engine(llama, 4)
-    jobs = [(text, who) for text in ("One.", "And two.") for who in (alice, eve)]
+    jobs = [(text, who) for text in ("One.", "And two.") for who in (alice, eve, ann)]
     for text, who in (*jobs, *jobs):
         prompt, prefix = builder.build(text, [who])
         cold = speak(Engine(llama, 4), prompt, prefix)
         np.testing.assert_array_equal(speak(engine, prompt, prefix), cold)
         np.testing.assert_array_equal(speak(Engine(llama, 4), prompt, 0), cold)
-    assert (engine.prefixes.stats.hits, engine.prefixes.stats.misses) == (6, 2)
+    assert (engine.prefixes.stats.hits, engine.prefixes.stats.misses) == (9, 3)
+
+
+def test_voices_come_and_go_within_the_bound(llama, builder) -> None:  # noqa: F811
+    """Room for two of three voices, all asked for at once and in turn."""
+    engine, results = Engine(llama, 4), []
+    jobs = [builder.build("One.", [voice(builder, i % 3)]) for i in range(9)]
+    (_, prefix), facts = jobs[0], llama.facts
+    per_voice = 2 * 4 * facts.num_layers * facts.num_kv_heads * facts.head_dim * prefix
+    engine.prefixes = PrefixCache(2 * per_voice)
+    for prompt, length in jobs:
+        results.append(Collected())
+        engine.submit(results[-1].request(prompt, Sampling(seed=1), length))
+    while engine.step():
+        assert engine.prefixes.stats.num_bytes in (0, per_voice, 2 * per_voice)
+    stats = engine.prefixes.stats
+    assert (stats.num_bytes, stats.hits + stats.misses) == (2 * per_voice, 9)
+    assert stats.evictions == stats.misses - 2 > 0
+    for got, (prompt, _) in zip(results[:3], jobs[:3], strict=True):
+        np.testing.assert_array_equal(got.codes, speak(Engine(llama, 4), prompt, 0))
+    for i, got in enumerate(results):
+        np.testing.assert_array_equal(got.codes, results[i % 3].codes)
 
 
 def test_bytes_are_bounded_and_the_oldest_leave() -> None:
