@@ -13,6 +13,7 @@ from engine.memory import kv_bytes_per_slot, out_of_memory
 from engine.request import Active, Request, Sampling
 
 log = logging.getLogger("fish_llama")
+ASKED_PER_STEP = 4  # to ask one costs a message to Triton, of some 0.1 ms
 
 
 class OverloadedError(RuntimeError):
@@ -35,6 +36,7 @@ class Engine(Batch):
         self.max_waiting = max_waiting
         self._wake = threading.Condition()
         self._closed = False
+        self._asked = 0  # who of those that wait was asked last
 
     @property
     def kv_bytes_limit(self) -> int:
@@ -151,6 +153,17 @@ class Engine(Batch):
             self.cache.lengths[len(self.active)] = 0
             self.prefilling = None
             request.on_error(CancelledError(reason))
+        self._leave_queue()
+
+    def _leave_queue(self) -> None:
+        """Ask a few of those who wait, in turn, whether anybody waits for them."""
+        for _ in range(min(len(self.waiting), ASKED_PER_STEP)):
+            self._asked = (self._asked + 1) % len(self.waiting)
+            request = self.waiting[self._asked].request
+            if reason := request.why_over():
+                del self.waiting[self._asked]
+                self._asked -= 1
+                request.on_error(CancelledError(reason))
 
     def _abandon(self, error: Exception) -> None:
         """Tell every request, forget them all, and start from a clean slate."""
