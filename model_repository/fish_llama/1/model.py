@@ -64,6 +64,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self.engine.close()
         self.thread.join()
+        self.metrics.close()
 
     def _run(self) -> None:
         self.engine.run(after_step=lambda: self.metrics.publish(self.engine))
