@@ -63,6 +63,8 @@ def one(url: str, model: str, number: int, cancel_after_s: float | None) -> str:
             return "hung"
         except InferenceServerException as error:
             message = str(error)
+            if "cancelled: " in message:
+                return "cancelled"
             return "hung" if "Deadline" in message else message.split(":")[0][-40:]
         finally:
             if timer is not None:
