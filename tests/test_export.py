@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from genuine import assert_same, greedy
 from rich.console import Console
-from test_engine import FULL, GREEDY, run, upstream
+from test_engine import FULL, GREEDY, mixed, run
 
 from ensemble.contract import MODELS
 from ensemble.facts import Facts
@@ -38,13 +39,16 @@ def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
     builder = PromptBuilder(tmp_path / "repository" / "fish_prompt" / "1")
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, n, 20) for n in builder.facts.codebook_sizes])
-    prompts = [
-        builder.build("Greedy", [])[0],
-        builder.build("is exact.", [Reference("Words", codes)])[0],
-    ]
+    voice = Reference("Words", codes)
+    jobs = [("Greedy", 0), ("is exact, with", 1), ("any voice.", 3)]
+    prompts = [builder.build(text, [voice] * count)[0] for text, count in jobs]
     model = load_llama(load_checkpoint(tmp_path / name))
-    for prompt, got in zip(prompts, run(llama, [(p, GREEDY) for p in prompts]), strict=True):
-        np.testing.assert_array_equal(got.codes, upstream(model, prompt, GREEDY.max_new_tokens))
+    spoken = [greedy(model, prompt, GREEDY.max_new_tokens) for prompt in prompts]
+    for count, slots, stagger in [(1, 1, 0), (5, 2, 1), (16, 16, 1)]:
+        company = mixed(prompts, count)
+        results = run(llama, [job[1:] for job in company], slots, stagger)
+        for (which, _, sampling), got in zip(company, results, strict=True):
+            assert_same(got.codes, got.reason, spoken[which], sampling.max_new_tokens)
 
 
 def test_full_vocabulary_gives_a_logit_per_token(tiny_checkpoint, tmp_path) -> None:
