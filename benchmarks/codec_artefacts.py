@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backends.compiled import keep_memory, pieces
 from ensemble import compiled
+from ensemble.reference import CHUNK_FRAMES
 from export.codec_compiled import INPUTS
 from export.parity import Run, onnx_runner
 
@@ -22,9 +23,14 @@ def decoders(repository: Path) -> dict[str, Run]:
 
 
 def encoders(repository: Path) -> dict[str, Run]:
-    """Likewise."""
+    """Likewise, of waveforms alone: in the pieces that are served where nothing else is asked."""
     folder = repository / "fish_encoder" / "1"
-    return {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
+    runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
+    return {name: _in_pieces(run) for name, run in runs.items()}
+
+
+def _in_pieces(encoder: Run) -> Run:
+    return lambda waveform: encoder(waveform, torch.full((len(waveform), 1), CHUNK_FRAMES))
 
 
 def _package(folder: Path) -> Run:

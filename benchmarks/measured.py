@@ -81,7 +81,7 @@ def warmed_up(engine: Engine, script: list[dict[str, str]], workers: int) -> Mea
                 audio_path=recording.path,
                 reference_text=recording.words,
                 use_chunking=True,
-                chunk_size=10,
+                chunk_size=3,
             )
             for name, recording in workload.recordings(Path(folder)).items()
         }
