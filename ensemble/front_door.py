@@ -20,14 +20,10 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from ensemble import wire
 from ensemble.cancel import PARAMETER, token_in
-from ensemble.contract import MODELS, OPTIONS
+from ensemble.contract import MODELS
 from ensemble.own_server import grpc_url
 
 MAX_IN_FLIGHT = 256  # requests; more are refused at once
-# Nobody hears the first chunk early here: by default it is as long as any, since many short ones
-# cost the decoder more.
-_CHUNKS = {o.name: o.default for o in OPTIONS if o.name.endswith("_chunk_frames")}
-_LARGEST = "first_chunk_frames", _CHUNKS["max_chunk_frames"]
 
 
 class FrontDoor:
@@ -70,20 +66,16 @@ class FrontDoor:
 
     def _forwarded(self, request) -> dict:
         """What tritonclient sends; copies, for a request's tensors go when execute returns."""
-        inputs = {}
+        inputs = []
         for t in MODELS[self.name].inputs:
             if (values := wire.array(request, t.name)) is not None:
                 batch = np.array(values)[None]
-                inputs[t.name] = InferInput(t.name, list(batch.shape), t.dtype)
-                inputs[t.name].set_data_from_numpy(batch)
-        if not inputs.keys() & _CHUNKS.keys():
-            first, size = _LARGEST
-            inputs[first] = InferInput(first, [1, 1], "INT32")
-            inputs[first].set_data_from_numpy(np.array([[size]], np.int32))
+                inputs.append(InferInput(t.name, list(batch.shape), t.dtype))
+                inputs[-1].set_data_from_numpy(batch)
         token = token_in(request.parameters())
         return {
             "model_name": self.stream_model,
-            "inputs": list(inputs.values()),
+            "inputs": inputs,
             "timeout": request.timeout() or None,
             "parameters": None if token is None else {PARAMETER: token},
         }

@@ -89,7 +89,7 @@ def test_recordings_encoded_together_keep_their_codes(server) -> None:
 
 def test_prompt_to_codes_to_audio_by_hand(server, facts) -> None:
     prompt = infer(server, "fish_prompt", text=TEXTS[0])
-    windows = stream(server, "fish_llama", prompt=prompt["prompt"], seed=5, first_chunk_frames=64)
+    windows = stream(server, "fish_llama", prompt=prompt["prompt"], seed=5)
     parts = []
     for w in sorted(windows, key=lambda w: w["chunk_index"][0]):
         out = infer(server, "fish_decoder", codes=w["codes"], new_frames=w["new_frames"])
@@ -121,32 +121,6 @@ def test_streamed_audio_equals_decoding_everything_at_once(server, facts) -> Non
     assert audio.std() > 0.01
 
 
-def decoder_windows(server, least: int) -> int:
-    """Answered so far, once there are so many: counted after they are answered."""
-    give_up = time.monotonic() + 20
-    with grpc.InferenceServerClient(server.grpc_url) as client:
-        while True:
-            (found,) = client.get_inference_statistics("fish_decoder").model_stats
-            if found.inference_count >= least or time.monotonic() > give_up:
-                return found.inference_count
-            time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("options", "windows"),
-    [({}, 1), ({"first_chunk_frames": 4}, 3), ({"max_chunk_frames": 4}, 3)],
-)
-def test_a_whole_answer_is_decoded_in_few_windows(server, facts, options, windows) -> None:
-    """Unless the caller asks for small ones; the audio is the same."""
-    asked = {"text": TEXTS[1], "seed": 11, "max_new_tokens": 20}
-    streamed = joined(stream(server, "fish_tts_stream", **asked))
-    assert len(streamed) == 20 * facts.samples_per_frame
-    before = decoder_windows(server, 0)
-    whole = infer(server, "fish_tts", **asked, **options)["audio"]
-    assert decoder_windows(server, before + windows) == before + windows
-    np.testing.assert_allclose(whole, streamed, atol=1e-4)
-
-
 def test_clone_equals_encode_then_tts(server) -> None:
     audio, words = recording(2.0), "What is said in it."
     voice = infer(server, "fish_encode", reference_audio=audio)
@@ -159,7 +133,7 @@ def test_clone_equals_encode_then_tts(server) -> None:
     cloned = infer(server, "fish_clone", text=TEXTS[0], seed=3, **reference)
     np.testing.assert_array_equal(cloned["audio"], by_codes["audio"])
     chunks = stream(server, "fish_clone_stream", text=TEXTS[0], seed=3, **reference)
-    np.testing.assert_allclose(joined(chunks), cloned["audio"], atol=1e-4)
+    np.testing.assert_array_equal(joined(chunks), cloned["audio"])
     alone = infer(server, "fish_tts", text=TEXTS[0], seed=3)
     assert not np.array_equal(alone["audio"], cloned["audio"])
 
@@ -196,7 +170,6 @@ def test_http_infer_and_generate(server) -> None:
         audio = np.array(json.load(answer)["audio"], np.float32)
     expected = infer(server, "fish_tts", text=TEXTS[0], seed=5)["audio"]
     np.testing.assert_allclose(audio, expected, atol=1e-6)
-    body = json.dumps({"text": TEXTS[0], "seed": 5, "first_chunk_frames": 64}).encode()
     with urllib.request.urlopen(f"{base}/fish_tts_stream/generate_stream", body) as answer:
         lines = [x for x in answer.read().decode().splitlines() if x.startswith("data: ")]
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
