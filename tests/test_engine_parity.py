@@ -15,7 +15,7 @@ from engine.request import Sampling
 from ensemble.facts import Facts
 
 pytestmark = pytest.mark.torch
-LIMIT = 60
+LIMIT = 130  # frames; more than the guard against loops looks at
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +48,32 @@ def upstream(model: Any, prompt: np.ndarray, penalty: float, limit: int) -> torc
 
 
 def test_greedy_with_penalty_equals_upstream(pair_of, prompts) -> None:  # noqa: F811
+    """Any token, its penalty, no guard against loops, the last frame cut."""
+
     def speaks_text(weight: torch.Tensor, tokenizer: Any) -> None:
-        """Without what steers a random checkpoint towards codes, any token may come."""
-        weight[:, 0] = 0
+        weight[:, 0] = 0  # what steers a random checkpoint towards codes
         weight[tokenizer.semantic_end_id + 1 :, 0] = -30  # beyond, upstream ends in an IndexError
+        weight[tokenizer.get_token_id("<|im_end|>"), 0] = -30
 
     genuine, llama = pair_of(speaks_text)
-    penalties = [1.0, 1.1, 1.9]
-    jobs = [(p, penalty) for p in prompts for penalty in penalties]
+    jobs = [(p, penalty) for p in prompts for penalty in (1.0, 1.1, 1.9)]
     sampling = [
         Sampling(temperature=0, repetition_penalty=penalty, max_new_tokens=LIMIT)
         for _, penalty in jobs
     ]
     together = run(llama, [(p, s) for (p, _), s in zip(jobs, sampling, strict=True)], 4, 2)
-    texts, changed = 0, set()
+    texts, found = 0, set()
     for (prompt, penalty), got in zip(jobs, together, strict=True):
         expected = upstream(genuine, prompt, penalty, LIMIT)
+        assert expected.shape[1] == LIMIT - 1
         np.testing.assert_array_equal(got.codes, expected[1:].numpy())
+        assert got.reason == "length"
         is_text = expected[0] < genuine.tokenizer.semantic_begin_id
         assert (expected[1][is_text] == 0).all()
         texts += int(is_text.sum())
-        changed.add((prompt.tobytes(), expected.numpy().tobytes()))
+        found.add(expected.numpy().tobytes())
     assert texts > LIMIT  # upstream does sample what is no speech
-    assert len(changed) > len(prompts)  # the penalty does something
+    assert len(found) > len(prompts)  # the penalty does something
 
 
 def test_an_end_in_the_first_frame_is_not_noticed(pair_of, prompts) -> None:  # noqa: F811
@@ -85,16 +88,3 @@ def test_an_end_in_the_first_frame_is_not_noticed(pair_of, prompts) -> None:  # 
     (got,) = run(llama, [(prompts[0], Sampling(temperature=0, repetition_penalty=1.0))])
     np.testing.assert_array_equal(got.codes, expected[1:].numpy())
     assert got.reason == "stop"
-
-
-def test_the_last_frame_is_cut(pair_of, prompts) -> None:  # noqa: F811
-    def never_ends(weight: torch.Tensor, tokenizer: Any) -> None:
-        weight[tokenizer.get_token_id("<|im_end|>"), 0] = -30
-
-    genuine, llama = pair_of(never_ends)
-    expected = upstream(genuine, prompts[1], 1.0, 130)
-    assert expected.shape[1] == 129
-    sampling = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=130)
-    (got,) = run(llama, [(prompts[1], sampling)])
-    np.testing.assert_array_equal(got.codes, expected[1:].numpy())
-    assert got.reason == "length"
