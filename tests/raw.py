@@ -1,6 +1,8 @@
 """Raw tritonclient calls, as somebody without our client would make them."""
 
 import queue
+import urllib.request
+from collections import Counter
 
 import numpy as np
 import tritonclient.grpc as grpc
@@ -69,6 +71,32 @@ class Stream:
     def close(self) -> None:
         self.client.stop_stream(cancel_requests=True)
         self.client.close()
+
+
+def stream(server, model: str, **values) -> list[dict]:
+    """All responses of one streaming request, on a connection of its own."""
+    connection = Stream(server)
+    try:
+        connection.send(model, **values)
+        (chunks,) = connection.collect().values()
+        return chunks
+    finally:
+        connection.close()
+
+
+def llama_metrics(server) -> dict[str, float]:
+    """What the LLaMA stage tells the server's metrics, by name and labels."""
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (x.rsplit(" ", 1) for x in lines if x.startswith("fish_llama_"))
+    return {name: float(value) for name, value in pairs}
+
+
+def outcomes(server) -> Counter:
+    """How requests have left the LLaMA stage so far."""
+    prefix = 'fish_llama_requests_total{outcome="'
+    found = llama_metrics(server).items()
+    return Counter({n[len(prefix) : -2]: int(v) for n, v in found if n.startswith(prefix)})
 
 
 def joined(chunks: list[dict]) -> np.ndarray:

@@ -11,7 +11,7 @@ import uuid
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from raw import Stream, infer, joined, tensors
+from raw import Stream, infer, joined, llama_metrics, outcomes, stream, tensors
 from tritonclient.utils import InferenceServerException
 
 from ensemble.contract import MODELS
@@ -30,16 +30,6 @@ def recording(seconds: float, pitch: float = 110.0) -> np.ndarray:
     time = np.arange(int(seconds * 44100)) / 44100
     tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 9))
     return (0.2 * tone * np.sin(7 * time) ** 2).astype(np.float32)
-
-
-def stream(server, model: str, **values) -> list[dict]:
-    connection = Stream(server)
-    try:
-        connection.send(model, **values)
-        (chunks,) = connection.collect().values()
-        return chunks
-    finally:
-        connection.close()
 
 
 def test_metadata_is_the_contract(server) -> None:
@@ -196,7 +186,7 @@ def test_repeated_reference_comes_from_the_cache(server) -> None:
 @pytest.mark.parametrize("model", ["fish_tts", "fish_tts_stream"])
 def test_callers_who_leave_free_their_slots(server, model) -> None:
     """Twelve are taken back long before twelve can be done."""
-    before, inputs = _outcome(server, "cancelled"), tensors(text=TEXTS[1] * 3, seed=1)
+    before, inputs = outcomes(server)["cancelled"], tensors(text=TEXTS[1] * 3, seed=1)
     tokens = [uuid.uuid4().hex for _ in range(12)]
     errors: queue.Queue = queue.Queue()
 
@@ -217,7 +207,7 @@ def test_callers_who_leave_free_their_slots(server, model) -> None:
             infer(server, "fish_cancel", cancel_token=token)
         for _ in range(6):
             assert "cancelled: by the caller" in errors.get(timeout=20)
-    assert _outcome(server, "cancelled") >= before + 6
+    assert outcomes(server)["cancelled"] >= before + 6
     assert not infer(server, "fish_cancel", cancel_token=tokens[0])["cancelled"][0]
     assert infer(server, "fish_tts", text=TEXTS[0], seed=1)["audio"].size
 
@@ -239,31 +229,17 @@ def test_a_request_whose_timeout_passes_ends(server) -> None:
             assert time.monotonic() - begin < 5
 
 
-def _outcome(server, outcome: str) -> int:
-    """Requests that left the LLaMA stage this way, from the server's metrics."""
-    with urllib.request.urlopen(server.metrics_url) as answer:
-        lines = answer.read().decode().splitlines()
-    found = [x for x in lines if x.startswith("fish_llama_requests_total") and outcome in x]
-    return sum(int(float(x.rsplit(" ", 1)[1])) for x in found)
-
-
 def test_the_stage_is_seen_in_the_metrics(server) -> None:
-    def read() -> dict[str, float]:
-        with urllib.request.urlopen(server.metrics_url) as answer:
-            lines = answer.read().decode().splitlines()
-        pairs = (x.rsplit(" ", 1) for x in lines if x.startswith("fish_llama_"))
-        return {name: float(value) for name, value in pairs}
-
     voice = infer(server, "fish_encode", reference_audio=recording(2.5, pitch=140))
     spoken = {
         "text": TEXTS[0], "reference_text": "Words of it.", "reference_codes": voice["codes"],
         "reference_frames": voice["reference_frames"], "seed": 1,
     }  # fmt: skip
-    before = read()
+    before = llama_metrics(server)
     first, again = (infer(server, "fish_tts", **spoken)["audio"] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     time.sleep(0.7)
-    after = read()
+    after = llama_metrics(server)
 
     def grown(name: str) -> float:
         return after[name] - before.get(name, 0)
