@@ -29,7 +29,8 @@ def codes_of(windows: list[dict]) -> np.ndarray:
     heard, parts = 0, []
     for window in windows:
         new, valid = window["new_frames"], int(window["num_samples"][0]) // SAMPLES_PER_FRAME
-        assert new.tolist() == list(range(heard, heard + len(new)))
+        padding = [-1] * (len(new) - valid)
+        assert new.tolist() == [*range(heard, heard + valid), *padding]
         assert valid == len(new) or window["is_last"][0]  # which may even hold none
         parts.append(window["codes"][:, -len(new) :][:, :valid])
         heard += valid
