@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble import demo
 from ensemble.prepared import ROOT
 from voicereel import Audio, Client, VoiceFeatures
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 
 FRAMES = 43  # of each segment: 15 x 43 x 2048 samples are 30 s; needs a checkpoint without an end
 REFERENCE_S = 10.0
-SPEAKERS = {  # who, and what the recording of that name says
-    "alice": "The river was quiet that morning, and the mist lifted slowly over the fields.",
-    "bob": "Ten minutes later the old train rolled into the station, right on time.",
-}
+SPEAKERS = {name.lower(): words for name, words in demo.WORDS.items()}
 TEXTS = (
     "Good morning, and welcome back to the show.",
     "Thank you, it is good to be here again.",

@@ -13,7 +13,7 @@ def tensor(name: str, datatype: str, array: np.ndarray) -> InferInput:
     return InferInput(name, array.shape, datatype).set_data_from_numpy(array)
 
 
-words = "The river was quiet that morning, and the mist lifted slowly over the fields."
+words = "Please bring me seven candles and some chocolate."
 recording, sample_rate_hz = soundfile.read("assets/voices/alice.flac", dtype="float32")
 client = InferenceServerClient(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001")
 result: Any = client.infer(

@@ -12,7 +12,7 @@ with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
     chunks = client.stream(
         "This sentence is heard before it has been spoken to its end.",
         "assets/voices/bob.flac",  # a recording: encoded on the way
-        voice_text="Ten minutes later the old train rolled into the station, right on time.",
+        voice_text="The train to Paris leaves at seven in the morning.",
         seed=7,
     )
     with soundfile.SoundFile("streamed.wav", "w", samplerate=44_100, channels=1) as file:

@@ -7,7 +7,7 @@ from voicereel import Client
 with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
     voice = client.encode_voice(
         "assets/voices/alice.flac",
-        "The river was quiet that morning, and the mist lifted slowly over the fields.",
+        "Please bring me seven candles and some chocolate.",
     )
     audio = client.synthesize("Hello from Triton.", voice, seed=7)
 audio.save("hello.wav")

@@ -14,12 +14,11 @@ engine._warmup_models()
 voices = {
     "Alice": engine.extract_speaker_features_fast(
         audio_path="assets/voices/alice.flac",
-        reference_text="The river was quiet that morning, and the mist lifted slowly over the "
-        "fields.",
+        reference_text="Please bring me seven candles and some chocolate.",
     ),
     "Bob": engine.extract_speaker_features_fast(
         audio_path="assets/voices/bob.flac",
-        reference_text="Ten minutes later the old train rolled into the station, right on time.",
+        reference_text="The train to Paris leaves at seven in the morning.",
     ),
 }
 audio, captions = engine.synthesize_speech_optimized(

@@ -69,7 +69,7 @@ CODEC: dict[str, Any] = {
         "input_dim": _LATENT,
         "codebook_size": CODEBOOK_SIZE,
         "semantic_codebook_size": CODEBOOK_SIZE,
-        "quantizer_dropout": 0.25,
+        "quantizer_dropout": 0.0,
         "pre_module": _TRANSFORMER,
         "post_module": _TRANSFORMER,
     },

@@ -7,8 +7,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PROJECT = Path(__file__).resolve().parents[1]
-# They ask for some 60 packages more, which export/upstream.py does without.
-NOT_COMPLETED = {"fish-speech", "descript-audio-codec"}
+# They ask for some 60 packages more, which export/upstream.py does without, and for microphones.
+NOT_COMPLETED = {"fish-speech", "descript-audio-codec", "pocketsphinx"}
 BROUGHT_BY_TORCH = re.compile(r"nvidia-|cuda-|triton$")  # where the index has the CUDA build
 
 

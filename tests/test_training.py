@@ -9,13 +9,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("fish_speech")
 pytestmark = pytest.mark.torch
 
+from export.codec_graphs import quantizers
 from export.upstream import ContentSequence, TextPart, VQPart
-from training import sentences, settings
-from training.codec import Codebooks, encoding_parts, new_codec, reconstruct
-from training.codes import digest_of
+from training import codebooks, features, sentences, settings
+from training.codec import decode, decoder_losses, encode, encoder_losses, joined, new_codec
+from training.codes import look_up
 from training.llama import Prompts, fast_logits, losses_of, new_llama
 from training.loop import Deadline, StoppedError, Trainer
 from training.spectra import SpectralLoss, mel_filters
+from training.speech import ESPEAK_RATE_HZ as RATE_HZ
 from training.speech import Utterance, Voice
 
 OPTIMISER = settings.Optimiser(steps=6, learning_rate=1e-2, warmup=2)
@@ -111,28 +113,69 @@ def test_both_losses_reach_every_weight(llama, prompts) -> None:
     llama.zero_grad()
 
 
-def test_codec_learns_through_and_around_the_codebooks() -> None:
+def test_features_follow_a_gliding_voice() -> None:
+    seconds = np.arange(features.FRAME * 12) / RATE_HZ
+    hz = 120 + 40 * seconds
+    turns = np.cumsum(hz) / RATE_HZ
+    voice = sum(np.cos(2 * np.pi * n * turns) / n for n in range(1, 9)).astype(np.float32) / 8
+    envelope, pitch, phase = features.raw_features(voice, RATE_HZ)
+    assert (len(envelope), len(pitch), len(phase)) == (12, 12, 12)
+    # The window of pitch and phase ends with the slice; its middle is where they belong.
+    middles = np.arange(1, 49) * 256 - 384
+    inside = slice(8, None)
+    np.testing.assert_allclose(
+        140 * pitch[2:, 1].exp(), hz[middles].reshape(12, 4)[2:, 3], rtol=0.01
+    )
+    turned = torch.view_as_complex(phase.reshape(-1, 2)).angle().numpy()[inside]
+    off = np.angle(np.exp(1j * (turned - 2 * np.pi * turns[middles][inside])))
+    assert np.abs(off).max() < 0.2
+    changed = np.concatenate([voice[: 6 * features.FRAME], voice[::-1]])
+    for ours, others in zip(
+        features.raw_features(changed, RATE_HZ), (envelope, pitch, phase), strict=True
+    ):
+        torch.testing.assert_close(ours[:6], others[:6])  # from nothing behind a frame
+
+
+def test_codebooks_are_found_the_way_upstream_looks_them_up() -> None:
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(4000, 128, generator=generator) / torch.arange(1, 129)
+    codec = new_codec().eval()
+    subjects = [slice(0, 60), slice(60, 128), *[slice(0, 128)] * 8]
+    left = codebooks.fit(quantizers(codec), subjects, latents)
+    assert left[0] < 0.5 and left[2:] == sorted(left[2:], reverse=True)
+    codes, rounded = look_up(codec, latents[:200])
+    assert len(codes[0].unique()) > 80
+    error = (rounded - latents[:200]).square().sum() / latents[:200].square().sum()
+    assert float(error) == pytest.approx(left[-1], rel=0.2)
+    with torch.no_grad():
+        genuine = codec.quantizer.semantic_quantizer.from_codes(codes[None, :1])[0]
+        genuine = genuine + codec.quantizer.quantizer.from_codes(codes[None, 1:])[0]
+    torch.testing.assert_close(genuine[0].T, rounded, atol=1e-4, rtol=1e-4)
+
+
+def test_codec_step_is_what_the_genuine_class_does() -> None:
     codec = new_codec()
-    books = Codebooks(codec)
-    waveform = torch.randn(2, 1, 2048 * 3) * 0.1
-    for unquantised in (True, False):
-        codec.zero_grad()
-        made, losses = reconstruct(codec, waveform, unquantised)
-        assert made.shape == waveform.shape
-        made.square().mean().backward(retain_graph=True)
-        assert codec.encoder.block[0].conv.parametrizations.weight.original1.grad.abs().sum() > 0
-        codebook = codec.quantizer.semantic_quantizer.quantizers[0].codebook.weight
-        losses["codebook"].backward()
-        assert codebook.grad.abs().sum() > 0
+    latents = torch.randn(2, 128, 3, generator=torch.Generator().manual_seed(2))
+    for part in (codec.quantizer.semantic_quantizer, codec.quantizer.quantizer):
+        part.requires_grad_(False).eval()
+    loss = SpectralLoss(((512, 40),), 44100, 1e-5)
+    pieces = torch.randn(2, 1, 2048 * 3) * 0.1, latents
+    found = decoder_losses(codec, *pieces, loss) | encoder_losses(codec, *pieces)
+    sum(found.values()).backward()
+    without = {n for n, p in codec.named_parameters() if p.requires_grad and p.grad is None}
+    assert without == set()
     codec.eval()
-    with torch.no_grad():  # the genuine class, asked the genuine way, gives the same
-        made, _ = reconstruct(codec, waveform, unquantised=False)
-        codes, lengths = codec.encode(waveform)
-        torch.testing.assert_close(codec.decode(codes, lengths)[0], made, atol=1e-4, rtol=1e-3)
-    assert books.revive() < 0.2
-    before = digest_of(encoding_parts(codec))
-    codec.decoder.requires_grad_(False).model[0].conv.bias.add_(1)
-    assert digest_of(encoding_parts(codec)) == before
+    with torch.no_grad():
+        codes, rounded = look_up(codec, latents[0].T)
+        made = decode(codec, rounded.T[None])
+        torch.testing.assert_close(codec.decode(codes[None], torch.tensor([3]))[0], made)
+        waveform = torch.randn(1, 1, 2048 * 3) * 0.1
+        known, _ = look_up(codec, encode(codec, waveform)[0].T)
+        assert torch.equal(codec.encode(waveform)[0][0], known)
+        other = new_codec(seed=1).eval()
+        both = joined(codec, other)
+        torch.testing.assert_close(encode(both, waveform), encode(codec, waveform))
+        assert not torch.allclose(decode(both, rounded.T[None]), made)
 
 
 def test_spectral_loss() -> None:

@@ -30,14 +30,20 @@ def speech(state: StateOption = STATE) -> None:
 
 
 @app.command()
-def codec(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
-    """Train the codec."""
-    stages.codec(Settings(), state, Deadline(minutes))
+def encoder(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+    """Train the codec's encoder."""
+    stages.codec(Settings(), state, "encoder", Deadline(minutes))
+
+
+@app.command()
+def decoder(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+    """Train the codec's decoder."""
+    stages.codec(Settings(), state, "decoder", Deadline(minutes))
 
 
 @app.command()
 def llama(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
-    """Train the transformers; the codec's codes must be fixed by then."""
+    """Train the transformers."""
     stages.llama(Settings(), state, Deadline(minutes))
 
 
@@ -57,9 +63,10 @@ def curves(state: StateOption = STATE, out: OutOption = Path("out")) -> None:
 def everything(
     state: StateOption = STATE, minutes: MinutesOption = 1e9, out: OutOption = WEIGHTS
 ) -> None:
-    """Speech, codec, transformers, weights, curves."""
+    """Speech, decoder, encoder, transformers, weights, curves."""
     settings, deadline = Settings(), Deadline(minutes)
-    stages.codec(settings, state, deadline)
+    for half in ("decoder", "encoder"):
+        stages.codec(settings, state, half, deadline)
     stages.llama(settings, state, deadline)
     stages.weights(settings, state, out)
     stages.curves(state, out)
@@ -68,5 +75,5 @@ def everything(
 if __name__ == "__main__":
     try:
         app()
-    except (StoppedError, EspeakMissingError, stages.TooEarlyError) as stopped:
+    except (StoppedError, EspeakMissingError) as stopped:
         raise SystemExit(f"training: {stopped}") from None

@@ -1,22 +1,30 @@
-"""Trains the codec: genuine DAC, small."""
+"""Trains the codec: genuine DAC, small, with codebooks fitted beforehand.
 
+Encoder and decoder learn side by side and need nothing of each other: the encoder's target are the
+computed latents, the decoder is given them as the codebooks round them.
+"""
+
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from export import demo
 from export.codec_config import build_codec, packaged_config
 from export.codec_graphs import quantizers
 from export.random_codec import random_codec
 from export.upstream import DAC
-from training import settings
+from training import codebooks, features, settings
+from training.codes import look_up
 from training.loop import Deadline, Losses, Trainer
 from training.spectra import SpectralLoss
 from training.speech import ESPEAK_RATE_HZ, SAMPLE_RATE_HZ, Corpus
+
+_FITTED_TO = 80_000  # frames
 
 
 def new_codec(config: dict[str, Any] = demo.CODEC, seed: int = 0) -> DAC:
@@ -26,127 +34,136 @@ def new_codec(config: dict[str, Any] = demo.CODEC, seed: int = 0) -> DAC:
     return codec.requires_grad_(True).train()
 
 
+def fitted_codec(latents: features.Latents, folder: Path) -> DAC:
+    """The same with its codebooks fitted, once, and fixed."""
+    codec: Any = new_codec()
+    books, path = torch.nn.ModuleList(quantizers(codec)), folder / "codebooks.pt"
+    if not path.is_file():
+        chance = torch.Generator().manual_seed(3)
+        some = torch.randperm(len(latents.values), generator=chance)[:_FITTED_TO]
+        subjects = [features.SUBJECTS[subject] for subject in features.BOOKS]
+        left = codebooks.fit(list(books), subjects, latents.values[some])
+        for subject, part in zip(features.BOOKS, left, strict=True):
+            print(f"codebooks: {subject}, {part:.1%} of the variance left", flush=True)
+        torch.save(books.state_dict(), path)
+    books.load_state_dict(torch.load(path))
+    for part in (codec.quantizer.semantic_quantizer, codec.quantizer.quantizer):
+        part.requires_grad_(False)
+    return codec
+
+
 class Segments:
     """Pieces of the corpus, by step: the same for everyone, so nothing of it needs saving."""
 
-    def __init__(self, corpus: Corpus, batch: int, frames: int, frame_samples: int) -> None:
-        self.corpus, self.batch = corpus, batch
-        self.length = frames * frame_samples * ESPEAK_RATE_HZ // SAMPLE_RATE_HZ
+    def __init__(self, corpus: Corpus, latents: features.Latents, wanted: settings.Codec) -> None:
+        self.corpus, self.latents, self.wanted = corpus, latents, wanted
 
-    def __call__(self, step: int) -> Tensor:
-        """float32 (batch, 1, samples)."""
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """float32 (batch, 1, samples) and (batch, latents, frames)."""
         chance = np.random.default_rng((7, step))
-        return torch.from_numpy(np.stack([self._segment(chance) for _ in range(self.batch)]))[
-            :, None
-        ]
+        pairs = [self._segment(chance) for _ in range(self.wanted.batch)]
+        waveforms, latents = zip(*pairs, strict=True)
+        return torch.stack(waveforms)[:, None], torch.stack(latents)
 
-    def _segment(self, chance: np.random.Generator) -> np.ndarray:
-        utterance = self.corpus.utterances[chance.integers(len(self.corpus.utterances))]
-        spare = utterance.length - self.length
-        start = int(chance.integers(spare + 1)) if spare > 0 else 0
-        waveform = self.corpus.waveform(utterance, start, min(self.length, utterance.length))
-        padded = np.zeros(2 * self.length, np.float32)
-        padded[: len(waveform)] = waveform
-        return padded * np.float32(chance.uniform(0.5, 1.2))
-
-
-class Codebooks:
-    """Watches which codes are used, and moves those that are not to where vectors are."""
-
-    def __init__(self, codec: DAC) -> None:
-        self.used: dict[Any, Tensor] = {}
-        self.latest: dict[Any, Tensor] = {}
-        for quantizer in quantizers(codec):
-            self.used[quantizer] = torch.zeros(quantizer.codebook_size, dtype=torch.bool)
-            quantizer.register_forward_hook(self._watch)
-
-    def _watch(self, module: Any, _: object, output: Any) -> None:
-        """`output`: quantised, two losses, codes (batch, frames), vectors (batch, 8, frames)."""
-        self.used[module][output[3].flatten()] = True
-        self.latest[module] = output[4].detach().transpose(1, 2).flatten(0, 1)
-
-    @torch.no_grad()
-    def revive(self) -> float:
-        """Returns the share of codes that were in use since the last time."""
-        shares = []
-        for module, used in self.used.items():
-            unused = torch.nonzero(~used).flatten()
-            vectors = self.latest[module]
-            chosen = torch.randint(len(vectors), (len(unused),))
-            noise = 0.05 * vectors.std() * torch.randn(len(unused), vectors.shape[1])
-            module.codebook.weight[unused] = vectors[chosen] + noise
-            shares.append(float(used.float().mean()))
-            used.zero_()
-        return sum(shares) / len(shares)
+    def _segment(self, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
+        index = int(chance.integers(len(self.corpus.utterances)))
+        latents = self.latents.of(index)
+        frames = self.wanted.frames
+        start = int(chance.integers(max(1, len(latents) - frames + 1)))
+        waveform = self.corpus.waveform(
+            self.corpus.utterances[index], start * features.FRAME, frames * features.FRAME
+        )
+        piece = latents[start : start + frames]
+        samples = frames * features.FRAME * SAMPLE_RATE_HZ // ESPEAK_RATE_HZ
+        return _to_length(torch.from_numpy(waveform), samples), _to_length(piece.T, frames)
 
 
-def encoding_parts(codec: Any) -> list[nn.Module]:
-    """All that codes depend on, and what they stand for."""
-    quantizer = codec.quantizer
-    return [
-        codec.encoder,
-        quantizer.downsample,
-        quantizer.pre_module,
-        quantizer.semantic_quantizer,
-        quantizer.quantizer,
-    ]
+def _to_length(values: Tensor, length: int) -> Tensor:
+    """Zeros behind, and no more than `length`."""
+    values = values[..., :length]
+    return torch.nn.functional.pad(values, (0, length - values.shape[-1]))
 
 
-def reconstruct(codec: Any, waveform: Tensor, unquantised: bool) -> tuple[Tensor, Losses]:
-    """Encode and decode.
-
-    Args:
-        codec: In training mode.
-        waveform: float32 (batch, 1, samples).
-        unquantised: Lead the signal around the codebooks, which only learn to follow it. From
-            random codebooks nothing comes back that an encoder could learn from: trained through
-            them from the start, it settled on two codes and the decoder on a mean spectrum.
-
-    Returns:
-        float32 (batch, 1, samples), and the codebooks' losses.
+def encode(codec: Any, waveform: Tensor) -> Tensor:
+    """float32 (batch, 1, samples) -> latents before the codebooks, (batch, latents, frames).
 
     Source: `DownsampleResidualVectorQuantize.forward`, fish-speech 0.1.0.
     """
     quantizer = codec.quantizer
-    z = quantizer.pre_module(quantizer.downsample(codec.encoder(waveform)))
-    wanted = z.detach()
-    given = wanted if unquantised else z
-    semantic, _, _, commitment, codebook = quantizer.semantic_quantizer(given)
-    residual, _, _, more_commitment, more_codebook = quantizer.quantizer(given - semantic)
-    chosen = semantic + residual
-    made = codec.decoder(quantizer.upsample(quantizer.post_module(z if unquantised else chosen)))
-    return made, {
-        "follow": (chosen - wanted).square().mean(),
-        "codebook": codebook + more_codebook,
-        "commitment": commitment + more_commitment,
+    return quantizer.pre_module(quantizer.downsample(codec.encoder(waveform)))
+
+
+def decode(codec: Any, latents: Tensor) -> Tensor:
+    """The way back from quantised latents. Source: the same."""
+    quantizer = codec.quantizer
+    return codec.decoder(quantizer.upsample(quantizer.post_module(latents)))
+
+
+def decoder_losses(codec: Any, waveform: Tensor, latents: Tensor, spectral: SpectralLoss) -> Losses:
+    """How the decoder sounds; the first frame only serves as the others' past.
+
+    Args:
+        codec: With fitted codebooks.
+        waveform: float32 (batch, 1, samples).
+        latents: float32 (batch, latents, frames).
+        spectral: Compares waveforms.
+    """
+    batch, width, frames = latents.shape
+    flat = latents.transpose(1, 2).reshape(-1, width)
+    rounded = look_up(codec, flat)[1].view(batch, frames, width).transpose(1, 2)
+    heard = int(codec.frame_length)
+    made, true = decode(codec, rounded)[:, 0, heard:], waveform[:, 0, heard:]
+    logarithm, amplitude = spectral(made, true)
+    return {
+        "waveform": (made - true).square().mean() / true.square().mean(),
+        "logarithm": logarithm,
+        "amplitude": amplitude,
     }
 
 
-def train_codec(
-    wanted: settings.Codec, corpus: Corpus, folder: Path, deadline: Deadline
+def encoder_losses(codec: Any, waveform: Tensor, latents: Tensor) -> Losses:
+    """Mean squares of each subject, likewise without the first frame."""
+    square = (encode(codec, waveform) - latents)[..., 1:].square().mean((0, 2))
+    return {name: square[where].sum() for name, where in features.SUBJECTS.items()}
+
+
+def train_half(
+    half: str,
+    wanted: settings.Codec,
+    corpus: Corpus,
+    latents: features.Latents,
+    folder: Path,
+    deadline: Deadline,
 ) -> Trainer:
-    """Train, or go on training, into `folder`; see `Trainer.run`."""
-    trainer = Trainer("codec", new_codec(), wanted.optimiser, folder)
+    """Train, or go on training, the "encoder" or the "decoder" into `folder`; see `Trainer.run`."""
+    optimiser = wanted.encoder if half == "encoder" else wanted.decoder
+    trainer = Trainer(half, fitted_codec(latents, folder), optimiser, folder)
     codec: Any = trainer.model
+    codec.quantizer.semantic_quantizer.eval()
+    codec.quantizer.quantizer.eval()
     spectral = SpectralLoss(wanted.mels, SAMPLE_RATE_HZ, wanted.floor)
-    segments = Segments(corpus, wanted.batch, wanted.frames, int(codec.frame_length))
-    codebooks = Codebooks(codec)
+    segments = Segments(corpus, latents, wanted)
+    layers: Any = sys.modules["dac.nn.layers"]
+    layers.snake = torch.compile(_snake, dynamic=True)  # a step takes a fifth less
 
-    def losses_of(step: int) -> Losses:
-        fixed = step >= wanted.codes_fixed_after
-        if step == wanted.codes_fixed_after:
-            codec.load_state_dict(trainer.average.state_dict())
-        for part in encoding_parts(codec):
-            part.requires_grad_(not fixed)
-        if step % wanted.revive_every == 0 and 0 < step < wanted.codes_fixed_after:
-            print(f"codec {step}: {codebooks.revive():.0%} of the codes in use", flush=True)
-        waveform = segments(step)
-        made, losses = reconstruct(codec, waveform, step < wanted.quantised_after)
-        logarithm, amplitude = spectral(made[:, 0], waveform[:, 0])
-        losses |= {"logarithm": logarithm, "amplitude": amplitude}
-        if fixed:
-            losses = {name: losses[name] for name in ("logarithm", "amplitude")}
-        return {name: getattr(wanted, name) * loss for name, loss in losses.items()}
+    def losses(step: int) -> Losses:
+        if half == "encoder":
+            found = encoder_losses(codec, *segments(step))
+        else:
+            found = decoder_losses(codec, *segments(step), spectral)
+        return {name: getattr(wanted, name) * loss for name, loss in found.items()}
 
-    trainer.run(losses_of, deadline)
+    trainer.run(losses, deadline)
     return trainer
+
+
+def _snake(x: Tensor, alpha: Tensor) -> Tensor:
+    """As `dac.nn.layers.snake`, which is a script and so can't be compiled further."""
+    return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).pow(2)
+
+
+def joined(encoder: Any, decoder: Any) -> Any:
+    """The decoder's codec with the encoder's encoder; the codebooks are the same."""
+    for part in ("encoder", "quantizer.downsample", "quantizer.pre_module"):
+        decoder.get_submodule(part).load_state_dict(encoder.get_submodule(part).state_dict())
+    return decoder

@@ -2,16 +2,16 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from export.upstream import DAC
-from training.loop import Deadline, StoppedError
-from training.speech import Corpus, Utterance
+from training.features import Latents
+from training.speech import Corpus
 
-_BATCH = 32  # utterances of similar length, encoded together
+_BITE = 16384  # frames looked up at once
 
 
 class Codes:
@@ -45,36 +45,23 @@ def digest_of(parts: list[nn.Module]) -> str:
     return digest.hexdigest()[:8]
 
 
-def make_codes(codec: DAC, digest: str, corpus: Corpus, folder: Path, deadline: Deadline) -> Codes:
-    """Encode everything, unless this codec did before.
-
-    Raises:
-        StoppedError: If time is up.
-    """
-    path = folder / f"codes-{digest}.npz"
+@torch.inference_mode()
+def make_codes(codec: Any, corpus: Corpus, latents: Latents, folder: Path) -> Codes:
+    """Look all latents up, unless these codebooks did before."""
+    quantizer = codec.quantizer.eval()
+    path = folder / f"codes-{digest_of([quantizer.semantic_quantizer, quantizer.quantizer])}.npz"
     if not path.is_file():
-        order = sorted(corpus.utterances, key=lambda utterance: utterance.length)
-        found: dict[int, np.ndarray] = {}
-        for first in range(0, len(order), _BATCH):
-            if deadline.over:
-                raise StoppedError("codes: stopped, nothing saved")
-            batch = order[first : first + _BATCH]
-            found |= zip([u.start for u in batch], encode(codec, corpus, batch), strict=True)
-        codes = [found[u.start] for u in corpus.utterances]
-        starts = np.cumsum([0, *(c.shape[1] for c in codes)])
+        codes = torch.cat([look_up(codec, part)[0] for part in latents.values.split(_BITE)], dim=1)
         unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, codes=np.concatenate(codes, axis=1).astype(np.uint16), starts=starts)
+        np.savez(unfinished, codes=codes.numpy().astype(np.uint16), starts=latents.starts)
         unfinished.replace(path)
     return Codes(corpus, path)
 
 
-@torch.inference_mode()
-def encode(codec: DAC, corpus: Corpus, utterances: list[Utterance]) -> list[np.ndarray]:
-    """int64 (codebooks, frames) of each; padding behind an utterance does not change its codes."""
-    waveforms = [corpus.waveform(u) for u in utterances]
-    padded = np.zeros((len(waveforms), 1, max(map(len, waveforms))), np.float32)
-    for row, waveform in zip(padded, waveforms, strict=True):
-        row[0, : len(waveform)] = waveform
-    lengths = torch.tensor([len(w) for w in waveforms])
-    codes, frames = codec.encode(torch.from_numpy(padded), lengths)
-    return [c[:, :n].numpy() for c, n in zip(codes, frames.tolist(), strict=True)]
+@torch.no_grad()
+def look_up(codec: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 (codebooks, frames) and what they stand for, float32 (frames, latents)."""
+    z = latents.T[None]
+    semantic, first, *_ = codec.quantizer.semantic_quantizer(z)
+    residual, others, *_ = codec.quantizer.quantizer(z - semantic)
+    return torch.cat([first, others], dim=1)[0], (semantic + residual)[0].T

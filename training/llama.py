@@ -143,6 +143,8 @@ def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: De
     # The name says which codes: weights learnt on others would continue as noise.
     trainer = Trainer(f"llama-{codes.digest}", new_llama(), wanted.optimiser, folder)
     model: Any = trainer.model
+    for layer in (*model.layers, *model.fast_layers):
+        layer.compile(dynamic=True)  # a step takes two thirds of the time
     prompts = Prompts(codes, wanted, model.tokenizer)
 
     def losses(step: int) -> Losses:

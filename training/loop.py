@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training.settings import Optimiser
 
 Losses = dict[str, Tensor]
-_LOG_EVERY_STEPS = 20
+_LOG_EVERY_STEPS = 10
 _SAVE_EVERY_S = 120.0
 
 

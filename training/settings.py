@@ -56,30 +56,26 @@ class Optimiser:
 @dataclass(frozen=True)
 class Codec:
     """Attributes:
-    optimiser: For all of it.
+    encoder, decoder: Each half learns by itself.
     batch, frames: Segments a step, and their length; 2048 samples a frame.
-    codes_fixed_after: Step from which on encoder and codebooks no longer change, so that codes
-        (and with them the language model) stay valid while the decoder is still improving.
     mels: Window in samples -> mel bands of the spectrograms that are compared.
     floor: Amplitude below which they count as silence.
-    quantised_after: Step from which on sound goes through the codebooks, not around them.
-    logarithm, amplitude, follow, codebook, commitment: Weights of the losses.
-    revive_every: Steps after which codes that were not used are moved to where they would be.
+    envelope, pitch, phase: Weights of the encoder's losses; a wrong phase is hard to hear.
+    waveform, logarithm, amplitude: Of the decoder's.
     """
 
-    optimiser: Optimiser = Optimiser(steps=8000, learning_rate=1e-3, betas=(0.8, 0.99))
+    encoder: Optimiser = Optimiser(steps=5000, learning_rate=2e-3, betas=(0.8, 0.99))
+    decoder: Optimiser = Optimiser(steps=2800, learning_rate=2e-3, betas=(0.8, 0.99))
     batch: int = 8
-    frames: int = 8
-    codes_fixed_after: int = 3000
-    mels: tuple[tuple[int, int], ...] = ((2048, 160), (1024, 80), (512, 40), (256, 20), (128, 10))
+    frames: int = 9
+    mels: tuple[tuple[int, int], ...] = ((2048, 160), (1024, 80), (512, 40), (256, 20))
     floor: float = 1e-5
-    quantised_after: int = 400
+    envelope: float = 3.0
+    pitch: float = 1.0
+    phase: float = 0.5
+    waveform: float = 2.0
     logarithm: float = 10.0
-    amplitude: float = 10.0
-    follow: float = 1.0
-    codebook: float = 1.0
-    commitment: float = 0.25
-    revive_every: int = 100
+    amplitude: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,11 +88,11 @@ class Llama:
     """
 
     optimiser: Optimiser = Optimiser(
-        steps=6000, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
+        steps=2200, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
     )
-    batch: int = 24
+    batch: int = 16
     utterances: int = 2
-    fast_share: float = 0.5
+    fast_share: float = 0.3
 
 
 @dataclass(frozen=True)

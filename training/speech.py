@@ -91,9 +91,14 @@ class Corpus:
 
     def waveform(self, utterance: Utterance, start: int = 0, length: int = -1) -> np.ndarray:
         """float32, 44.1 kHz, of an utterance or of a part of it (in samples of 22.05 kHz)."""
-        begin = utterance.start + start
-        end = utterance.start + utterance.length if length < 0 else begin + length
-        return at_44100_hz(self._samples[begin:end])
+        return at_44100_hz(self._of(utterance)[start:][: length if length >= 0 else None])
+
+    def spoken(self, utterance: Utterance) -> np.ndarray:
+        """float32, 22.05 kHz, full scale 1: as eSpeak NG spoke it."""
+        return self._of(utterance).astype(np.float32) / 32768
+
+    def _of(self, utterance: Utterance) -> np.ndarray:
+        return self._samples[utterance.start : utterance.start + utterance.length]
 
 
 def draw_voices(settings: Data, seed: int) -> list[Voice]:

@@ -2,21 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from training.codec import encoding_parts, new_codec, train_codec
-from training.codes import digest_of, make_codes
+from export import demo
+from training.codec import fitted_codec, joined, new_codec, train_half
+from training.codes import Codes, make_codes
+from training.features import Latents, corpus_latents
 from training.llama import new_llama, train_llama
 from training.loop import Deadline, Trainer
 from training.settings import Settings
 from training.speech import Corpus, make_corpus
-
-
-class TooEarlyError(RuntimeError):
-    """A stage needs more of an earlier one."""
 
 
 def speech(settings: Settings, state: Path) -> Corpus:
@@ -24,33 +21,40 @@ def speech(settings: Settings, state: Path) -> Corpus:
     return make_corpus(settings.data, state)
 
 
-def codec(settings: Settings, state: Path, deadline: Deadline) -> None:
-    """Train the codec to its last step."""
-    train_codec(settings.codec, speech(settings, state), state, deadline)
+def latents(settings: Settings, state: Path) -> Latents:
+    """What the codec's latents shall be, of the whole corpus."""
+    width: int = demo.CODEC["quantizer"]["input_dim"]
+    return corpus_latents(speech(settings, state), width, state)
+
+
+def codec(settings: Settings, state: Path, half: str, deadline: Deadline) -> None:
+    """Train its "encoder" or its "decoder" to the last step."""
+    corpus, wanted = speech(settings, state), latents(settings, state)
+    train_half(half, settings.codec, corpus, wanted, state, deadline)
+
+
+def codes(settings: Settings, state: Path) -> Codes:
+    """The corpus in codes; the codec need not have been trained."""
+    found = latents(settings, state)
+    return make_codes(fitted_codec(found, state), speech(settings, state), found, state)
 
 
 def llama(settings: Settings, state: Path, deadline: Deadline) -> None:
-    """Train the transformers to their last step; the decoder may still be learning."""
-    trained = Trainer("codec", new_codec(), settings.codec.optimiser, state)
-    if trained.step <= settings.codec.codes_fixed_after:
-        raise TooEarlyError(
-            f"llama: the codec has taken {trained.step} steps, its codes are fixed after "
-            f"{settings.codec.codes_fixed_after}. First: python -m training codec"
-        )
-    average: Any = trained.average
-    digest = digest_of(encoding_parts(average))
-    codes = make_codes(average, digest, speech(settings, state), state, deadline)
-    train_llama(settings.llama, codes, state, deadline)
+    """Train the transformers to their last step."""
+    train_llama(settings.llama, codes(settings, state), state, deadline)
 
 
 def weights(settings: Settings, state: Path, out: Path) -> None:
     """Write `codec.pth` and `model.pth`, averaged, in half precision."""
-    trained = Trainer("codec", new_codec(), settings.codec.optimiser, state)
-    digest = digest_of(encoding_parts(trained.average))
+    hearing = Trainer("encoder", new_codec(), settings.codec.encoder, state)
+    sounding = Trainer("decoder", new_codec(), settings.codec.decoder, state)
+    digest = codes(settings, state).digest
     spoken = Trainer(f"llama-{digest}", new_llama(), settings.llama.optimiser, state)
-    print(f"codec: step {trained.step}, transformers: step {spoken.step}")
+    steps = ", ".join(f"{t.name}: step {t.step}" for t in (hearing, sounding, spoken))
+    print(steps)
     out.mkdir(parents=True, exist_ok=True)
-    for file, model in (("codec.pth", trained.average), ("model.pth", spoken.average)):
+    codec = joined(hearing.average, sounding.average)
+    for file, model in (("codec.pth", codec), ("model.pth", spoken.average)):
         save_half(model, out / file)
 
 
