@@ -14,7 +14,7 @@ from export.upstream import ContentSequence, TextPart, VQPart
 from training import codebooks, features, sentences, settings
 from training.codec import decode, decoder_losses, encode, encoder_losses, joined, new_codec
 from training.codes import look_up
-from training.llama import Prompts, fast_logits, losses_of, new_llama
+from training.llama import Prompts, corrupted, fast_logits, losses_of, new_llama
 from training.loop import Deadline, StoppedError, Trainer
 from training.spectra import SpectralLoss, mel_filters
 from training.speech import ESPEAK_RATE_HZ as RATE_HZ
@@ -87,6 +87,18 @@ def test_losses_are_of_speech_and_its_end_alone(prompts) -> None:
     assert ends + frames == len(wanted)
 
 
+def test_only_codes_are_spoiled(prompts) -> None:
+    batch = prompts.batch(0)
+    assert torch.equal(corrupted(batch, prompts.begin, 0.0), batch)
+    torch.manual_seed(0)
+    spoiled = corrupted(batch, prompts.begin, 1.0)
+    speech = batch[:, 0] >= prompts.begin
+    assert torch.equal(spoiled.movedim(1, 2)[~speech], batch.movedim(1, 2)[~speech])
+    changed = (spoiled != batch).movedim(1, 2)[speech].float().mean(0)
+    assert torch.all((changed > 0.1) & (changed < 0.9)) and changed[0] == changed[1]
+    assert torch.equal(spoiled[:, 0][speech] - prompts.begin, spoiled[:, 1][speech])
+
+
 @torch.no_grad()
 def test_the_fast_half_is_what_upstream_generates_with(llama, prompts) -> None:
     llama.eval().setup_caches(1, 64, dtype=torch.float32)
@@ -106,7 +118,9 @@ def test_the_fast_half_is_what_upstream_generates_with(llama, prompts) -> None:
 def test_both_losses_reach_every_weight(llama, prompts) -> None:
     llama.train()
     batch = prompts.batch(0)[:1]
-    losses = losses_of(llama, batch, prompts.labels(batch), prompts.begin, fast_share=1.0)
+    losses = losses_of(
+        llama, batch, prompts.labels(batch), prompts.begin, settings.Llama(fast_share=1.0)
+    )
     assert losses["residual"].item() == pytest.approx(np.log(256), rel=0.05)
     sum(losses.values()).backward()
     assert [n for n, p in llama.named_parameters() if p.grad is None] == []

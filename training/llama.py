@@ -96,7 +96,24 @@ def _tokens(tokens: list[int]) -> np.ndarray:
     return columns
 
 
-def losses_of(model: Any, batch: Tensor, labels: Tensor, begin: int, fast_share: float) -> Losses:
+def corrupted(batch: Tensor, begin: int, most: float) -> Tensor:
+    """Some codes replaced by any others: of each sequence, a share between none and `most`.
+
+    What was said before is nearly enough to go on from, and the words are hardly read: trained on
+    true codes alone, half of the words came out as others of the same kind.
+    """
+    size = demo.LLAMA["codebook_size"]
+    share = most * torch.rand(len(batch), 1, 1)
+    spoiled = torch.rand(batch[:, 1:].shape) < share
+    spoiled &= (batch[:, :1] >= begin) & (batch[:, :1] < begin + size)
+    codes = torch.where(spoiled, torch.randint(size, spoiled.shape), batch[:, 1:])
+    semantic = torch.where(spoiled[:, 0], codes[:, 0] + begin, batch[:, 0])
+    return torch.cat([semantic[:, None], codes], dim=1)
+
+
+def losses_of(
+    model: Any, batch: Tensor, labels: Tensor, begin: int, wanted: settings.Llama
+) -> Losses:
     """Cross entropies: of the next semantic token or the end, and of the residual codes.
 
     Args:
@@ -104,12 +121,12 @@ def losses_of(model: Any, batch: Tensor, labels: Tensor, begin: int, fast_share:
         batch: int64 (batch, 1 + codebooks, positions).
         labels: int64 (batch, positions - 1), the tokens of positions 1 and on, or ignored.
         begin: Token of semantic code 0.
-        fast_share: Part of the frames that the fast transformer is trained on.
+        wanted: How much is spoiled, and how many of the frames the fast transformer learns from.
     """
-    slow = BaseTransformer.forward(model, batch[:, :, :-1])
+    slow = BaseTransformer.forward(model, corrupted(batch[:, :, :-1], begin, wanted.corrupted))
     semantic = F.cross_entropy(slow.logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
     chosen = labels >= begin
-    chosen &= torch.rand(chosen.shape) < fast_share
+    chosen &= torch.rand(chosen.shape) < wanted.fast_share
     codes = batch[:, 1:, 1:].transpose(1, 2)[chosen]
     logits = fast_logits(model, slow.hidden_states[chosen], codes)
     residual = F.cross_entropy(logits[:, 1:].flatten(0, 1), codes[:, 1:].flatten())
@@ -149,7 +166,7 @@ def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: De
 
     def losses(step: int) -> Losses:
         batch = prompts.batch(step)
-        return losses_of(model, batch, prompts.labels(batch), prompts.begin, wanted.fast_share)
+        return losses_of(model, batch, prompts.labels(batch), prompts.begin, wanted)
 
     trainer.run(losses, deadline)
     return trainer

@@ -20,7 +20,7 @@ class Data:
     unseen: str = "en-us+f2"
     pitch: tuple[int, int] = (35, 65)
     speed_wpm: tuple[int, int] = (145, 165)
-    voices: int = 320
+    voices: int = 1020
     utterances_per_voice: int = 20
     seed: int = 1
 
@@ -84,14 +84,16 @@ class Llama:
     optimiser: For both transformers.
     batch: Prompts with their answers, a step.
     utterances: Of one voice in a row; each is the answer to those before it.
+    corrupted: At most so many of the codes that it hears are replaced by any others.
     fast_share: Of the frames, how many the fast transformer is trained on each step.
     """
 
     optimiser: Optimiser = Optimiser(
-        steps=2200, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
+        steps=3600, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
     )
     batch: int = 16
     utterances: int = 2
+    corrupted: float = 0.5
     fast_share: float = 0.3
 
 
