@@ -50,17 +50,28 @@ def test_cepstral_distance_forgives_tempo_and_loudness_not_sound() -> None:
     assert max(slower, quieter) < wrong / 3
 
 
-def test_the_recogniser_understands_espeak() -> None:
-    pytest.importorskip("pocketsphinx", reason="training/requirements.txt is not installed")
+@pytest.fixture
+def line():
     if not shutil.which("espeak-ng"):
         pytest.skip("espeak-ng is not installed")
-    from benchmarks.quality import Line, f0_errors, measured, spoken
+    from benchmarks.quality import Line, spoken
+
+    text = "The clever elephant is under the castle."
+    return Line(text, "en-us+f3", spoken(text, "en-us+f3"))
+
+
+def test_the_recogniser_understands_espeak(line) -> None:
+    from benchmarks.quality import measured
     from benchmarks.recogniser import Recogniser
     from training.sentences import jsgf, read_rules
 
-    text = "The clever elephant is under the castle."
-    line = Line(text, "en-us+f3", spoken(text, "en-us+f3"))
     recogniser = Recogniser(jsgf(read_rules()))
     assert recogniser.words(np.zeros(RATE_HZ, np.float32), RATE_HZ) == ""
     assert measured(recogniser, [line], [line.true]).wer == 0
+
+
+def test_a_voice_has_its_own_pitch(line) -> None:
+    pytest.importorskip("parselmouth", reason="training/requirements.txt is not installed")
+    from benchmarks.quality import f0_errors
+
     assert f0_errors([line], [line], [line.true]) == {"en-us+f3": 0.0}
