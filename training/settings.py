@@ -89,7 +89,7 @@ class Llama:
     """
 
     optimiser: Optimiser = Optimiser(
-        steps=3100, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
+        steps=3900, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
     )
     batch: int = 16
     utterances: int = 2
