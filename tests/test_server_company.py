@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw import Stream, infer, joined, tensors
+from raw import Stream, infer, joined, stream, tensors
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.soak import soak
@@ -51,16 +51,6 @@ def of_llama(server: Server, job: dict) -> dict:
     asked = {k: v for k, v in job.items() if k.startswith(("text", "reference", "checkpoint"))}
     options = {k: v for k, v in job.items() if k not in asked}
     return infer(server, "fish_prompt", **asked) | options
-
-
-def stream(server: Server, model: str, **values) -> list[dict]:
-    connection = Stream(server)
-    try:
-        connection.send(model, **values)
-        (chunks,) = connection.collect().values()
-        return chunks
-    finally:
-        connection.close()
 
 
 def codes_of(windows: list[dict]) -> np.ndarray:
