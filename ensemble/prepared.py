@@ -1,4 +1,4 @@
-"""A repository of random weights, made when it is missing or older than the sources.
+"""A repository of a preset checkpoint, made when it is missing or older than the sources.
 
 For the demo and the benchmarks; a real checkpoint is exported once, with `make export`.
 """
