@@ -14,11 +14,10 @@ from torch import Tensor
 
 from engine.graphs import LlamaGraphs
 from engine.kv_cache import VIEW_GRAIN
-from engine.linear import linear_for
-from engine.llama import Llama
+from engine.llama import Llama, graphs_for
 from engine.sampler import WINDOW
 from engine.settings import Settings
-from engine.weights import GRAPHS_FILE, Weights, load
+from engine.weights import GRAPHS_FILE, load
 from ensemble.facts import Facts
 
 PROMPT, FRAMES, ROWS = 64, 24, 4  # positions pushed through first; frames compared; sequences
@@ -46,10 +45,8 @@ def teacher_forced(folder: Path, settings: Settings) -> Logits:
     """Logits of a checkpoint's export, with its weights in one precision."""
     shape, tensors = load(folder / GRAPHS_FILE)
     facts, device = Facts.load(folder), settings.device
-    weights = Weights(tensors, lambda t: t.to(device, settings.dtype))
-    linear = linear_for(device, settings.int8)
-    graphs = LlamaGraphs(shape, weights, linear, linear_for(device)).eval()
-    del tensors, weights
+    graphs, _ = graphs_for(shape, tensors, settings)
+    del tensors
     columns = random_columns(facts, ROWS, PROMPT + FRAMES).to(device)
     extents = (facts.num_layers, ROWS, facts.num_kv_heads, PROMPT + FRAMES, facts.head_dim)
     cache = [torch.zeros(extents, dtype=settings.dtype, device=device) for _ in range(2)]
@@ -67,11 +64,11 @@ def teacher_forced(folder: Path, settings: Settings) -> Logits:
 def _residual(graphs: LlamaGraphs, state: Tensor, codes: Tensor) -> Tensor:
     """Logits of the fast transformer when it is given the codes, int64 (rows, codebooks)."""
     fast = graphs.fast
-    x, past, logits = torch.stack([state, fast.embeddings(codes[:, 0])], dim=1), [], []
+    x, past, logits = torch.stack([state, fast.entries(codes[:, 0])], dim=1), [], []
     for i in range(fast.codebooks - 1):
         last, past = fast.advance(x, i + 1 if past else 0, past)
         logits.append(fast.head(fast.norm(last)))
-        x = fast.embeddings(codes[:, i + 1])[:, None]
+        x = fast.entries(codes[:, i + 1])[:, None]
     return torch.stack(logits, dim=1)
 
 
@@ -122,7 +119,7 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
     columns = random_columns(llama.facts, batch, 1).to(device)
     noise = torch.rand(batch, books - 1, llama.fast_choices, generator=generator).to(device) + 0.1
-    state = torch.randn(batch, llama.fast_dim, generator=generator).to(device, llama.dtype)
+    state = torch.randn(batch, llama.fast_dim, generator=generator).to(device, llama.activations)
     previous = torch.full((batch, books - 1, WINDOW), -1, device=device)
 
     def step(rows: slice) -> dict[str, list[Tensor]]:

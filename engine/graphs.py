@@ -8,6 +8,7 @@ Source: `BaseTransformer.forward_generate`, `DualARTransformer.forward_generate_
 """
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from engine.layers import Layer, Past, RMSNorm, Turns, turns
 from engine.linear import MakeLinear
 from engine.sampler import sample
-from engine.weights import LlamaShape, Weights
+from engine.weights import BlockShape, LlamaShape, Weights
+
+MakeLayer = Callable[[Weights, BlockShape, float], nn.Module]  # weights, heads, epsilon of norms
 
 
 class SlowGraph(nn.Module):
@@ -30,7 +33,7 @@ class SlowGraph(nn.Module):
     cos_sin: Tensor
 
     def __init__(
-        self, shape: LlamaShape, weights: Weights, linear: MakeLinear, exact: MakeLinear
+        self, shape: LlamaShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
     ) -> None:
         super().__init__()
         self.semantic_begin, self.semantic_end = shape.semantic_begin, shape.semantic_end
@@ -42,7 +45,7 @@ class SlowGraph(nn.Module):
         offset = torch.arange(shape.num_codebooks, device=codebooks.device) * shape.codebook_size
         self.register_buffer("offset", offset[None, :, None])
         self.layers = nn.ModuleList(
-            Layer(weights.under(f"layers.{i}"), shape.slow, shape.norm_eps, linear)
+            layer(weights.under(f"layers.{i}"), shape.slow, shape.norm_eps)
             for i in range(shape.slow.layers)
         )
         self.norm = RMSNorm(weights["norm.weight"], shape.norm_eps)
@@ -57,12 +60,16 @@ class SlowGraph(nn.Module):
         self.register_buffer("cos_sin", weights["cos_sin"].float())
         self.register_buffer("count", torch.arange(len(self.cos_sin), device=head.device))
 
+    def entries(self, table: nn.Module, ids: Tensor) -> Tensor:
+        """Of an embedding, in the dtype of what goes on from there."""
+        return table(ids)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """int64 (batch, 1 + codebooks, time) -> (batch, time, dim)."""
         ids = tokens[:, 0]
         semantic = ((ids >= self.semantic_begin) & (ids <= self.semantic_end))[..., None]
-        codes = self.codebook_embeddings(tokens[:, 1:] + self.offset).sum(dim=1)
-        x = self.embeddings(ids)
+        codes = self.entries(self.codebook_embeddings, tokens[:, 1:] + self.offset).sum(dim=1)
+        x = self.entries(self.embeddings, ids)
         return torch.where(semantic, (x + codes) / self.semantic_divisor, x)
 
     def mask(self, seen: Tensor, x: Tensor) -> Tensor:
@@ -138,13 +145,13 @@ class FastGraph(nn.Module):
     causal: Tensor
 
     def __init__(
-        self, shape: LlamaShape, weights: Weights, linear: MakeLinear, exact: MakeLinear
+        self, shape: LlamaShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
     ) -> None:
         super().__init__()
-        self.codebooks = shape.num_codebooks
+        self.codebooks, self.block = shape.num_codebooks, shape.fast
         self.embeddings = nn.Embedding.from_pretrained(weights["embeddings.weight"])
         self.layers = nn.ModuleList(
-            Layer(weights.under(f"layers.{i}"), shape.fast, shape.norm_eps, linear)
+            layer(weights.under(f"layers.{i}"), shape.fast, shape.norm_eps)
             for i in range(shape.fast.layers)
         )
         self.norm = RMSNorm(weights["norm.weight"], shape.norm_eps)
@@ -152,16 +159,24 @@ class FastGraph(nn.Module):
         self.choices = head.shape[0]
         self.head = exact(head, None)
         self.register_buffer("cos_sin", weights["cos_sin"].float())
-        causal = torch.tensor([[0.0, float("-inf")], [0.0, 0.0]]).to(head)
-        groups = cast(Layer, self.layers[0]).attention.groups
-        self.register_buffer("causal", causal.repeat(groups, 1)[None, None])
+        causal = torch.tensor([[0.0, float("-inf")], [0.0, 0.0]])
+        self.register_buffer("causal", causal.to(head)[None, None])
+
+    def entries(self, ids: Tensor) -> Tensor:
+        """Of the embedding, in the dtype of what goes on from there."""
+        return self.embeddings(ids)
+
+    def choose(self, *inputs: Tensor) -> Tensor:
+        """See `sampler.sample`."""
+        return sample(*inputs)
 
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """(batch, time, fast_dim) at positions from `begin` on, through all layers."""
         turn = turns(self.cos_sin[begin : begin + x.shape[1]][None, None])
+        causal = self.causal.repeat(1, 1, cast(Layer, self.layers[0]).attention.groups, 1)
         present = []
         for i, layer in enumerate(self.layers):
-            x, kv = layer(x, turn, past[i] if past else None, None if past else self.causal)
+            x, kv = layer(x, turn, past[i] if past else None, None if past else causal)
             present.append(kv)
         return x[:, -1], present
 
@@ -187,31 +202,33 @@ class FastGraph(nn.Module):
         Returns:
             codes int64 (batch, codebooks) and logits (batch, codebooks - 1, choices).
         """
-        x = torch.stack([state, self.embeddings(semantic)], dim=1)  # positions 0 and 1
+        x = torch.stack([state, self.entries(semantic)], dim=1)  # positions 0 and 1
         past, codes, logits = [], [semantic], []
         for i in range(self.codebooks - 1):
             last, past = self.advance(x, i + 1 if past else 0, past)
             logits.append(self.head(self.norm(last)))
-            code = sample(
+            code = self.choose(
                 logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i]
             )
             codes.append(code)
-            x = self.embeddings(code)[:, None]
+            x = self.entries(code)[:, None]
         return torch.stack(codes, dim=1), torch.stack(logits, dim=1)
 
 
 class LlamaGraphs(nn.Module):
     """Both transformers and the sampler, over one set of weights.
 
-    `linear` makes the products of the layers; `exact` those of the heads, which lead to a choice.
+    `layer` makes the layers; `exact` the products of the heads, which lead to a choice.
     """
 
+    slow_type, fast_type = SlowGraph, FastGraph
+
     def __init__(
-        self, shape: LlamaShape, weights: Weights, linear: MakeLinear, exact: MakeLinear
+        self, shape: LlamaShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
     ) -> None:
         super().__init__()
-        self.slow = SlowGraph(shape, weights.under("slow"), linear, exact)
-        self.fast = FastGraph(shape, weights.under("fast"), linear, exact)
+        self.slow = self.slow_type(shape, weights.under("slow"), layer, exact)
+        self.fast = self.fast_type(shape, weights.under("fast"), layer, exact)
 
     def prefill(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `SlowGraph.forward`."""
@@ -230,7 +247,7 @@ class LlamaGraphs(nn.Module):
 
     def sample_token(self, *inputs: Tensor) -> Tensor:
         """See `sampler.sample`."""
-        return sample(*inputs)
+        return self.fast.choose(*inputs)
 
     def fast_loop(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """See `FastGraph.forward`."""

@@ -3,6 +3,8 @@
 Source: fish-speech 0.1.0, models/text2semantic/llama.py.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,3 +136,12 @@ class Layer(nn.Module):
         x = x + attended
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up), present
+
+
+def layers_of(linear: MakeLinear) -> Callable[[Weights, BlockShape, float], Layer]:
+    """What makes layers, given what makes their products."""
+
+    def layer(weights: Weights, block: BlockShape, eps: float) -> Layer:
+        return Layer(weights, block, eps, linear)
+
+    return layer

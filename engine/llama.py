@@ -9,19 +9,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine import kernels
 from engine.graphs import LlamaGraphs
+from engine.layers import layers_of
 from engine.linear import alike_in_company, linear_for
 from engine.sampler import WINDOW
 from engine.settings import Settings
-from engine.weights import GRAPHS_FILE, Weights, load
+from engine.weights import GRAPHS_FILE, LlamaShape, Weights, load
 from ensemble.facts import Facts
+
+
+def graphs_for(
+    shape: LlamaShape, tensors: dict[str, Tensor], settings: Settings
+) -> tuple[LlamaGraphs, str | None]:
+    """By kernels on a CPU, by torch elsewhere, or where the kernels cannot be had: then why."""
+    device, dtype, fault = settings.device, settings.dtype, None
+    if device.type == "cpu" and dtype != torch.float16:
+        fault = kernels.fault()
+        if fault is None:
+            weights = Weights(tensors, lambda t: t.to(dtype))
+            return kernels.KernelGraphs(shape, weights, settings.int8).eval(), None
+        if not torch.cpu._is_avx512_bf16_supported():
+            dtype = torch.float32  # torch emulates bfloat16 then, several times slower
+    weights = Weights(tensors, lambda t: t.to(device, dtype))
+    layer, exact = layers_of(linear_for(device, settings.int8)), linear_for(device)
+    return LlamaGraphs(shape, weights, layer, exact).eval().requires_grad_(False), fault
 
 
 class Llama:
     """`llama.pt`, its weights packed for the device, its graphs traced.
 
     `extend`, `sample_token` and `fast_loop`; see `engine.graphs` for their arguments.
-    `exact_in_company` says whether products round the same for any batch on this machine.
+    `exact_in_company` says whether products round the same for any batch on this machine;
+    `no_kernels`, why a CPU does without its kernels.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -31,19 +51,16 @@ class Llama:
         """
         shape, tensors = load(Path(folder) / GRAPHS_FILE)
         self.facts = Facts.load(folder)
-        self.device, self.dtype = settings.device, settings.dtype
-        weights = Weights(tensors, lambda t: t.to(settings.device, settings.dtype))
-        exact = linear_for(settings.device)
-        linear = linear_for(settings.device, settings.int8)
-        graphs = LlamaGraphs(shape, weights, linear, exact).eval().requires_grad_(False)
+        self.device = settings.device
+        graphs, self.no_kernels = graphs_for(shape, tensors, settings)
         self.fast_choices, self.slow_choices = graphs.fast.choices, graphs.slow.choices
-        self.fast_dim = graphs.fast.embeddings.weight.shape[1]
-        layer: Any = graphs.slow.layers[0]
-        dim = graphs.slow.embeddings.weight.shape[1]
-        self.exact_in_company = all(
-            alike_in_company(linear, dim, graphs.slow.embeddings.weight)
-            for linear in (layer.attention.wqkv, layer.gate_up, graphs.slow.head)
+        self.fast_dim, self.dtype = (
+            graphs.fast.embeddings.weight.shape[1],
+            graphs.slow.norm.weight.dtype,
         )
+        by_kernels = isinstance(graphs, kernels.KernelGraphs)
+        self.activations = torch.float32 if by_kernels else self.dtype
+        self.exact_in_company = graphs.exact_in_company if by_kernels else self._alike(graphs)
         self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
         traced = self._traced(graphs)
         self.extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
@@ -55,6 +72,15 @@ class Llama:
         facts = self.facts
         extents = (facts.num_layers, rows, facts.num_kv_heads, positions, facts.head_dim)
         return torch.zeros(extents, dtype=self.dtype, device=self.device)
+
+    @staticmethod
+    def _alike(graphs: LlamaGraphs) -> bool:
+        layer: Any = graphs.slow.layers[0]
+        embeddings = graphs.slow.embeddings.weight
+        return all(
+            alike_in_company(linear, embeddings.shape[1], embeddings)
+            for linear in (layer.attention.wqkv, layer.gate_up, graphs.slow.head)
+        )
 
     def _weight_bytes(self, tensors: dict[str, Tensor], int8: bool) -> int:
         """What one step reads of the weights: the fast transformer's once per codebook."""
@@ -77,7 +103,7 @@ class Llama:
         ones = torch.ones(2, device=device)
         logits = torch.zeros(2, self.slow_choices, device=device)
         previous = torch.full((2, books - 1, WINDOW), -1, device=device)
-        state = torch.zeros(2, self.fast_dim, dtype=self.dtype, device=device)
+        state = torch.zeros(2, self.fast_dim, dtype=self.activations, device=device)
         noise = torch.ones(2, books - 1, self.fast_choices, device=device)
         inputs = {
             "extend": (tokens, lengths, lengths, keys, values),
@@ -131,7 +157,7 @@ class Rows:
         device = llama.device
         self.options = torch.zeros(3, slots, device=device)
         self.logits = torch.zeros(slots, llama.slow_choices, device=device)
-        self.state = torch.zeros(slots, llama.fast_dim, device=device, dtype=llama.dtype)
+        self.state = torch.zeros(slots, llama.fast_dim, device=device, dtype=llama.activations)
 
     def begin(self, row: int, temperature: float, top_p: float, repetition_penalty: float) -> None:
         """Make a row ready for a new request."""

@@ -69,10 +69,7 @@ def _precision(environment: Mapping[str, str], device: torch.device) -> tuple[to
     if int8 and (device.type != "cpu" or not torch.cpu._is_vnni_supported()):
         # Without VNNI, sums of 8-bit products saturate.
         raise ValueError("FISH_SPEECH_PRECISION is int8, which needs a CPU with AVX-512 VNNI.")
-    if device.type == "cuda":
-        return torch.float16, False
-    # Without the instructions bfloat16 is emulated, several times slower than float32.
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32, int8
+    return torch.float16 if device.type == "cuda" else torch.bfloat16, int8
 
 
 def _whole(environment: Mapping[str, str], name: str) -> int:

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.graphs import LlamaGraphs
-from engine.linear import Linear, PackedLinear
+from engine.layers import layers_of
+from engine.linear import Linear
+from engine.llama import graphs_for
 from engine.sampler import WINDOW
+from engine.settings import Settings
 from engine.weights import GRAPHS_FILE, BlockShape, LlamaShape, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
@@ -119,24 +122,22 @@ def export_llama(
     """
     token_ids = sampled_tokens(genuine, full_vocabulary)
     shape, weights = llama_shape(genuine), Weights(llama_tensors(genuine, token_ids))
-    graphs = LlamaGraphs(shape, weights, Linear, Linear).eval().requires_grad_(False)
+    graphs = LlamaGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
     found = _compared(
         GRAPHS_FILE, _write_torchscript(graphs, shape, path, dtype), genuine, token_ids
     )
-    found += _compared(f"{GRAPHS_FILE}, packed", packed_runs(path), genuine, token_ids)
+    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, token_ids)
     report("fish_llama: ONNX")
     runs = _write_onnx(graphs, folder / "onnx")
     return found + _compared("onnx", runs, genuine, token_ids)
 
 
-def packed_runs(path: Path) -> LlamaRuns:
+def served_runs(path: Path) -> LlamaRuns:
     """The file as the engine runs it on a CPU, in float32, behind the stateless interface."""
-    shape, tensors = load(path)
-    weights = Weights(tensors, Tensor.float)
-    graphs = LlamaGraphs(shape, weights, PackedLinear, PackedLinear)
+    graphs, _ = graphs_for(*load(path), Settings(torch.device("cpu"), torch.float32, slots=1))
 
     def prefill(
         tokens: Tensor, lengths: Tensor, past_lengths: Tensor, *past: Tensor

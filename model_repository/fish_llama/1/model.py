@@ -45,11 +45,12 @@ class TritonPythonModel:
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
         int8 = " with int8 weights" * settings.int8
+        slow = f", without kernels: {llama.no_kernels}" if llama.no_kernels else ""
         exact = "" if llama.exact_in_company else ", rounding depends on company on this machine"
         pb_utils.Logger.log_info(
-            f"fish_llama: {self.engine.slots} slots, {settings.dtype}{int8} on {settings.device}, "
+            f"fish_llama: {self.engine.slots} slots, {llama.dtype}{int8} on {settings.device}, "
             f"{torch.get_num_threads()} threads, KV cache up to "
-            f"{self.engine.kv_bytes_limit / 2**20:.0f} MiB{exact}"
+            f"{self.engine.kv_bytes_limit / 2**20:.0f} MiB{exact}{slow}"
         )
 
     def execute(self, requests: list) -> None:

@@ -1,0 +1,223 @@
+"""The operators of `engine/native`, compiled for this machine, and layers made of them.
+
+Compiled once for each machine and kept in the user's cache; `python -m engine.kernels` does it
+beforehand. All activations are float32; weights are float32, bfloat16 or int8, keys and values
+float32 or bfloat16. A row's result has the same bits whoever shares its batch.
+"""
+
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.graphs import FastGraph, LlamaGraphs, SlowGraph
+from engine.layers import Past
+from engine.weights import BlockShape, LlamaShape, Weights
+from ensemble import compiled
+
+_SOURCES = Path(__file__).parent / "native"
+_FLAGS = (
+    *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-fopenmp"),
+    # Nothing is done with infinity but to compare. Sums begin alike wherever they lie in memory.
+    *("-ffast-math", "--param=vect-max-peeling-for-alignment=0"),
+    *("-fvisibility=hidden", "-w"),
+)
+_PANEL, _DOT = 32, 4  # as in rows.h
+_MANY_ROWS = 64  # from here on matrix units, where there are any, are faster than reading twice
+
+
+@functools.cache
+def fault() -> str | None:
+    """Compile and load the operators; why they cannot be used here, or None."""
+    if not compiled.wanted():
+        return "FISH_SPEECH_COMPILE is false"
+    try:
+        path = library()
+        if not path.is_file():
+            _compile(path)
+        torch.ops.load_library(str(path))
+    except FileNotFoundError:
+        return "there is no C++ compiler (apt-get install g++)"
+    except subprocess.CalledProcessError as error:
+        return f"g++ failed: {error.stderr.strip().partition(chr(10))[0]}"
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def library() -> Path:
+    """Where the compiled operators are kept: by sources, flags, torch and instructions."""
+    said = [path.read_text("utf-8") for path in sorted(_SOURCES.iterdir())]
+    said += [*_FLAGS, version("torch"), *sorted(compiled.instructions())]
+    digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not os.access(home if home.exists() else home.parent, os.W_OK):
+        home = Path(tempfile.gettempdir())
+    return home / "voicereel-triton" / f"kernels-{digest}.so"
+
+
+def _compile(path: Path) -> None:
+    root = Path(torch.__file__).parent
+    includes = (root / "include", root / "include" / "torch" / "csrc" / "api" / "include")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unlinked, finished = Path(folder) / "operators.o", Path(folder) / path.name
+        compiler = os.environ.get("CXX", "g++")
+        # Linked apart: with -ffast-math that would let small numbers count as 0 in all the process.
+        for arguments in (
+            [*_FLAGS, *(f"-I{i}" for i in includes), "-c", _SOURCES / "operators.cpp"],
+            ["-shared", unlinked, f"-L{root / 'lib'}", "-lgomp", "-lc10", "-ltorch_cpu"],
+        ):
+            out = finished if "-shared" in arguments else unlinked
+            command = [compiler, *map(str, arguments), "-o", str(out)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        finished.replace(path)
+
+
+class Product(nn.Module):
+    """Rows times constant weights, with what comes before and after in the same pass.
+
+    Optionally the rows are normed, or are gate and up of a perceptron, before; and a bias and
+    another input added after.
+    """
+
+    panels: Tensor
+    scales: Tensor | None
+    columns: Tensor | None
+    bias: Tensor | None
+    norm: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        norm: Tensor | None = None,
+        *,
+        eps: float = 0.0,
+        gated: bool = False,
+        int8: bool = False,
+    ) -> None:
+        super().__init__()
+        self.outputs, depth = weight.shape
+        scales = columns = None
+        padding = (0, 0, 0, -self.outputs % _PANEL)
+        if int8 and depth % _DOT == 0:
+            scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+            rounded = (weight.float() / scales[:, None]).round().to(torch.int8)
+            columns = 128 * F.pad(rounded, padding).sum(dim=1, dtype=torch.int32)
+            panels = F.pad(rounded, padding).view(-1, _PANEL, depth // _DOT, _DOT).transpose(1, 2)
+        else:
+            panels = F.pad(weight, padding).view(-1, _PANEL, depth).transpose(1, 2)
+        self.register_buffer("panels", panels.contiguous())
+        self.register_buffer("scales", scales)
+        self.register_buffer("columns", columns)
+        self.register_buffer("bias", None if bias is None else bias.float())
+        self.register_buffer("norm", None if norm is None else norm.float())
+        self.eps, self.gated = eps, gated
+        has_units = torch.cpu._is_amx_tile_supported() and weight.dtype != torch.float32
+        self.many = _MANY_ROWS if has_units else 0
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        return torch.ops.voicereel.product(
+            *(x, self.panels, self.outputs, self.scales, self.columns, self.bias, self.norm),
+            *(self.eps, self.gated, added, self.many),
+        )
+
+
+class KernelLayer(nn.Module):
+    """Pre-norm attention and gated perceptron, in five passes over the weights and the cache."""
+
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+
+    def __init__(self, weights: Weights, block: BlockShape, eps: float, int8: bool) -> None:
+        super().__init__()
+        attention = weights.under("attention")
+        self.wqkv = Product(
+            attention["wqkv.weight"], attention.find("wqkv.bias"),
+            weights["attention_norm.weight"], eps=eps, int8=int8,
+        )  # fmt: skip
+        self.wo = Product(attention["wo.weight"], attention.find("wo.bias"), int8=int8)
+        norm = weights["ffn_norm.weight"]
+        self.gate_up = Product(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8)
+        self.down = Product(weights["down.weight"], gated=True, int8=int8)
+        for name in ("q_norm", "k_norm"):
+            found = attention.find(f"{name}.weight")
+            self.register_buffer(name, None if found is None else found.float())
+        self.eps = eps
+
+    def forward(
+        self, x: Tensor, past_lengths: Tensor, cos_sin: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """New positions, float32 (batch, time, dim), behind those cached, into which they go.
+
+        Args:
+            x: Their input.
+            past_lengths: int64 (batch,).
+            cos_sin: float32 (positions, head_dim / 2, 2).
+            keys, values: (batch, kv heads, positions, head_dim), with room for the new ones.
+        """
+        rotated = (past_lengths, cos_sin, self.q_norm, self.k_norm, self.eps)
+        x = self.wo(torch.ops.voicereel.attend(self.wqkv(x), *rotated, keys, values), x)
+        return self.down(self.gate_up(x), x)
+
+
+class KernelSlow(SlowGraph):
+    """`extend`, the only method that serving takes, by kernels."""
+
+    def entries(self, table: nn.Module, ids: Tensor) -> Tensor:
+        return table(ids).float()
+
+    def extend(
+        self, tokens: Tensor, lengths: Tensor, past_lengths: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x = self.embed(tokens)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, past_lengths, self.cos_sin, keys[i], values[i])
+        return self.ends(x, lengths)
+
+
+class KernelFast(FastGraph):
+    """The fast transformer by kernels; its few keys and values stay float32."""
+
+    def entries(self, ids: Tensor) -> Tensor:
+        return self.embeddings(ids).float()
+
+    def choose(self, *inputs: Tensor) -> Tensor:
+        return torch.ops.voicereel.sample(*inputs)
+
+    def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
+        if not past:
+            extents = (x.shape[0], self.block.kv_heads, self.codebooks, self.block.head_dim)
+            past = [(x.new_empty(extents), x.new_empty(extents)) for _ in self.layers]
+        lengths = torch.full((x.shape[0],), begin)
+        for layer, (keys, values) in zip(self.layers, past, strict=True):
+            x = layer(x, lengths, self.cos_sin, keys, values)
+        return x[:, -1], past
+
+
+class KernelGraphs(LlamaGraphs):
+    """`extend`, `sample_token` and `fast_loop` by kernels."""
+
+    slow_type, fast_type = KernelSlow, KernelFast
+
+    def __init__(self, shape: LlamaShape, weights: Weights, int8: bool = False) -> None:
+        def layer(weights: Weights, block: BlockShape, eps: float) -> KernelLayer:
+            return KernelLayer(weights, block, eps, int8)
+
+        super().__init__(shape, weights, layer, Product)
+        # Matrix units round otherwise, so where there are any, a prompt's company matters.
+        self.exact_in_company = not any(m.many for m in self.modules() if isinstance(m, Product))
+
+
+if __name__ == "__main__":
+    reason = fault()
+    print(f"kernels: {reason or library()}")
+    raise SystemExit(reason is not None)

@@ -1,0 +1,150 @@
+// What a step does on a CPU: products, attention over the cache, and sampling, as torch's operators.
+//
+// A row's result has the same bits whoever shares its batch: each number is a sum in one fixed
+// order, by one thread. All arithmetic is float32; weights and cache may be bfloat16, weights int8.
+// `engine.kernels` compiles this for the machine it runs on, and calls it.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <optional>
+
+#include "attention.h"
+#include "product.h"
+#include "sampling.h"
+
+namespace voicereel {
+
+using at::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+const float* numbers(const MaybeTensor& tensor) {
+  return tensor ? tensor->const_data_ptr<float>() : nullptr;
+}
+
+// For so many rows that oneDNN's matrix units pay: the panels as they were, in bfloat16.
+Tensor by_onednn(const Product& job, const Tensor& panels, const MaybeTensor& scales) {
+  Tensor rows = at::empty({job.rows, job.depth}, at::kFloat);
+  at::parallel_for(0, job.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++)
+      job.prepare(row, rows.mutable_data_ptr<float>() + row * job.depth);
+  });
+  const bool is_int8 = panels.scalar_type() == at::kChar;
+  Tensor dense = is_int8 ? panels.permute({0, 2, 1, 3}) : panels.transpose(1, 2);
+  dense = dense.reshape({-1, job.depth}).narrow(0, 0, job.outputs).to(at::kBFloat16);
+  const Tensor y = at::linear(rows.to(at::kBFloat16), dense).to(at::kFloat);
+  return scales ? y * *scales : y;
+}
+
+Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const MaybeTensor& scales,
+               const MaybeTensor& columns, const MaybeTensor& bias, const MaybeTensor& norm,
+               double eps, bool gated, const MaybeTensor& residual, int64_t many) {
+  const Tensor input = x.contiguous();
+  auto shape = input.sizes().vec();
+  const int64_t width = shape.back(), depth = gated ? width / 2 : width;
+  shape.back() = outputs;
+  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * kColumns * depth,
+              "product: weights ", panels.sizes(), " do not fit ", x.sizes());
+  const Tensor old = residual ? residual->contiguous() : Tensor();
+  Tensor y = at::empty(shape, input.options());
+  const Product job{.x = input.const_data_ptr<float>(),
+                    .rows = input.numel() / width,
+                    .width = width,
+                    .depth = depth,
+                    .outputs = outputs,
+                    .scales = numbers(scales),
+                    .bias = numbers(bias),
+                    .norm = numbers(norm),
+                    .residual = residual ? old.const_data_ptr<float>() : nullptr,
+                    .columns = columns ? columns->const_data_ptr<int32_t>() : nullptr,
+                    .eps = float(eps),
+                    .gated = gated,
+                    .y = y.mutable_data_ptr<float>()};
+  if (many && job.rows >= many) {
+    y = by_onednn(job, panels, scales).view(shape);
+    if (bias) y += *bias;
+    return residual ? y + old : y;
+  }
+  switch (panels.scalar_type()) {
+    case at::kFloat: job.run(panels.const_data_ptr<float>()); break;
+    case at::kBFloat16: job.run((const Bfloat16*)panels.const_data_ptr()); break;
+    case at::kChar: job.run(panels.const_data_ptr<int8_t>()); break;
+    default: TORCH_CHECK(false, "product: weights are ", panels.scalar_type());
+  }
+  return y;
+}
+
+Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
+              const MaybeTensor& q_norm, const MaybeTensor& k_norm, double eps, Tensor& keys,
+              Tensor& values) {
+  const Tensor input = qkv.contiguous(), lengths = past.contiguous();
+  const int64_t batch = input.size(0), time = input.size(1), dim = keys.size(3);
+  const int64_t kv_heads = keys.size(1), heads = input.size(2) / dim - 2 * kv_heads;
+  TORCH_CHECK(keys.strides() == values.strides() && keys.stride(3) == 1 && keys.stride(2) == dim &&
+                  keys.size(0) >= batch && heads % kv_heads == 0,
+              "attend: a cache of ", keys.sizes(), " does not fit ", qkv.sizes());
+  const int64_t* begin = lengths.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < batch; b++)
+    TORCH_CHECK(begin[b] >= 0 && begin[b] + time <= std::min(keys.size(2), cos_sin.size(0)),
+                "attend: ", begin[b], " and ", time, " positions do not fit ", keys.sizes());
+  Tensor y = at::empty({batch, time, heads * dim}, input.options());
+  const Tensor queries = at::empty_like(y);
+  const Attention job{.qkv = input.const_data_ptr<float>(),
+                      .batch = batch,
+                      .time = time,
+                      .kv_heads = kv_heads,
+                      .groups = heads / kv_heads,
+                      .dim = dim,
+                      .past = begin,
+                      .cos_sin = cos_sin.const_data_ptr<float>(),
+                      .q_norm = numbers(q_norm),
+                      .k_norm = numbers(k_norm),
+                      .eps = float(eps),
+                      .row_stride = keys.stride(0),
+                      .head_stride = keys.stride(1),
+                      .queries = queries.mutable_data_ptr<float>(),
+                      .y = y.mutable_data_ptr<float>()};
+  if (keys.scalar_type() == at::kFloat)
+    job.run(keys.mutable_data_ptr<float>(), values.mutable_data_ptr<float>());
+  else
+    job.run((Bfloat16*)keys.mutable_data_ptr(), (Bfloat16*)values.mutable_data_ptr());
+  return y;
+}
+
+Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temperature,
+              const Tensor& top_p, const Tensor& penalty, const Tensor& noise) {
+  Tensor own = logits.to(at::kFloat, false, true).contiguous();
+  const Tensor late = previous.contiguous(), chance = noise.contiguous();
+  const Tensor options = at::stack({temperature, top_p, penalty});
+  const int64_t rows = own.size(0), choices = own.size(1);
+  Tensor chosen = at::empty({rows}, previous.options());
+  float* numbers = own.mutable_data_ptr<float>();
+  const float* option = options.const_data_ptr<float>();
+  int64_t* to = chosen.mutable_data_ptr<int64_t>();
+#pragma omp parallel for num_threads(at::get_num_threads()) if (rows > 1)
+  for (int64_t r = 0; r < rows; r++)
+    to[r] = sample_row(numbers + r * choices, choices,
+                       late.const_data_ptr<int64_t>() + r * late.size(1), late.size(1), option[r],
+                       option[rows + r], option[2 * rows + r],
+                       chance.const_data_ptr<float>() + r * choices);
+  return chosen;
+}
+
+}  // namespace voicereel
+
+TORCH_LIBRARY(voicereel, library) {
+  library.def(
+      "product(Tensor x, Tensor panels, int outputs, Tensor? scales, Tensor? columns, "
+      "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual, int many) -> Tensor");
+  library.def(
+      "attend(Tensor qkv, Tensor past, Tensor cos_sin, Tensor? q_norm, Tensor? k_norm, float eps, "
+      "Tensor(a!) keys, Tensor(b!) values) -> Tensor");
+  library.def(
+      "sample(Tensor logits, Tensor previous, Tensor temperature, Tensor top_p, Tensor penalty, "
+      "Tensor noise) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(voicereel, CPU, library) {
+  library.impl("product", voicereel::product);
+  library.impl("attend", voicereel::attend);
+  library.impl("sample", voicereel::sample);
+}

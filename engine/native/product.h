@@ -1,0 +1,160 @@
+// Products of rows with constant weights: every row by itself, in one order of summation.
+#pragma once
+#include <ATen/Parallel.h>
+
+#include "rows.h"
+
+namespace voicereel {
+
+// Asks for every so-manieth part of the next panel while this one is multiplied, since memory is
+// what takes longest.
+struct Ahead {
+  int64_t every, next;
+
+  template <class Weight>
+  void fetch(const Weight* from, int64_t count) {
+    if (next-- > 0) return;
+    next = every - 1;
+    for (int64_t i = 0; i < count; i += 64 / sizeof(Weight)) __builtin_prefetch(from + i, 0, 2);
+  }
+};
+
+// x (depth, rows) times a panel (depth, kColumns) -> (rows, kColumns).
+template <int rows, class Weight>
+inline void tile(const float* x, const Weight* panel, int64_t depth, Ahead ahead, float* sums) {
+  Floats sum[rows][kSums] = {};
+  for (int64_t k = 0; k < depth; k++, x += rows, panel += kColumns) {
+    ahead.fetch(panel + depth * kColumns, kColumns);
+    Floats weights[kSums];
+#pragma GCC unroll 4
+    for (int c = 0; c < kSums; c++) weights[c] = lanes(panel + c * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+      for (int c = 0; c < kSums; c++) sum[r][c] += x[r] * weights[c];
+  }
+  __builtin_memcpy(sums, sum, sizeof sum);
+}
+
+inline Ints with_products(Ints sum, const uint8_t* x, const int8_t* weights) {
+  int32_t four;
+  __builtin_memcpy(&four, x, sizeof four);
+#ifdef __AVX512VNNI__
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four),
+                                   _mm512_loadu_si512(weights));
+#else
+  for (int lane = 0; lane < kLanes; lane++)
+    for (int i = 0; i < kDot; i++) sum[lane] += int32_t(x[i]) * weights[lane * kDot + i];
+  return sum;
+#endif
+}
+
+// The same for 8-bit numbers: x (depth / kDot, rows, kDot), a panel (depth / kDot, kColumns, kDot).
+template <int rows>
+inline void tile(const uint8_t* x, const int8_t* panel, int64_t depth, Ahead ahead, int32_t* sums) {
+  Ints sum[rows][kSums] = {};
+  for (int64_t k = 0; k < depth; k += kDot, x += rows * kDot, panel += kColumns * kDot) {
+    ahead.fetch(panel + depth * kColumns, kColumns * kDot);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+      for (int c = 0; c < kSums; c++)
+        sum[r][c] = with_products(sum[r][c], x + r * kDot, panel + c * kLanes * kDot);
+  }
+  __builtin_memcpy(sums, sum, sizeof sum);
+}
+
+template <int rows, class Input, class Weight, class Sum>
+inline void any_tile(int count, const Input* x, const Weight* panel, int64_t depth, Ahead ahead,
+                     Sum* sums) {
+  if constexpr (rows > 0) {
+    if (count < rows) return any_tile<rows - 1>(count, x, panel, depth, ahead, sums);
+    tile<rows>(x, panel, depth, ahead, sums);
+  }
+}
+
+struct Product {
+  const float* x;
+  int64_t rows, width, depth, outputs;  // width: of a row of x; depth: of what is multiplied
+  const float *scales, *bias, *norm, *residual;
+  const int32_t* columns;  // 128 times the sums of the int8 weights' columns
+  float eps;
+  bool gated;
+  float* y;
+
+  void prepare(int64_t row, float* to) const {
+    const float* from = x + row * width;
+    if (gated) return gate_row(from, width / 2, to);
+    if (norm) return norm_row(from, norm, eps, width, to);
+    std::copy(from, from + width, to);
+  }
+
+  template <class Weight>
+  void run(const Weight* weights) const {
+    float* inputs = scratch<float>(rows * depth);
+    run<float>(inputs, weights, [&](int64_t row, float* prepared) { place(prepared, row, inputs); },
+               [](float sum, int64_t, int64_t) { return sum; });
+  }
+
+  void run(const int8_t* weights) const {
+    uint8_t* inputs = scratch<uint8_t>(rows * depth);
+    float* scale = scratch<float>(rows);
+    run<int32_t>(
+        inputs, weights,
+        [&](int64_t row, float* prepared) {
+          uint8_t* rounded = scratch<uint8_t, 1>(depth);
+          scale[row] = round_row(prepared, depth, rounded);
+          place(rounded, row, inputs);
+        },
+        [&](int32_t sum, int64_t row, int64_t column) {
+          return (sum - columns[column]) * scale[row] * scales[column];
+        });
+  }
+
+ private:
+  // Tiles of kRows rows; in each, what is multiplied at once lies side by side.
+  template <class Input>
+  void place(const Input* from, int64_t row, Input* inputs) const {
+    constexpr int dot = sizeof(Input) == 1 ? kDot : 1;
+    const int64_t begin = row / kRows * kRows, count = std::min<int64_t>(kRows, rows - begin);
+    Input* to = inputs + begin * depth + (row - begin) * dot;
+    for (int64_t k = 0; k < depth; k += dot, to += count * dot) std::copy(from + k, from + k + dot, to);
+  }
+
+  template <class Sum, class Input, class Weight, class Prepare, class Value>
+  void run(const Input* inputs, const Weight* weights, Prepare prepare_row, Value value) const {
+    const bool worth = rows * depth * outputs > kWorthThreads;
+#pragma omp parallel num_threads(at::get_num_threads()) if (worth)
+    {
+#pragma omp for
+      for (int64_t row = 0; row < rows; row++) {
+        float* prepared = scratch<float, 1>(depth);
+        prepare(row, prepared);
+        prepare_row(row, prepared);
+      }
+#pragma omp for
+      for (int64_t begin = 0; begin < outputs; begin += kColumns)
+        for (int64_t row = 0; row < rows; row += kRows) {
+          const int count = std::min<int64_t>(kRows, rows - row);
+          const Ahead ahead{(rows + kRows - 1) / kRows, row / kRows};
+          Sum sums[kRows * kColumns];
+          any_tile<kRows>(count, inputs + row * depth, weights + begin * depth, depth, ahead, sums);
+          for (int r = 0; r < count; r++)
+            finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
+              return value(sums[r * kColumns + c], row + r, begin + c);
+            });
+        }
+    }
+  }
+
+  template <class Value>  // int -> float
+  void finish(int64_t row, int64_t column, int count, Value value) const {
+    float* to = y + row * outputs + column;
+    const float* old = residual ? residual + row * outputs + column : nullptr;
+#pragma omp simd
+    for (int c = 0; c < count; c++)
+      to[c] = value(c) + (bias ? bias[column + c] : 0) + (old ? old[c] : 0);
+  }
+};
+
+}  // namespace voicereel

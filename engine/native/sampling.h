@@ -1,0 +1,36 @@
+// How the next token or code is chosen.
+#pragma once
+#include <numeric>
+
+#include "rows.h"
+
+namespace voicereel {
+
+// See `engine.sampler.sample`, whose order of operations this is.
+inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previous, int64_t window,
+                   float temperature, float top_p, float penalty, const float* noise) {
+  std::vector<int64_t> late(previous, previous + window);
+  std::sort(late.begin(), late.end());
+  late.erase(std::unique(late.begin(), late.end()), late.end());  // each is penalised once
+  for (const int64_t choice : late)
+    if (choice >= 0 && choice < choices)
+      logits[choice] = logits[choice] < 0 ? logits[choice] * penalty : logits[choice] / penalty;
+  if (top_p <= 0) return std::max_element(logits, logits + choices) - logits;
+  std::vector<int64_t> order(choices);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
+  std::vector<float> ranked(choices), mass(choices);
+  for (int64_t i = 0; i < choices; i++) mass[i] = ranked[i] = logits[order[i]];
+  softmax_row(mass.data(), choices, ranked[0]);
+  // Drop a choice when the mass up to and with it exceeds top_p, but never the first.
+  int64_t kept = 1;
+  for (float sum = mass[0]; kept < choices && (sum += mass[kept]) <= top_p;) kept++;
+  temperature = std::max(temperature, 1e-5f);
+  for (int64_t i = 0; i < kept; i++) ranked[i] /= temperature;
+  softmax_row(ranked.data(), kept, ranked[0]);
+  for (int64_t i = 0; i < kept; i++) ranked[i] /= noise[i];  // its largest is a draw
+  return order[std::max_element(ranked.begin(), ranked.begin() + kept) - ranked.begin()];
+}
+
+}  // namespace voicereel
