@@ -31,32 +31,45 @@ def load_compiled(model: ServedModel, log: Callable[[str], None]) -> Run | None:
     filename = model.parameters.get(compiled.PARAMETER)
     if filename is None or model.gpu is not None:
         return None
-    run = None
-    try:
-        run = _load(model, filename)
-        log(f"{model.name}: serving {filename}, compiled for this CPU")
-    except Exception as problem:  # whatever it is, the portable artefact still serves
-        log(f"{model.name}: serving {model.artefact.name}, not a compiled one: {problem}")
-    return run
+    problems: list[str] = []
+    for candidate in (compiled.INT8_FILE_NAME, filename):
+        try:
+            run = _load(model, candidate)
+        except Exception as problem:  # whatever it is, the portable artefact still serves
+            problems.append(str(problem))
+            continue
+        if run is not None:
+            log("; ".join([f"{model.name}: serving {candidate}, compiled for this CPU", *problems]))
+            return run
+    reasons = "; ".join(dict.fromkeys(problems))
+    log(f"{model.name}: serving {model.artefact.name}, not a compiled one: {reasons}")
+    return None
 
 
-def _load(model: ServedModel, filename: str) -> Run:
-    """Raises ValueError, or whatever torch raises, if that cannot be."""
+def _load(model: ServedModel, filename: str) -> Run | None:
+    """None for a package in 8 bits that nobody asked for.
+
+    Raises ValueError, or whatever torch raises, if that cannot be.
+    """
     path = model.artefact.with_name(filename)
     if not compiled.wanted():
         raise ValueError("FISH_SPEECH_COMPILE is false")
-    if not path.is_file():
-        raise ValueError(f"there is no {filename}")
 
     import torch  # heavy, and needed only from here: ONNX Runtime's stand-in does without
 
     from engine.settings import settings_from
 
+    settings = settings_from(device="cpu")
+    if filename == compiled.INT8_FILE_NAME and not settings.int8:
+        return None
+    half = "float32" if settings.dtype == torch.float32 else "bfloat16"
+    if not path.is_file():
+        how = " INT8=1" if filename == compiled.INT8_FILE_NAME else ""
+        raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
     loader: Any = vars(vars(torch._C)["_aoti"])["AOTIModelPackageLoader"]  # has no type stubs
     described = loader.load_metadata_from_package(str(path), "model")
-    half = settings_from(device="cpu").dtype != torch.float32
     inputs = [t.name for t in model.signature.inputs]
-    if problem := compiled.unfit(described, inputs, half):
+    if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
         raise ValueError(problem)
     package = loader(str(path), "model", False, 1, -1)
     order = described["inputs"].split()

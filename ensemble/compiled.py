@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 FILE_NAME = "model.pt2"
+INT8_FILE_NAME = "model-int8.pt2"  # beside it, if the export was asked for one
+PRECISIONS = ("float32", "bfloat16", "int8")  # the more exact first
 PARAMETER = "COMPILED_FILENAME"  # of config.pbtxt; native backends do not know it and pass it over
 _VARIABLE = "FISH_SPEECH_COMPILE"
 # The families of instructions that a compiler may use on the word of `-march=native`.
@@ -53,13 +55,13 @@ def description(inputs: list[str], precision: str, codebooks: int, frames: int) 
     }
 
 
-def unfit(described: Mapping[str, str], inputs: list[str], half: bool) -> str | None:
+def unfit(described: Mapping[str, str], inputs: list[str], asked: str) -> str | None:
     """Why a package cannot be used here, or None.
 
     Args:
         described: As `description` made it.
         inputs: That the model shall take.
-        half: Whether less than float32 is allowed.
+        asked: Of `PRECISIONS`, the least exact that is allowed.
     """
     if sorted(described.get("inputs", "").split()) != sorted(inputs):
         return f"it takes {described.get('inputs')!r}, config.pbtxt says {' '.join(inputs)!r}"
@@ -67,8 +69,8 @@ def unfit(described: Mapping[str, str], inputs: list[str], half: bool) -> str | 
         return f"it was made with torch {described.get('torch')}, this is {version('torch')}"
     if missing := set(described.get("instructions", "").split()) - instructions():
         return f"this CPU lacks {', '.join(sorted(missing))}"
-    if described.get("precision") != "float32" and not half:
-        return f"it computes in {described.get('precision')}, and float32 is asked for"
+    if described.get("precision") not in PRECISIONS[: PRECISIONS.index(asked) + 1]:
+        return f"it computes in {described.get('precision')}, and {asked} is asked for"
     return None
 
 

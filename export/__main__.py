@@ -50,6 +50,9 @@ def run(
         bool | None,
         typer.Option(help="Also compile the decoder for this CPU [default: FISH_SPEECH_COMPILE]"),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option(help="Also compile it in 8 bits, for FISH_SPEECH_PRECISION=int8")
+    ] = False,
 ) -> None:
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
@@ -64,7 +67,7 @@ def run(
     except ValueError as error:  # the variable's value
         raise SystemExit(f"export: {error}") from None
     try:
-        result = export_checkpoint(checkpoint, repository, full_vocabulary, console, compile)
+        result = export_checkpoint(checkpoint, repository, full_vocabulary, console, compile, int8)
     except (CheckpointError, ParityError) as error:
         raise SystemExit(str(error)) from None
     for table in tables(result):

@@ -1,6 +1,6 @@
 """The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and compiled."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ensemble.facts import Facts
 from export import parity
-from export.codec_compiled import export_compiled
+from export.codec_compiled import export_compiled, export_int8
 from export.codec_graphs import DecoderGraph, EncoderGraph
+from export.codec_int8 import example_codes
 from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
 from export.parity import Comparison, Run
 from export.write import onnx_graph, torchscript
@@ -57,11 +58,17 @@ def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> li
 
 
 def export_decoder(
-    codec: Any, graph: DecoderGraph, facts: Facts, folder: Path, report: Report, compiled: bool
+    codec: Any,
+    graph: DecoderGraph,
+    facts: Facts,
+    folder: Path,
+    report: Report,
+    compiled: Collection[str],
 ) -> list[Comparison]:
     """Likewise with `DAC.decode`; in windows, which together must equal the whole.
 
-    With `compiled` also `model.pt2`, for the CPU of this machine.
+    `compiled` may ask for packages for the CPU of this machine: `float` (the best that is as good
+    as exact), `int8`.
     """
     codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
     example = (codes, torch.arange(8, 12).repeat(2, 1))
@@ -76,7 +83,11 @@ def export_decoder(
         )
         for name, run in files
     ]  # fmt: skip
-    return comparisons + (export_compiled(graph, cases, folder, report) if compiled else [])
+    if "float" in compiled:
+        comparisons += export_compiled(graph, cases, folder, report)
+    if "int8" in compiled:
+        comparisons.append(export_int8(graph, example_codes(codec), cases, folder, report))
+    return comparisons
 
 
 def _write_encoder(

@@ -103,7 +103,9 @@ class _TransposedConv(nn.Module):
         return y.permute(0, 3, 1, 2)[..., self.surplus :]
 
 
-class _Snake(nn.Module):
+class SnakeTwin(nn.Module):
+    """Of `Snake`."""
+
     def __init__(self, layer: Snake) -> None:
         super().__init__()
         self.alpha = nn.Parameter(layer.alpha.detach()[..., None].clone())
@@ -113,7 +115,9 @@ class _Snake(nn.Module):
         return x + self.inverse * torch.sin(self.alpha * x).square()
 
 
-class _Residual(nn.Module):
+class ResidualTwin(nn.Module):
+    """Of `Residual`."""
+
     def __init__(self, layer: Residual) -> None:
         super().__init__()
         self.left = layer.context(0)
@@ -154,9 +158,9 @@ def _twin(layer: nn.Module, after: int) -> nn.Module:
         case CausalConv():
             return _Conv(layer)
         case Snake():
-            return _Snake(layer)
+            return SnakeTwin(layer)
         case Residual():
-            return _Residual(layer)
+            return ResidualTwin(layer)
         case ConvNeXt():
             return _ConvNeXt(layer)
         case Tanh():

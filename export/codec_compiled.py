@@ -1,6 +1,7 @@
-"""fish_decoder compiled ahead of time for this machine's CPU: an AOTInductor package.
+"""fish_decoder compiled ahead of time for this machine's CPU: AOTInductor packages.
 
-Needs a C++ compiler. bfloat16 where the machine multiplies so clearly faster, float32 elsewhere.
+Needs a C++ compiler. bfloat16 where the machine multiplies so clearly faster, float32 elsewhere;
+in 8 bits only if that is asked for, beside the other.
 """
 
 import time
@@ -20,6 +21,8 @@ from export.parity import Case, Comparison
 from export.write import quiet
 
 INPUTS = ["codes", "new_frames"]
+# 8 bits may cost 12 dB where bfloat16 costs nothing much: the demo voice loses 6, random weights 9.
+_OF_BFLOAT16 = 4.0
 _WORTH = 1.3  # times float32's speed: below that bfloat16 costs accuracy for little
 _SETTINGS = {
     "freezing": True,  # weights in the order that the convolutions want
@@ -44,7 +47,8 @@ def export_compiled(
     path, comparison = folder / compiled.FILE_NAME, None
     for dtype in _dtypes():
         report(f"fish_decoder: compiling in {dtype}")
-        _compile(ChannelsLastDecoder(graph, dtype).eval(), dtype, path)
+        precision = str(dtype).removeprefix("torch.")
+        _compile(ChannelsLastDecoder(graph, dtype).eval(), precision, path)
         run = parity.script_runner(aoti_load_package(str(path)))
         name = f"fish_decoder/{path.name}"
         if dtype == torch.float32:
@@ -56,6 +60,37 @@ def export_compiled(
         if comparison.passed:
             break
     return [comparison] if comparison else []
+
+
+def export_int8(
+    graph: DecoderGraph,
+    examples: list[Tensor],
+    cases: list[Case],
+    folder: Path,
+    report: Callable[[str], None],
+) -> Comparison:
+    """Write `model-int8.pt2` and compare it, by what bfloat16 loses on the same inputs.
+
+    Args:
+        graph: The decoder.
+        examples: Codes to find the steps with, int64 (1, codebooks, frames).
+        cases: Inputs, and upstream's audio.
+        folder: Of the other artefacts.
+        report: Told what goes on.
+    """
+    from torch._inductor import aoti_load_package
+
+    from export.codec_int8 import int8_decoder
+
+    path = folder / compiled.INT8_FILE_NAME
+    report("fish_decoder: compiling in int8")
+    _compile(int8_decoder(graph, examples), "int8", path)
+    half = ChannelsLastDecoder(graph, torch.bfloat16).eval()
+    with torch.inference_mode():
+        limit = _OF_BFLOAT16 * parity.worst(parity.script_runner(half), cases, parity.noise)
+    run = parity.script_runner(aoti_load_package(str(path)))
+    error = parity.worst(run, cases, parity.noise)
+    return Comparison(f"fish_decoder/{path.name}", "audio, noise / signal", error, limit)
 
 
 def compiler_fault() -> str | None:
@@ -90,11 +125,11 @@ def _rate(dtype: torch.dtype) -> float:
     return 1 / min(times)
 
 
-def _compile(decoder: ChannelsLastDecoder, dtype: torch.dtype, path: Path) -> None:
+def _compile(decoder: ChannelsLastDecoder, precision: str, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    graph, precision = decoder.decoder, str(dtype).removeprefix("torch.")
+    graph = decoder.decoder
     sizes = graph.largest.shape[1], graph.count.shape[1]
     described = compiled.description(INPUTS, precision, *sizes)
     free = Dim.AUTO

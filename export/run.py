@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from ensemble.compiled import FILE_NAME
+from ensemble.compiled import FILE_NAME, INT8_FILE_NAME
 from ensemble.facts import Facts, max_prompt_length
 from export.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 from export.codec import export_decoder, export_encoder
 from export.codec_compiled import compiler_fault
 from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
+from export.codec_int8 import machine_fault
 from export.llama import export_llama, num_semantic
 from export.parity import Comparison
 
@@ -51,6 +52,7 @@ def export_checkpoint(
     full_vocabulary: bool,
     console: Console,
     compiled: bool = False,
+    int8: bool = False,
 ) -> Result:
     """Export all stages and put them into a repository, or raise and leave it as it was.
 
@@ -61,21 +63,20 @@ def export_checkpoint(
         full_vocabulary: See `export.llama.sampled_tokens`.
         console: For progress; results are for the caller to print.
         compiled: Also compile the decoder for this machine's CPU, if it has a C++ compiler.
+        int8: Likewise in 8 bits, beside that, if that is faster here.
 
     Raises:
         CheckpointError: If the checkpoint is unusable.
         ParityError: With both numbers of every artefact that differs.
     """
-    if compiled and (fault := compiler_fault()):
-        console.print(f"export: the decoder is not compiled for this CPU: {fault}")
-        compiled = False
+    packages = _packages(compiled, int8, console)
     with console.status("checking the checkpoint") as status:
         checkpoint = load_checkpoint(checkpoint_folder)
         repository.mkdir(parents=True, exist_ok=True)
         # Beside the repository: the same file system, and no model to a running server.
         with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".export-") as new:
             comparisons, seconds = _export_stages(
-                checkpoint, full_vocabulary, Path(new), status, compiled
+                checkpoint, full_vocabulary, Path(new), status, packages
             )
             _require_parity(comparisons)
             status.update("putting the artefacts in place")
@@ -85,8 +86,23 @@ def export_checkpoint(
     return Result(comparisons, sizes, seconds)
 
 
+def _packages(compiled: bool, int8: bool, console: Console) -> list[str]:
+    """Which of those asked for can be made here; says why not."""
+    if not (compiled or int8):
+        return []
+    if fault := compiler_fault():
+        console.print(f"export: the decoder is not compiled for this CPU: {fault}")
+        return []
+    packages = ["float"] if compiled else []
+    if int8 and (fault := machine_fault()):
+        console.print(f"export: the decoder is not compiled in int8: {fault}")
+    elif int8:
+        packages.append("int8")
+    return packages
+
+
 def _export_stages(
-    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, compiled: bool
+    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, packages: list[str]
 ) -> tuple[list[Comparison], dict[str, float]]:
     """Write `MODEL/1/...` below a new folder; one stage's weights in memory at a time."""
     seconds: dict[str, float] = {}
@@ -99,7 +115,7 @@ def _export_stages(
     seconds["fish_encoder"] = time.perf_counter() - begin
     begin = time.perf_counter()
     folder = new / "fish_decoder" / "1"
-    comparisons += export_decoder(codec, decoder, facts, folder, report, compiled)
+    comparisons += export_decoder(codec, decoder, facts, folder, report, packages)
     seconds["fish_decoder"] = time.perf_counter() - begin
     del codec, decoder
 
@@ -172,7 +188,8 @@ def _only_committed(folder: str, names: list[str]) -> list[str]:
 def _place(new: Path, repository: Path) -> dict[str, int]:
     """Rename every new file over its predecessor."""
     sizes = {}
-    (repository / "fish_decoder" / "1" / FILE_NAME).unlink(missing_ok=True)  # of other weights
+    for name in (FILE_NAME, INT8_FILE_NAME):
+        (repository / "fish_decoder" / "1" / name).unlink(missing_ok=True)  # of other weights
     for source in sorted(p for p in new.rglob("*") if p.is_file()):
         target = repository / source.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +204,7 @@ def tables(result: Result) -> list[Table]:
     for column in ("artefact", "of", "error", "limit"):
         parity.add_column(column, justify="left" if column in ("artefact", "of") else "right")
     for c in result.comparisons:
-        parity.add_row(c.artefact, c.of, f"{c.error:.2g}", f"{c.limit:g}")
+        parity.add_row(c.artefact, c.of, f"{c.error:.2g}", f"{c.limit:.2g}")
     files = Table(title="Artefacts", title_justify="left")
     files.add_column("file")
     files.add_column("MB", justify="right")

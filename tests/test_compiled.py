@@ -1,6 +1,7 @@
 """The compiled decoder: where it is fit, what it refuses, and that a server falls back."""
 
 import shutil
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,23 @@ HERE = compiled.description(INPUTS, "bfloat16", 10, 256)
 
 
 def test_a_package_made_here_is_fit_here() -> None:
-    assert compiled.unfit(HERE, INPUTS, half=True) is None
-    assert compiled.unfit({**HERE, "precision": "float32"}, INPUTS, half=False) is None
+    for precision, asked in combinations_with_replacement(compiled.PRECISIONS, 2):
+        assert compiled.unfit({**HERE, "precision": precision}, INPUTS, asked) is None
 
 
 @pytest.mark.parametrize(
-    ("changed", "half", "reason"),
+    ("changed", "asked", "reason"),
     [
-        ({"instructions": "avx amx_of_tomorrow"}, True, "this CPU lacks amx_of_tomorrow"),
-        ({"torch": "1.0"}, True, "it was made with torch 1.0, this is "),
-        ({}, False, "it computes in bfloat16, and float32 is asked for"),
-        ({"inputs": "codes"}, True, "it takes 'codes', config.pbtxt says 'codes new_frames'"),
+        ({"instructions": "avx amx_of_tomorrow"}, "int8", "this CPU lacks amx_of_tomorrow"),
+        ({"torch": "1.0"}, "bfloat16", "it was made with torch 1.0, this is "),
+        ({}, "float32", "it computes in bfloat16, and float32 is asked for"),
+        ({"precision": "int8"}, "bfloat16", "it computes in int8, and bfloat16 is asked for"),
+        ({"precision": "fp8"}, "int8", "it computes in fp8, and int8 is asked for"),
+        ({"inputs": "codes"}, "int8", "it takes 'codes', config.pbtxt says 'codes new_frames'"),
     ],
 )
-def test_a_package_of_another_machine_is_not(changed, half, reason) -> None:
-    assert (compiled.unfit({**HERE, **changed}, INPUTS, half) or "").startswith(reason)
+def test_a_package_of_another_machine_is_not(changed, asked, reason) -> None:
+    assert (compiled.unfit({**HERE, **changed}, INPUTS, asked) or "").startswith(reason)
 
 
 def test_the_variable_is_a_boolean() -> None:

@@ -1,0 +1,160 @@
+"""The compiled decoder's convolutions in 8-bit integers, for CPUs whose AVX-512 has VNNI.
+
+Every convolution right behind a Snake but the last, which are nearly all of the cost: activations
+are rounded to 0..255 (asymmetric), weights to -127..127 for each output channel. Steps and zeros
+are constants, found at export by decoding examples, and sums of integers are exact: so audio
+depends neither on the window nor on who shares the batch. All else stays float32.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from export.codec_channels_last import ChannelsLastDecoder, ResidualTwin, SnakeTwin
+from export.codec_graphs import DecoderGraph, quantizers
+
+VOICES = Path(__file__).resolve().parents[1] / "assets" / "voices"
+_LARGEST = 255
+_ROOM = 1.05  # for what is louder than the speech that was decoded
+_WORTH = 1.3  # times float32's speed: below that it costs accuracy for little
+_RANDOM_FRAMES = 64
+_TIME = 4096  # the length that weights are laid out for
+
+
+@torch.library.register_fake("onednn::qconv_prepack")
+def _prepacked(weight: Tensor, *_: Any) -> Tensor:
+    """The shape, which torch does not know; freezing computes it before anything asks for more."""
+    return torch.empty_like(weight)
+
+
+class Int8Conv(nn.Module):
+    """A convolution over (batch, channels, 1, time), float32 in channels-last order."""
+
+    per_step: Tensor
+    scale: Tensor
+    zeros: Tensor
+    bias: Tensor | None
+    weight: Tensor
+
+    def __init__(self, conv: nn.Conv2d, low: Tensor, high: Tensor) -> None:
+        """Args:
+        conv: With one group, without padding.
+        low: float32 (channels,), the least that each input channel has, 0 or below.
+        high: Likewise the largest, 0 or above.
+        """
+        super().__init__()
+        weight = conv.weight.detach()
+        # The louder channels get larger steps, at the cost of their weights' range (SmoothQuant).
+        loudness = torch.maximum(high, -low).clamp(min=1e-6)
+        balance = (loudness / weight.abs().amax(dim=(0, 2, 3)).clamp(min=1e-6)).sqrt()
+        least, most = (low / balance).min(), (high / balance).max()
+        step = balance * ((most - least).clamp(min=1e-6) / _LARGEST)
+        weight = weight * step[:, None, None]
+        scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
+        self.zero = int((-least / (most - least).clamp(min=1e-6) * _LARGEST).round())
+        # Stride, padding, dilation, groups.
+        self.geometry: Any = [1, 1], [0, 0], list(conv.dilation), 1
+        self.register_buffer("per_step", step.reciprocal()[:, None, None])
+        self.register_buffer("scale", scale)
+        self.register_buffer("zeros", torch.zeros(len(scale), dtype=torch.int64))
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().clone())
+        rounded = (weight / scale[:, None, None, None]).round().to(torch.int8)
+        self.register_buffer("weight", rounded.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x * self.per_step + self.zero).round().clamp(0, _LARGEST).to(torch.uint8)
+        return self.convolved(x, self.packed())
+
+    def packed(self) -> Tensor:
+        """The weights as oneDNN wants them: a constant of the compiled graph."""
+        ops: Any = torch.ops.onednn
+        shape = [1, self.weight.shape[1], 1, _TIME]
+        return ops.qconv_prepack(self.weight, self.scale, 1.0, self.zero, *self.geometry, shape)
+
+    def convolved(self, x: Tensor, packed: Tensor) -> Tensor:
+        """Of the steps in x, uint8 like the input: float32."""
+        ops: Any = torch.ops.onednn
+        weights = packed, self.scale, self.zeros, self.bias
+        given = 1.0, 0, torch.float32, "none", [], ""
+        return ops.qconv_pointwise(x, 1.0, self.zero, *weights, *self.geometry, *given)
+
+
+def machine_fault() -> str | None:
+    """Why 8 bits are of no use on this machine, or None."""
+    if not torch.cpu._is_vnni_supported():
+        return "this CPU has no AVX-512 VNNI"
+    conv = nn.Conv2d(192, 192, (1, 7)).requires_grad_(False)
+    int8 = Int8Conv(conv, -torch.ones(192), torch.ones(192))
+    x = torch.randn(1, 192, 1, _TIME).contiguous(memory_format=torch.channels_last)
+    steps, packed = x.to(torch.uint8), int8.packed()
+    gain = _seconds(lambda: conv(x)) / _seconds(lambda: int8.convolved(steps, packed))
+    return None if gain > _WORTH else f"8 bits are {gain:.1f} times as fast as float32 here"
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+@torch.no_grad()
+def example_codes(codec: Any) -> list[Tensor]:
+    """What steps are found with: int64 (1, codebooks, frames) each.
+
+    What the genuine codec makes of the recordings in assets/voices, and random codes, which go
+    further than any speech: a voice louder or higher than those two must not be cut off.
+    """
+    # At another rate than the codec's they are just other voices.
+    recordings = (
+        soundfile.read(path, dtype="float32")[0] for path in sorted(VOICES.glob("*.flac"))
+    )
+    speech = [codec.encode(torch.from_numpy(r)[None, None])[0] for r in recordings]
+    generator = torch.Generator().manual_seed(0)
+    sizes = [int(q.codebook_size) for q in quantizers(codec)]
+    rows = [torch.randint(0, n, (1, _RANDOM_FRAMES), generator=generator) for n in sizes]
+    return [*speech, torch.stack(rows, dim=1)]
+
+
+@torch.no_grad()
+def int8_decoder(graph: DecoderGraph, examples: list[Tensor]) -> ChannelsLastDecoder:
+    """The decoder in 8 bits.
+
+    Args:
+        graph: In float32.
+        examples: Codes to be decoded, int64 (1, codebooks, frames).
+    """
+    ranges: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def observe(conv: nn.Module, inputs: tuple[Tensor]) -> None:
+        low, high = (f(inputs[0], dim=(0, 2, 3)) for f in (torch.amin, torch.amax))
+        known = ranges.get(conv, (torch.zeros_like(low), torch.zeros_like(high)))
+        ranges[conv] = torch.minimum(known[0], low), torch.maximum(known[1], high)
+
+    decoder = ChannelsLastDecoder(graph).eval()
+    layers = list(_behind_snakes(decoder.layers))
+    hooks = [layer.conv.register_forward_pre_hook(observe) for layer in layers]
+    for codes in examples:
+        decoder(codes, torch.arange(codes.shape[2])[None])
+    for hook in hooks:
+        hook.remove()
+    for layer in layers:
+        low, high = ranges[layer.conv]
+        layer.conv = Int8Conv(layer.conv, _ROOM * low, _ROOM * high)
+    return decoder
+
+
+def _behind_snakes(layers: nn.ModuleList) -> Iterator[Any]:
+    """Layers whose convolution takes what a Snake gives, but for the last, to one channel."""
+    every: Any = chain(*(y.block if isinstance(y, ResidualTwin) else (y,) for y in layers))
+    for before, layer in pairwise(every):
+        if isinstance(before, SnakeTwin) and layer.conv.out_channels > 1:
+            yield layer

@@ -1,0 +1,165 @@
+"""The decoder in 8 bits: exact in streams and company, near float32, served only if asked for."""
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from backends import compiled as served
+from backends.native import ServedModel
+from ensemble import compiled
+from ensemble.artefact import Signature, Tensor
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
+
+FRAMES, SAMPLES = 60, 2048
+INPUTS = (Tensor("codes", "INT64", (10, -1)), Tensor("new_frames", "INT64", (-1,)))
+MODEL = ServedModel(
+    name="fish_decoder",
+    artefact=Path("model.pt"),
+    signature=Signature(INPUTS, (Tensor("audio", "FP32", (-1,)),)),
+    batched=True,
+    parameters={compiled.PARAMETER: compiled.FILE_NAME},
+    graph_level=0,
+    gpu=None,
+)
+needs_vnni = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="this CPU has no AVX-512 VNNI"
+)
+
+
+def loaded(folder: Path) -> tuple[served.Run | None, str]:
+    """As a server does; with what it would log."""
+    lines = []
+    model = ServedModel(**{**vars(MODEL), "artefact": folder / "model.pt"})
+    run = served.load_compiled(model, lines.append)
+    return run, "\n".join(lines)
+
+
+def audio(run: served.Run, codes: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Of the frames begin to end of codes (batch, 10, frames)."""
+    numbers = np.tile(np.arange(begin, end), (len(codes), 1))
+    return run({"codes": codes[:, :, :end], "new_frames": numbers})["audio"]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_checkpoint, tmp_path_factory) -> Path:
+    """A version folder with the tiny codec's package, compiled here."""
+    from export.checkpoint import load_checkpoint, load_codec
+    from export.codec_compiled import compiler_fault, export_int8
+    from export.codec_graphs import DecoderGraph
+    from export.codec_int8 import example_codes
+    from export.parity import decoder_cases
+
+    if fault := compiler_fault():
+        pytest.skip(f"nothing can be compiled: {fault}")
+    path = tmp_path_factory.mktemp("int8")
+    codec = load_codec(load_checkpoint(tiny_checkpoint))
+    cases = decoder_cases(codec, (64,) * 10, SAMPLES)
+    graph = DecoderGraph(codec).eval()
+    assert export_int8(graph, example_codes(codec), cases, path, print).passed
+    return path
+
+
+@pytest.fixture
+def int8(monkeypatch) -> None:
+    monkeypatch.setenv("FISH_SPEECH_PRECISION", "int8")
+
+
+@needs_vnni
+def test_audio_depends_neither_on_the_window_nor_on_company(folder, int8) -> None:
+    run, log = loaded(folder)
+    assert run is not None
+    assert log == "fish_decoder: serving model-int8.pt2, compiled for this CPU"
+    codes = np.random.default_rng(0).integers(0, 64, (1, 10, FRAMES))
+    whole = audio(run, codes, 0, FRAMES)
+    for schedule in ((1, 60), (8, 24, 56, 60), (30, 60), (*range(1, 9), 43, 60), (59, 60)):
+        chunks = [audio(run, codes, begin, end) for begin, end in pairwise((0, *schedule))]
+        np.testing.assert_array_equal(np.concatenate(chunks, axis=1), whole)
+    company = np.random.default_rng(1).integers(0, 64, (5, 10, FRAMES))
+    for row in (0, 3):
+        company[row] = codes[0]
+        for begin, end in ((0, 9), (9, 13), (37, 60)):
+            heard = audio(run, company, begin, end)[row]
+            np.testing.assert_array_equal(heard, whole[0, begin * SAMPLES : end * SAMPLES])
+
+
+@needs_vnni
+def test_it_is_served_only_where_it_is_asked_for(folder, monkeypatch) -> None:
+    for precision in ("half", "full"):
+        monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
+        run, log = loaded(folder)
+        assert run is None
+        assert log.startswith("fish_decoder: serving model.pt, not a compiled one: there is no mod")
+        assert "int8" not in log
+
+
+@needs_vnni
+def test_without_it_the_log_says_how_to_get_it(tmp_path, int8) -> None:
+    run, log = loaded(tmp_path)
+    assert run is None
+    assert "there is no model-int8.pt2: make export CHECKPOINT=DIR INT8=1" in log
+    assert log.count("\n") == 0
+
+
+@needs_vnni
+def test_a_package_of_another_machine_is_passed_over(folder, int8, monkeypatch) -> None:
+    monkeypatch.setattr(compiled, "instructions", set)
+    run, log = loaded(folder)
+    assert run is None
+    assert "this CPU lacks avx" in log
+
+
+@needs_vnni
+def test_integers_are_exact_and_zero_stays_zero() -> None:
+    from export.codec_int8 import Int8Conv
+
+    generator = torch.Generator().manual_seed(0)
+    conv = torch.nn.Conv2d(32, 48, (1, 7), dilation=(1, 3)).requires_grad_(False)
+    x = torch.randn(2, 32, 1, 50, generator=generator)
+    x = x.contiguous(memory_format=torch.channels_last)
+    low, high = x.amin((0, 2, 3)), 2 * x.amax((0, 2, 3))
+    rounded = Int8Conv(conv, low, high)
+    step = rounded.per_step.reciprocal()
+    known = (x / step).round().clamp(-rounded.zero, 255 - rounded.zero) * step
+    weight = rounded.weight * rounded.scale[:, None, None, None] * rounded.per_step
+    expected = torch.nn.functional.conv2d(known, weight, conv.bias, dilation=(1, 3))
+    assert (rounded(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (rounded(x) - conv(x)).norm() <= 0.02 * conv(x).norm()
+    nothing = rounded(torch.zeros_like(x))
+    assert torch.equal(nothing, conv.bias[:, None, None].expand_as(nothing))
+
+
+@needs_vnni
+@torch.no_grad()
+def test_the_demo_voice_loses_little(tmp_path) -> None:
+    """Rounded by one voice, heard in another; by that voice alone it would be 8 dB."""
+    from export.checkpoint import load_checkpoint, load_codec
+    from export.codec_graphs import DecoderGraph
+    from export.codec_int8 import example_codes, int8_decoder
+    from export.make_checkpoint import make_checkpoint
+    from export.parity import noise
+
+    make_checkpoint("demo", tmp_path / "demo", 0, False, False, None)
+    codec = load_codec(load_checkpoint(tmp_path / "demo"))
+    alice, bob, wide = example_codes(codec)
+    graph = DecoderGraph(codec).eval()
+    numbers = torch.arange(bob.shape[2])[None]
+    found, exact = (d(bob, numbers) for d in (int8_decoder(graph, [alice, wide]), graph))
+    assert 0 < noise(found, exact) <= 0.05  # 26 dB; it is 29
+
+
+def test_an_export_says_why_there_is_none(monkeypatch) -> None:
+    from export import run
+
+    monkeypatch.setattr(run, "compiler_fault", lambda: None)
+    monkeypatch.setattr(run, "machine_fault", lambda: "this CPU has no AVX-512 VNNI")
+    console = Console(file=io.StringIO(), width=200)
+    assert run._packages(True, True, console) == ["float"]
+    assert console.file.getvalue().strip() == (
+        "export: the decoder is not compiled in int8: this CPU has no AVX-512 VNNI"
+    )
