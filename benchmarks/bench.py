@@ -92,7 +92,9 @@ def main(
 ) -> None:
     """Measure and print."""
     preset = "tiny" if quick else "s1mini"
-    checkpoint, repository = prepared(preset, f"{preset}-endless", "--endless")
+    checkpoint, repository = prepared(
+        preset, f"{preset}-endless", "--endless", int8=precision == "int8"
+    )
     environment = {"FISH_SPEECH_PRECISION": precision, "VOICEREEL_BATCH_SIZE": "16"}
     with (
         Server(repository, environment=environment, deadline_s=600) as server,

@@ -1,6 +1,6 @@
 """The codec against genuine upstream in float32, interleaved; streamed; and through the server.
 
-    python -m benchmarks.codec [--quick] [--checkpoint DIR --repository DIR] [--plot FILE]
+    python -m benchmarks.codec [--quick] [--precision int8] [--checkpoint DIR --repository DIR]
 
 Upstream cannot decode a window exactly, so its time is that of its whole decode of as many frames
 as are new. Tables go to stderr; the last line of stdout is one JSON object.
@@ -32,6 +32,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="The tiny shape, under a minute")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="[default: S1-mini's shape]")] = None,
     repository: Annotated[Path | None, typer.Option(help="The same, exported")] = None,
+    precision: Annotated[str, typer.Option(help="int8: also the decoder in 8 bits")] = "half",
     batches: str = "1,4,16",
     new_frames: str = "1,8,32,64",
     max_frames: Annotated[int, typer.Option(help="Batch times new frames, at most")] = 128,
@@ -42,8 +43,11 @@ def main(
     """Measure and print."""
     if checkpoint is None or repository is None:
         preset = "tiny" if quick else "s1mini"
-        checkpoint, repository = prepared(preset, f"{preset}-endless", "--endless")
-    codec = Codec.of(load_codec(load_checkpoint(checkpoint)), repository, cell_s)
+        checkpoint, repository = prepared(
+            preset, f"{preset}-endless", "--endless", int8=precision == "int8"
+        )
+    genuine = load_codec(load_checkpoint(checkpoint))
+    codec = Codec.of(genuine, repository, cell_s, precision == "int8")
     name, decode = codec.served_decoder
     rates = Rates.measured()
     codec.warm_up()
@@ -61,6 +65,7 @@ def main(
     result = _result(cells, codec, rates) | {
         "server_overhead": paths[sizes[-1]]["server"] / paths[sizes[-1]]["in_process"] - 1,
         "server_s": {str(n): found for n, found in paths.items()},
+        "precision": precision,
         "length_exponent": curve.exponent,
         "streamed_rtf": curve.seconds[-1] / curve.frames[-1] / codec.frame_s,
         "machine": rates.described(),

@@ -13,13 +13,13 @@ from export.codec_compiled import INPUTS
 from export.parity import Run, onnx_runner
 
 
-def decoders(repository: Path) -> dict[str, Run]:
+def decoders(repository: Path, int8: bool) -> dict[str, Run]:
     """Those that a repository has, the one that is served first."""
     folder = repository / "fish_decoder" / "1"
     plain = {"model.pt": _script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
-    if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
-        return {compiled.FILE_NAME: _package(folder), **plain}
-    return plain
+    names = [*([compiled.INT8_FILE_NAME] if int8 else []), compiled.FILE_NAME]
+    present = [n for n in names if (folder / n).is_file() and compiled.wanted()]
+    return {n: _package(folder / n) for n in present} | plain
 
 
 def encoders(repository: Path) -> dict[str, Run]:
@@ -33,11 +33,11 @@ def _in_pieces(encoder: Run) -> Run:
     return lambda waveform: encoder(waveform, torch.full((len(waveform), 1), CHUNK_FRAMES))
 
 
-def _package(folder: Path) -> Run:
+def _package(path: Path) -> Run:
     """As it is served: in pieces, in memory that is kept; upstream has the good of that too."""
     from torch._inductor import aoti_load_package
 
-    package: Any = aoti_load_package(str(folder / compiled.FILE_NAME))
+    package: Any = aoti_load_package(str(path))
     keep_memory()
 
     def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:

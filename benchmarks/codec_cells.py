@@ -73,9 +73,9 @@ class Codec:
     cell_s: float
 
     @classmethod
-    def of(cls, genuine: Any, repository: Path, cell_s: float) -> "Codec":
+    def of(cls, genuine: Any, repository: Path, cell_s: float, int8: bool = False) -> "Codec":
         """Load what a repository has."""
-        return cls(genuine, decoders(repository), encoders(repository), cell_s)
+        return cls(genuine, decoders(repository, int8), encoders(repository), cell_s)
 
     @property
     def served_decoder(self) -> tuple[str, Run]:

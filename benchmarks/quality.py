@@ -148,11 +148,11 @@ def f0_errors(lines: list[Line], references: list[Line], made: list[np.ndarray])
     return found
 
 
-def exported(checkpoint: Path, compiled: bool) -> Path:
-    """Export a checkpoint, its decoder compiled or not."""
+def exported(checkpoint: Path, compiled: bool, precision: str) -> Path:
+    """Export a checkpoint, its decoder compiled or not; for int8 also in 8 bits."""
     repository = ROOT / "build" / "quality-repository"
-    how = "--compile" if compiled else "--no-compile"
-    export_command("run", checkpoint, "--repository", repository, how)
+    how = ["--compile" if compiled else "--no-compile", *(["--int8"] * (precision == "int8"))]
+    export_command("run", checkpoint, "--repository", repository, *how)
     return repository
 
 
@@ -177,7 +177,7 @@ def main(
     with (
         console.status("serving"),
         Server(
-            repository or exported(checkpoint, compiled),
+            repository or exported(checkpoint, compiled, precision),
             environment={"FISH_SPEECH_PRECISION": precision},
         ) as server,
     ):
