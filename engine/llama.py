@@ -58,9 +58,11 @@ class Llama:
             graphs.fast.embeddings.weight.shape[1],
             graphs.slow.norm.weight.dtype,
         )
-        by_kernels = isinstance(graphs, kernels.KernelGraphs)
-        self.activations = torch.float32 if by_kernels else self.dtype
-        self.exact_in_company = graphs.exact_in_company if by_kernels else self._alike(graphs)
+        self.activations = self.dtype
+        if isinstance(graphs, kernels.KernelGraphs):
+            self.activations, self.exact_in_company = torch.float32, graphs.exact_in_company
+        else:
+            self.exact_in_company = self._alike(graphs)
         self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
         traced = self._traced(graphs)
         self.extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend

@@ -6,8 +6,9 @@ is closed with FINAL exactly once, after the last window or after an error.
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from engine.engine import CancelledError, Engine, OverloadedError
 from engine.llama import Llama
 from engine.memory import slots_that_fit
 from engine.request import Request, Sampling
-from engine.settings import settings_from
+from engine.settings import Settings, settings_from
 from engine.windows import Window
 from ensemble import wire
 from ensemble.cancel import CancelToken
@@ -27,6 +28,16 @@ from ensemble.llama_metrics import LlamaMetrics
 from ensemble.options import checked_options
 
 
+def _engine(folder: Path, settings: Settings) -> Engine:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    llama = Llama(folder, settings)
+    slots = settings.slots or slots_that_fit(llama.facts, llama.dtype, llama.device)
+    engine = Engine(llama, slots)
+    engine.warm_up()
+    return engine
+
+
 class TritonPythonModel:
     """One engine, on the device that Triton gave this instance."""
 
@@ -34,16 +45,13 @@ class TritonPythonModel:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = settings_from(device=device)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        llama = Llama(wire.version_folder(args), settings)
-        self.facts = llama.facts
-        slots = settings.slots or slots_that_fit(llama.facts, llama.dtype, llama.device)
-        self.engine = Engine(llama, slots)
-        self.engine.warm_up()
+        # All that computes is one thread's: OpenMP gives each thread that does a team of its own,
+        # and with more threads than cores none waits awake any more, which halves the speed.
+        self.worker = ThreadPoolExecutor(1, "engine")
+        self.engine = self.worker.submit(_engine, wire.version_folder(args), settings).result()
+        self.facts, llama = self.engine.llama.facts, self.engine.llama
         self.metrics = LlamaMetrics()
-        self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self.thread.start()
+        self.worker.submit(self._run)
         int8 = " with int8 weights" * settings.int8
         slow = f", without kernels: {llama.no_kernels}" if llama.no_kernels else ""
         exact = "" if llama.exact_in_company else ", rounding depends on company on this machine"
@@ -64,7 +72,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self.engine.close()
-        self.thread.join()
+        self.worker.shutdown()
         self.metrics.close()
 
     def _run(self) -> None:
