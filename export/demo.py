@@ -58,6 +58,12 @@ _TRANSFORMER = {
         "attn_dropout_rate": 0.0,
     },
 }
+
+
+def _deeper(transformer: dict[str, Any], layers: int) -> dict[str, Any]:
+    return {**transformer, "config": {**transformer["config"], "n_layer": layers}}
+
+
 # What differs from upstream's configuration, which is S1-mini's.
 CODEC: dict[str, Any] = {
     "encoder_dim": 8,
@@ -70,7 +76,7 @@ CODEC: dict[str, Any] = {
         "codebook_size": CODEBOOK_SIZE,
         "semantic_codebook_size": CODEBOOK_SIZE,
         "quantizer_dropout": 0.0,
-        "pre_module": _TRANSFORMER,
+        "pre_module": _deeper(_TRANSFORMER, 6),  # what the encoder's few channels missed
         "post_module": _TRANSFORMER,
     },
 }

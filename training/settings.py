@@ -64,7 +64,7 @@ class Codec:
     waveform, logarithm, amplitude: Of the decoder's.
     """
 
-    encoder: Optimiser = Optimiser(steps=5000, learning_rate=2e-3, betas=(0.8, 0.99))
+    encoder: Optimiser = Optimiser(steps=10000, learning_rate=2e-3, betas=(0.8, 0.99))
     decoder: Optimiser = Optimiser(steps=2800, learning_rate=2e-3, betas=(0.8, 0.99))
     batch: int = 8
     frames: int = 9
