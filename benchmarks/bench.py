@@ -188,9 +188,9 @@ def _bound(
     shape, segments = LlamaShape.of(checkpoint), len(workload.TEXTS)
     kind = {"half": "bf16", "full": "fp32"}.get(precision, precision)
     llama = workload.FRAMES * shape.step_s(segments, positions, kind, rates)
-    prefill = shape.prefill_s(len(workload.SPEAKERS) * positions, rates)
+    prefill = shape.prefill_s(len(workload.SPEAKERS) * positions, kind, rates)
     codec = segments * workload.FRAMES * upstream.codec_flops()
-    return llama + prefill + codec / rates.best_multiply
+    return llama + prefill + codec / rates.best_multiply(kind)
 
 
 def _show(result: dict[str, Any], done: list[Run]) -> None:

@@ -21,7 +21,7 @@ class Rates:
 
     Attributes:
         read: Bytes per second from memory.
-        multiply: Floating-point operations per second of a matrix product, by dtype.
+        multiply: Operations per second of a matrix product, by dtype; of int8 where it is fast.
     """
 
     read: float
@@ -30,6 +30,8 @@ class Rates:
     @classmethod
     def measured(cls) -> "Rates":
         multiply = {name: machine.matmul_flops_per_s(DTYPES[name]) for name in ("bf16", "fp32")}
+        if torch.cpu._is_vnni_supported():
+            multiply["int8"] = machine.int8_ops_per_s()
         return cls(machine.read_bytes_per_s(), multiply)
 
     def described(self) -> dict[str, Any]:
@@ -40,10 +42,10 @@ class Rates:
             "tflops": {name: rate / 1e12 for name, rate in self.multiply.items()},
         }
 
-    @property
-    def best_multiply(self) -> float:
-        """Of the fastest dtype."""
-        return max(self.multiply.values())
+    def best_multiply(self, precision: str = "") -> float:
+        """Of the fastest dtype that is as exact as `precision`; in int8 only if that is asked."""
+        floats = (rate for name, rate in self.multiply.items() if name != "int8")
+        return self.multiply["int8"] if precision == "int8" else max(floats)
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,11 @@ class LlamaShape:
         weights = self.slow + self.passes * self.fast
         cache = 2 if precision == "int8" else BYTES[precision]
         read = weights * BYTES[precision] + batch * kv * self.kv_values * cache
-        # Integer products are counted at no less than the best floating-point rate.
-        return max(read / rates.read, 2 * weights * batch / rates.best_multiply)
+        return max(read / rates.read, 2 * weights * batch / rates.best_multiply(precision))
 
-    def prefill_s(self, positions: int, rates: Rates) -> float:
+    def prefill_s(self, positions: int, precision: str, rates: Rates) -> float:
         """Lower bound of pushing so many prompt positions through the slow transformer."""
-        return 2 * self.slow * positions / rates.best_multiply
+        return 2 * self.slow * positions / rates.best_multiply(precision)
 
 
 def _layer(dim: int, heads: int, kv_heads: int, head_dim: int, intermediate: int) -> int:

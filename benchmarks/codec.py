@@ -91,7 +91,7 @@ def _result(cells: list[Cell], codec: Codec, rates: Rates) -> dict[str, Any]:
         "decode_rtf": decoded.rtf(served),
         "decode_frames": decoded.frames,
         "decode_artefact": served,
-        "decode_of_matmul": decoded.flops / decoded.seconds[served] / rates.best_multiply,
+        "decode_of_matmul": decoded.flops / decoded.seconds[served] / rates.best_multiply(),
         "decode_upstream_rtf": decoded.rtf(UPSTREAM),
         "encode_speedup": encoded.speedup(encoder),
         "encode_rtf": encoded.rtf(encoder),
@@ -114,7 +114,7 @@ def _show(cells: list[Cell], rates: Rates) -> None:
             "of matmul's rate", title=what, title_justify="left",
         )  # fmt: skip
         for cell in rows:
-            share = cell.flops / cell.seconds[cell.best] / rates.best_multiply
+            share = cell.flops / cell.seconds[cell.best] / rates.best_multiply()
             table.add_row(
                 str(cell.batch), str(cell.frames), str(cell.history),
                 *(f"{cell.rtf(n):.2f}" for n in names),

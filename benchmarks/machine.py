@@ -61,3 +61,16 @@ def matmul_flops_per_s(dtype: torch.dtype, size: int = 2048) -> float:
     """Of a square matrix product, the median of a few."""
     a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, 5)
+
+
+def int8_ops_per_s(channels: int = 384, time: int = 4096) -> float:
+    """Of a convolution in 8-bit integers as the decoder has them, the median of a few."""
+    from torch import nn
+
+    from export.codec_int8 import Int8Conv
+
+    conv = nn.Conv2d(channels, channels, (1, 7)).requires_grad_(False)
+    int8 = Int8Conv(conv, -torch.ones(channels), torch.ones(channels))
+    x = torch.ones(1, channels, 1, time + 6, dtype=torch.uint8)
+    x, packed = x.contiguous(memory_format=torch.channels_last), int8.packed()
+    return 2 * 7 * channels**2 * time / median_seconds(lambda: int8.convolved(x, packed), 5)
