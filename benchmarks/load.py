@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -93,7 +94,7 @@ def sweep(
         server.stop()
     facts_of_run = key | {
         "commit": key["commit"] if resume else commit,
-        "command": "python -m benchmarks.load " + " ".join(sys.argv[1:]),
+        "command": _environment() + "python -m benchmarks.load " + " ".join(sys.argv[1:]),
         "perf_analyzer": [load_report.portable(runs.commands[i]) for i in (0, -1)]
         if runs.commands
         else [],
@@ -106,6 +107,12 @@ def sweep(
     write_csv(report / load_report.FOLDER / "load.csv", table)
     load_report.write(report, facts_of_run)
     return summary(table, facts_of_run, report)
+
+
+def _environment() -> str:
+    """The variables that say how the models are served, as in front of a command."""
+    names = ("FISH_SPEECH_PRECISION", "FISH_SPEECH_COMPILE", "VOICEREEL_BATCH_SIZE")
+    return "".join(f"{name}={os.environ[name]} " for name in names if name in os.environ)
 
 
 def begin_in(out: Path, key: dict[str, Any], resume: bool) -> None:
