@@ -61,7 +61,7 @@ def main(
     curve = streamed(codec, decode, utterance)
     curve.plot(plot, f"{name}, one stream, {machine.describe()}")
     sizes = (8, 64)
-    paths = {n: server_overhead(codec, decode, repository, n, 4 * cell_s) for n in sizes}
+    paths = {n: server_overhead(codec, decode, repository, precision, n, 4 * cell_s) for n in sizes}
     result = _result(cells, codec, rates) | {
         "server_overhead": paths[sizes[-1]]["server"] / paths[sizes[-1]]["in_process"] - 1,
         "server_s": {str(n): found for n, found in paths.items()},

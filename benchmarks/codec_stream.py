@@ -72,7 +72,7 @@ def streamed(codec: Codec, decode: Run, frames: int) -> Curve:
 
 
 def server_overhead(
-    codec: Codec, decode: Run, repository: Path, frames: int, seconds: float
+    codec: Codec, decode: Run, repository: Path, precision: str, frames: int, seconds: float
 ) -> dict[str, float]:
     """One window through a tritonserver and the same graph called here, taking turns.
 
@@ -80,6 +80,7 @@ def server_overhead(
         codec: Of the repository.
         decode: The artefact that it serves.
         repository: Of it only the decoder is served.
+        precision: FISH_SPEECH_PRECISION, with which it is served.
         frames: Of the window, all new.
         seconds: To spend.
 
@@ -93,7 +94,11 @@ def server_overhead(
         inputs[-1].set_data_from_numpy(tensor.numpy())
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "fish_decoder").symlink_to((repository / "fish_decoder").resolve())
-        with Server(folder, "cpu") as server, InferenceServerClient(server.grpc_url) as client:
+        environment = {"FISH_SPEECH_PRECISION": precision}
+        with (
+            Server(folder, "cpu", environment=environment) as server,
+            InferenceServerClient(server.grpc_url) as client,
+        ):
             return taking_turns(
                 {
                     "in_process": lambda: decode(codes, numbers),
