@@ -221,7 +221,7 @@ def test_what_is_no_token_is_refused(server, token) -> None:
 def test_a_request_whose_timeout_passes_ends(server) -> None:
     """By Triton while it waits, by the engine while it is spoken; the words differ."""
     with grpc.InferenceServerClient(server.grpc_url) as client:
-        for timeout_ms in (1, 150):
+        for timeout_ms in (1, 15):  # all of it takes some 90
             begin = time.monotonic()
             with pytest.raises(InferenceServerException, match=r"[Tt]imeout"):
                 inputs = tensors(text=TEXTS[1] * 20, seed=1, first_chunk_frames=100)
