@@ -54,10 +54,8 @@ class Llama:
         self.device = settings.device
         graphs, self.no_kernels = graphs_for(shape, tensors, settings)
         self.fast_choices, self.slow_choices = graphs.fast.choices, graphs.slow.choices
-        self.fast_dim, self.dtype = (
-            graphs.fast.embeddings.weight.shape[1],
-            graphs.slow.norm.weight.dtype,
-        )
+        self.fast_dim = graphs.fast.embeddings.weight.shape[1]
+        self.dtype = graphs.slow.norm.weight.dtype
         self.activations = self.dtype
         if isinstance(graphs, kernels.KernelGraphs):
             self.activations, self.exact_in_company = torch.float32, graphs.exact_in_company

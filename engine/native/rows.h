@@ -20,7 +20,7 @@ constexpr int kLanes = 8, kRows = 3;
 #endif
 constexpr int kSums = kColumns / kLanes;
 constexpr int64_t kWorthThreads = 1 << 16;  // multiplications; below, waking others takes longer
-constexpr int kAhead = 12;  // positions of the cache that are asked for in time
+constexpr int kAhead = 12;                  // positions of the cache that are asked for in time
 constexpr int kQueries = 16;                // rows that a thread takes over the cache together
 
 using Floats = float __attribute__((vector_size(4 * kLanes)));
