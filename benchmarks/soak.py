@@ -83,6 +83,9 @@ def _read_stream(
         result, error = answers.get(timeout=DEADLINE_S)
         if error is not None:
             raise error
+        reason = result.as_numpy("finish_reason")  # none in an empty final response
+        if reason is not None and reason.item() == b"cancelled":
+            raise InferenceServerException("cancelled: in mid-speech")
         if result.get_response().parameters["triton_final_response"].bool_param:
             return
 

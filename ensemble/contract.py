@@ -98,7 +98,8 @@ _WHOLE = (
 _CODES = Tensor("codes", "INT64", (ANY, ANY))  # codebooks (10 in S1-mini), frames
 _NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute numbers to decode; -1: padding
 
-FINISH_REASONS = ("stop", "length", "runaway")
+# The last two with an empty chunk: nobody waits for the rest, or the request's timeout has passed.
+FINISH_REASONS = ("stop", "length", "runaway", "cancelled", "timeout")
 
 _REFERENCE = (_VOICE_AS_AUDIO[0], *_VOICE_AS_AUDIO[2:])
 _WAVEFORM = (

@@ -23,6 +23,7 @@ from ensemble.cancel import PARAMETER, token_in
 from ensemble.contract import MODELS
 from ensemble.own_server import grpc_url
 
+_GIVEN_UP = {"cancelled": "by the caller", "timeout": "its timeout has passed"}
 MAX_IN_FLIGHT = 256  # requests; more are refused at once
 
 
@@ -109,6 +110,8 @@ class FrontDoor:
         last = chunks[-1] if chunks else None
         if last is None or not last.finish_reason or last.index != len(chunks) - 1:
             raise RuntimeError(f"{self.stream_model} ended after {len(chunks)} chunks, unfinished")
+        if why := _GIVEN_UP.get(last.finish_reason):
+            return wire.error(self.name, RuntimeError(why), "CANCELLED")
         return pb_utils.InferenceResponse(
             [
                 wire.tensor("audio", np.concatenate([c.audio for c in chunks]), np.float32),

@@ -99,6 +99,11 @@ class Server:
             raise RuntimeError("the server has not been started")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def __enter__(self) -> "Server":
         self.start()
         return self

@@ -31,7 +31,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         answer: To be set by the test.
         requests: What came, as protobuf.
-        cancelled: Set when a stream is cancelled before its end.
+        cancelled: Set when a stream is cancelled, by `fish_cancel` or its call, before its end.
         not_ready: Models that are not ready.
     """
 
@@ -39,6 +39,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.answer: Callable[[dict[str, np.ndarray]], Iterator[dict[str, np.ndarray]]]
         self.requests: list[Any] = []
         self.cancelled, self.not_ready = threading.Event(), set()
+        self.taken_back: set[str] = set()
         self._server = grpc.server(
             ThreadPoolExecutor(32),
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
@@ -60,6 +61,10 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=request.name not in self.not_ready)
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        if request.model_name == "fish_cancel":
+            self.requests.append(request)
+            self.taken_back.add(inputs_of(request)["cancel_token"].item().decode())
+            return _answer({"cancelled": np.array([[True]])})
         try:
             return _answer(next(self._outputs(request)))
         except Refusal as refusal:
@@ -71,6 +76,9 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         for request in request_iterator:
             try:
                 for outputs in self._outputs(request):
+                    if request.parameters["cancel_token"].string_param in self.taken_back:
+                        self.cancelled.set()
+                        break
                     yield pb.ModelStreamInferResponse(infer_response=_answer(outputs))
             except Refusal as refusal:  # on a stream, Triton's errors have no status
                 yield pb.ModelStreamInferResponse(error_message=str(refusal))

@@ -136,6 +136,25 @@ def test_a_stream_past_its_deadline(fake: FakeServer, client: Client) -> None:
     assert fake.cancelled.wait(5)
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [(b"cancelled", voicereel.Cancelled), (b"timeout", voicereel.DeadlineExceeded)],
+)
+def test_a_stream_that_the_server_gives_up(
+    fake: FakeServer, client: Client, reason: bytes, expected: type[Exception]
+) -> None:
+    def given_up(_: dict) -> Iterator[dict]:
+        yield chunk(0)
+        last = chunk(1, samples=0, is_last=True)
+        yield last | {"finish_reason": np.array([[reason]], np.object_)}
+
+    fake.answer = given_up
+    chunks = client.stream("Hello.")
+    assert next(chunks).index == 0
+    with pytest.raises(expected):
+        next(chunks)
+
+
 IN_ENSEMBLE = "in ensemble 'fish_tts_stream', "
 
 
@@ -145,6 +164,7 @@ IN_ENSEMBLE = "in ensemble 'fish_tts_stream', "
         (IN_ENSEMBLE + "fish_prompt: invalid request: text is empty.", voicereel.InvalidRequest),
         ("fish_llama: overloaded: 256 requests are waiting.", voicereel.Overloaded),
         (IN_ENSEMBLE + "fish_llama: cancelled: by the caller", voicereel.Cancelled),
+        ("fish_tts: cancelled: its timeout has passed", voicereel.DeadlineExceeded),
         (IN_ENSEMBLE + "[request id: 1] Exceeds maximum queue size", voicereel.Overloaded),
         ("[request id: 1] Request timeout expired", voicereel.Overloaded),
         ("Request for unknown model: 'fish_tts' is not found", voicereel.ServerUnavailable),

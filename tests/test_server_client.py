@@ -1,5 +1,6 @@
 """The client, its command line, the examples and the demo against the real models."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -146,6 +147,29 @@ def test_what_cannot_be_spoken_is_explained(
 def test_deadline(client: Client, voice: VoiceFeatures) -> None:
     with pytest.raises(voicereel.DeadlineExceeded):
         client.synthesize("A long story. " * 10, voice, timeout_s=0.01)
+
+
+def test_the_server_survives_those_who_give_up(
+    server: Server, client: Client, voice: VoiceFeatures
+) -> None:
+    """At any moment, by their deadline or on their own; nothing of them stays in flight."""
+
+    def give_up(i: int) -> None:
+        asked: Options = {**ASKED, "max_new_tokens": 400, "first_chunk_frames": 2}
+        chunks = client.stream("A long story. " * 10, voice, timeout_s=0.02 + i % 10 / 50, **asked)
+        with contextlib.suppress(voicereel.VoiceReelError):
+            if i % 3 == 0:
+                client.synthesize("A long story. " * 10, voice, timeout_s=0.001 + i % 7 / 100)
+            elif i % 3 == 1:
+                list(chunks)
+            else:
+                next(chunks)
+        chunks.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(give_up, range(120)))
+    assert server.running
+    assert client.synthesize(TEXT, voice, **ASKED).duration_s > 0
 
 
 def python(*arguments: object, cwd: Path) -> str:

@@ -110,7 +110,7 @@ PATHS = {
     "length": ({"max_new_tokens": 9, "max_chunk_frames": 4, "first_chunk_frames": 4}, {}, ""),
     "one frame": ({"max_new_tokens": 1}, {}, ""),
     "cancelled": ({"first_chunk_frames": 400}, {"parameters": {"cancel_token": "0" * 32}}, "cance"),
-    "timeout": ({"text": LONG * 9, "first_chunk_frames": 400}, {"timeout": 60_000}, "[Tt]imeout"),
+    "timeout": ({"text": LONG * 9, "first_chunk_frames": 400}, {"timeout": 15_000}, "[Tt]imeout"),
     "bad text": ({"text": ""}, {}, "text is empty"),
     "bad option": ({"temperature": 9.0}, {}, "temperature is 9"),
 }

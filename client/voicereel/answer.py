@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from voicereel.audio import Audio, AudioChunk
-from voicereel.errors import ServerError
+from voicereel.errors import Cancelled, DeadlineExceeded, ServerError
 from voicereel.request import Tensors
 from voicereel.voice import VoiceFeatures
 
@@ -22,6 +22,11 @@ def audio_from(outputs: Tensors) -> Audio:
 def chunk_from(outputs: Tensors) -> AudioChunk:
     """One answer of fish_tts_stream or fish_clone_stream, without its padding."""
     audio, num_samples = _field(outputs, "audio"), _field(outputs, "num_samples").item()
+    finish_reason = _field(outputs, "finish_reason").item().decode()
+    if finish_reason == "cancelled":
+        raise Cancelled("the stream was cancelled")
+    if finish_reason == "timeout":
+        raise DeadlineExceeded("the stream was not complete within its timeout")
     if not 0 <= num_samples <= len(audio):
         raise ServerError(f"a chunk of {len(audio)} samples says that {num_samples} are valid")
     return AudioChunk(
@@ -29,7 +34,7 @@ def chunk_from(outputs: Tensors) -> AudioChunk:
         index=_field(outputs, "chunk_index").item(),
         is_last=_field(outputs, "is_last").item(),
         sample_rate_hz=_field(outputs, "sample_rate").item(),
-        finish_reason=_field(outputs, "finish_reason").item().decode(),
+        finish_reason=finish_reason,
     )
 
 

@@ -41,6 +41,7 @@ class ServerError(VoiceReelError):
 _BY_WORDS = (
     (re.compile(r"\bfish_\w+: invalid request: "), InvalidRequest),
     (re.compile(r"\bfish_\w+: overloaded: "), Overloaded),
+    (re.compile(r"\bfish_\w+: cancelled: its timeout"), DeadlineExceeded),
     (re.compile(r"\bfish_\w+: cancelled: "), Cancelled),
     (re.compile(r"Exceeds maximum queue size|Request timeout expired"), Overloaded),
     (re.compile(r"Request for unknown model"), ServerUnavailable),

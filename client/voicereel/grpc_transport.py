@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Generator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
-from voicereel.errors import VoiceReelError, error_for
+from voicereel.errors import DeadlineExceeded, VoiceReelError, error_for
 from voicereel.request import Tensors
 from voicereel.transport import from_raw, raw_bytes
 
@@ -21,6 +22,11 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # of 4 MB by default: 24 s of audio
     ("grpc.max_reconnect_backoff_ms", 2000),  # of two minutes: the server may be starting
 ]
+# A call cancelled just as it ends can end the server (Triton 24.05 to 25.03, mended by its pull
+# request 8078), and both fall together where caller and server know the same timeout, or where
+# `fish_cancel` was told. So a call given up is left to end by itself, and cancelled so much later.
+_GRACE_S = 60
+_CLOSING_S = 2  # what closing a transport waits for such calls
 
 
 class GrpcTransport:
@@ -33,41 +39,61 @@ class GrpcTransport:
     def __init__(self, url: str) -> None:
         self._channel = grpc.insecure_channel(url, _CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._given_up: dict[Any, threading.Event] = {}
 
     def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
+        request = _request(model, inputs, timeout_s)
+        call = self._stub.ModelInfer.future(request, timeout=timeout_s + _GRACE_S)
         try:
-            request = _request(model, inputs, timeout_s)
-            return _tensors(self._stub.ModelInfer(request, timeout=timeout_s))
+            return _tensors(call.result(timeout_s))
+        except grpc.FutureTimeoutError:
+            self._give_up(call)
+            raise DeadlineExceeded(f"no answer from {model} in {timeout_s:g} s") from None
         except grpc.RpcError as error:
             raise _typed(error) from None
 
     def stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
+        deadline = time.monotonic() + timeout_s
         request = _request(model, inputs, timeout_s)
         # No "triton_grpc_error" header: errors would have a status, but tritonserver 2.51 dies of
         # it within some tens of errors.
-        ended = False
-        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s + _GRACE_S)
         # Read as fast as it comes: a slow consumer shall hold up neither server nor deadline.
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
+        ended = False
         try:
-            while (answer := arrived.get()) is not None:
+            while (answer := arrived.get(timeout=max(0, deadline - time.monotonic()))) is not None:
                 if isinstance(answer, grpc.RpcError):
                     raise _typed(answer)
                 if answer.error_message:
                     raise error_for("", answer.error_message)
                 yield _tensors(answer.infer_response)
             ended = True
+        except queue.Empty:
+            raise DeadlineExceeded(f"{model} had not ended after {timeout_s:g} s") from None
         finally:
-            call.cancel()  # does nothing to a call that has ended
             if not ended:
                 self._take_back(request)
+                self._give_up(call)
 
     def _take_back(self, request: Any) -> None:
         """Free the server's slot: Triton does not tell its models that a caller has left."""
         token = request.parameters["cancel_token"].string_param
         cancel = _request("fish_cancel", {"cancel_token": np.array([[token.encode()]], np.object_)})
-        self._stub.ModelInfer.future(cancel, timeout=5)
+        self._give_up(self._stub.ModelInfer.future(cancel, timeout=_GRACE_S))
+
+    def _give_up(self, call: Any) -> None:
+        """Nobody waits for it, but `close` a moment. It is kept: a forgotten call is cancelled."""
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            self._given_up.pop(call, None)
+
+        self._given_up[call] = ended
+        if not call.add_callback(end):  # it has ended
+            end()
 
     def is_ready(self, model: str | None, timeout_s: float) -> bool:
         try:
@@ -80,6 +106,9 @@ class GrpcTransport:
             raise _typed(error) from None
 
     def close(self) -> None:
+        deadline = time.monotonic() + _CLOSING_S
+        for ended in list(self._given_up.values()):
+            ended.wait(max(0, deadline - time.monotonic()))
         self._channel.close()
 
 

@@ -109,16 +109,23 @@ class Stream:
         self.token: CancelToken | None = None
         self.begin = time.monotonic()
         self.timeout_s = request.timeout() / 1e6
+        self.num_sent = 0
 
     def why_over(self) -> str:
         """What the engine asks once per frame: has the caller left, is his time over?"""
         if self.sender.is_cancelled() or (self.token is not None and self.token.taken_back):
             return "by the caller"
-        if self.timeout_s and time.monotonic() - self.begin > self.timeout_s:
+        if self.timed_out:
             return f"its timeout of {self.timeout_s:g} s has passed"
         return ""
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether the request's own timeout has passed."""
+        return bool(self.timeout_s) and time.monotonic() - self.begin > self.timeout_s
+
     def send(self, window: Window) -> None:
+        self.num_sent += 1
         is_last = bool(window.finish_reason)
         if window.index == 0:
             self.metrics.count_first_window(time.monotonic() - self.begin)
@@ -139,6 +146,16 @@ class Stream:
         self._send(response, is_last)
 
     def fail(self, problem: Exception) -> None:
+        """End the stream with an error.
+
+        With a last, empty chunk once chunks have left and the caller has gone or his time is over:
+        an ensemble that sees an error while another step is at work keeps the request for ever
+        (Triton 24.10; core's pull request 466).
+        """
+        if isinstance(problem, CancelledError) and self.num_sent:
+            reason = "timeout" if self.timed_out else "cancelled"
+            nothing = np.zeros((self.facts.num_codebooks, 1), np.int64)
+            return self.send(Window(nothing, np.array([-1]), self.num_sent, 0, reason))
         codes = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}
         code = codes.get(type(problem), "")
         self.metrics.count_outcome(code.lower() or "refused or failed")
