@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks import machine, precision
 from engine.engine import Engine
 from engine.llama import Llama
-from engine.memory import free_bytes, kv_bytes_per_slot
+from engine.memory import free_bytes, kv_bytes_per_position
 from engine.request import Request, Sampling
 from engine.settings import settings_from
 
@@ -81,7 +81,7 @@ def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
         engine.submit(Request(prompt, sampling, lambda window: None, _raise))
     while engine.waiting or engine.prefilling:
         engine.step()
-    engine.cache.reserve(kv + steps + 8)
+    engine.cache.reserve(batch, kv + steps + 8)
     for tensor in (engine.cache.keys, engine.cache.values):
         tensor.fill_(0.1)
     engine.cache.lengths[:] = kv
@@ -102,7 +102,7 @@ def _raise(error: Exception) -> None:
 
 def bound_seconds(llama: Llama, batch: int, kv: int, rate: float) -> float:
     """Time to read what one step reads, at `rate` bytes per second."""
-    per_position = kv_bytes_per_slot(llama.facts, llama.dtype) / llama.facts.max_seq_len
+    per_position = kv_bytes_per_position(llama.facts, llama.dtype)
     return (llama.weight_bytes_per_step + per_position * kv * batch) / rate
 
 
@@ -177,9 +177,8 @@ def main(
             model.measure(256, upstream_frames)
         for (batch, kv), cell in list(cells.items()):
             # Twice: a cache that grows is copied.
-            if 2 * batch * kv * kv_bytes_per_slot(llama.facts, llama.dtype) > (
-                free_bytes(settings.device) * llama.facts.max_seq_len
-            ):
+            each = kv_bytes_per_position(llama.facts, llama.dtype)
+            if 2 * batch * kv * each > free_bytes(settings.device):
                 console.print(f"batch {batch}, KV {kv}: too little memory, left out")
                 del cells[batch, kv]
                 continue

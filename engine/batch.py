@@ -21,15 +21,15 @@ PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no mo
 class Batch:
     """Rows 0 to n - 1 of cache and numbers are the n active requests'; behind them, who joins."""
 
-    def __init__(self, llama: Llama, slots: int) -> None:
-        self.llama, self.slots = llama, slots
+    def __init__(self, llama: Llama, slots: int, max_positions: int | None = None) -> None:
+        self.llama, self.slots, self.max_positions = llama, slots, max_positions
         self.waiting: deque[Active] = deque()
         self.active: list[Active] = []
         self.joining: list[Active] = []  # within a step: whose prompts go through together
         self.prefilling: Active | None = None
         self.rows = Rows(llama, slots)
         self.prefixes = PrefixCache()
-        self.cache = KVCache(llama.new_cache, slots, llama.facts.max_seq_len)
+        self.cache = self._new_cache()
         self.frames = 0
         self.steps: Counter[int] = Counter()  # by batch size, rounded up to a power of two
         self.seconds: dict[str, float] = {}  # by phase; a GPU's show where its results are awaited
@@ -57,7 +57,11 @@ class Batch:
         self.active.clear()
         self.joining.clear()
         self.prefilling = None
-        self.cache = KVCache(self.llama.new_cache, self.slots, self.llama.facts.max_seq_len)
+        self.cache = self._new_cache()
+
+    def _new_cache(self) -> KVCache:
+        limit = self.llama.facts.max_seq_len
+        return KVCache(self.llama.new_cache, self.slots, limit, self.max_positions)
 
     def halve(self) -> None:
         """Go on with half the slots; everyone gives his row back and waits in front.
@@ -68,6 +72,8 @@ class Batch:
         for row, active in enumerate(begun):
             active.give_row_back(*(self._copied(row) if row < len(self.active) else ()))
         self.slots = max(1, self.slots // 2)
+        if self.max_positions is not None:
+            self.max_positions //= 2
         self.prefixes.limit(self.prefixes.max_bytes // 2 if self.slots > 1 else 0)
         self.clear()
         self.waiting.extendleft(reversed(begun))
@@ -95,6 +101,8 @@ class Batch:
         begin, group, longest = len(self.active), self.joining, 0
         while self.waiting and begin + len(group) < self.slots:
             active = self.waiting[0]
+            if not self.cache.fits([other.need for other in (*self.begun(), active)]):
+                break  # he is the next, when others have left
             self._admit(active, begin + len(group))
             self.waiting.popleft()
             longest = max(longest, active.left)

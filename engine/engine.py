@@ -9,7 +9,7 @@ import torch
 
 from engine.batch import Batch
 from engine.llama import Llama
-from engine.memory import kv_bytes_per_slot, out_of_memory
+from engine.memory import kv_bytes_per_position, out_of_memory
 from engine.request import Active, Request, Sampling
 
 log = logging.getLogger("fish_llama")
@@ -31,8 +31,20 @@ class TooLargeError(RuntimeError):
 class Engine(Batch):
     """`submit` from any thread; one thread calls `run` (or, in tests, `step`)."""
 
-    def __init__(self, llama: Llama, slots: int, max_waiting: int = 256) -> None:
-        super().__init__(llama, slots)
+    def __init__(
+        self,
+        llama: Llama,
+        slots: int,
+        max_waiting: int = 256,
+        max_positions: int | None = None,
+    ) -> None:
+        """Args:
+        llama: The graphs.
+        slots: Requests that are decoded together, at most.
+        max_waiting: More are refused.
+        max_positions: In the cache at once; who would need more waits. None: all that fit slots.
+        """
+        super().__init__(llama, slots, max_positions)
         self.max_waiting = max_waiting
         self._wake = threading.Condition()
         self._closed = False
@@ -40,8 +52,9 @@ class Engine(Batch):
 
     @property
     def kv_bytes_limit(self) -> int:
-        """Memory that keys and values take when every slot holds the longest request there is."""
-        return self.slots * kv_bytes_per_slot(self.llama.facts, self.llama.dtype)
+        """Memory that keys and values take at most, whatever is asked."""
+        positions = min(self.cache.most, self.slots * self.cache.limit)
+        return positions * kv_bytes_per_position(self.llama.facts, self.llama.dtype)
 
     def warm_up(self) -> None:
         """Run every graph for one request and for as many as there are slots, as at work.

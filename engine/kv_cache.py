@@ -1,4 +1,4 @@
-"""Keys and values of every active request, in rows whose length follows the longest one."""
+"""Keys and values of every active request: rows whose number and length follow what is in use."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,23 @@ VIEW_GRAIN = 32  # positions; what attention looks at is padded to as many
 
 
 class KVCache:
-    """(layers, slots, kv heads, positions, head_dim), twice.
+    """(layers, rows, kv heads, positions, head_dim), twice.
 
     Rows 0 to n - 1 hold the n active requests, without gaps.
     """
 
-    def __init__(self, new: Callable[[int, int], Tensor], slots: int, limit: int) -> None:
+    def __init__(
+        self, new: Callable[[int, int], Tensor], slots: int, limit: int, most: int | None = None
+    ) -> None:
         """Args:
         new: Makes zeros for this many rows and positions.
-        slots: Rows.
+        slots: Rows, at most.
         limit: Positions that a row may ever need.
+        most: Rows times positions to be held at once; None: `slots` rows of `limit`.
         """
         self.limit = limit
-        self.keys = new(slots, 0)
+        self.most = max(limit, slots * limit if most is None else most)
+        self.keys = new(0, 0)
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
 
@@ -31,33 +35,49 @@ class KVCache:
         """Memory held now."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
+    def fits(self, needs: list[int]) -> bool:
+        """Whether rows that will need so many positions each may be in use together."""
+        extent = min(_in_grains(max(needs), GRAIN), self.limit)
+        return len(needs) == 1 or len(needs) * extent <= self.most
+
     def room(self, rows: slice, time: int) -> tuple[Tensor, Tensor, Tensor]:
         """Lengths of these rows, and views of keys and values with room for `time` positions more
         behind the longest of them.
         """
         lengths = self.lengths[rows]
         needed = int(lengths.max()) + time
-        self.reserve(needed)
+        self.reserve(rows.stop, needed)
         extent = min(_in_grains(needed, VIEW_GRAIN), self.keys.shape[3])
         views = self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
         return lengths.to(self.keys.device), *views
 
-    def reserve(self, positions: int) -> None:
-        """Make room for rows of that many positions, keeping what is there."""
-        if positions <= self.keys.shape[3]:
+    def reserve(self, rows: int, positions: int) -> None:
+        """Make room for the first `rows` to have that many positions, keeping what is there."""
+        held, extent = self.keys.shape[1], self.keys.shape[3]
+        if rows <= held and positions <= extent:
             return
-        extent = min(_in_grains(positions, GRAIN), self.limit)
+        needed = min(_in_grains(max(positions, int(self.lengths.max())), GRAIN), self.limit)
+        extent = max(extent, needed)
+        # Twice as many, so that they are seldom copied, unless that is more than there may be.
+        count = held if rows <= held else min(2 * rows, len(self.lengths))
+        if count * extent > self.most:
+            in_use = int(self.lengths.nonzero().max()) + 1 if self.lengths.any() else 0
+            count, extent = max(rows, in_use), needed
+        self._resize(count, extent)
+
+    def _resize(self, rows: int, extent: int) -> None:
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_zeros(*old.shape[:3], extent, old.shape[4])
-            new[:, :, :, : old.shape[3]] = old
+            new = old.new_zeros(old.shape[0], rows, old.shape[2], extent, old.shape[4])
+            known, end = min(rows, old.shape[1]), min(extent, old.shape[3])
+            new[:, :known, :, :end] = old[:, :known, :, :end]
             setattr(self, name, new)
 
     def extend(self, row: int, keys: Tensor, values: Tensor) -> None:
         """Append to one row: (layers, kv heads, time, head_dim)."""
         begin = int(self.lengths[row])
         end = begin + keys.shape[2]
-        self.reserve(end)
+        self.reserve(row + 1, end)
         self.keys[:, row, :, begin:end] = keys
         self.values[:, row, :, begin:end] = values
         self.lengths[row] = end
@@ -69,19 +89,17 @@ class KVCache:
 
     def drop(self, row: int, last: int) -> None:
         """Free a row by moving the last active one into it."""
-        if row != last:
-            length = int(self.lengths[last])
+        if row != last and (length := int(self.lengths[last])):
             self.keys[:, row, :, :length] = self.keys[:, last, :, :length]
             self.values[:, row, :, :length] = self.values[:, last, :, :length]
-            self.lengths[row] = length
+        self.lengths[row] = self.lengths[last]
         self.lengths[last] = 0
 
     def shrink(self) -> None:
         """Give the memory of long requests back; call it when no row is in use."""
         extent = min(GRAIN, self.limit)
         if self.keys.shape[3] > extent:
-            self.keys = self.keys[:, :, :, :extent].clone()
-            self.values = self.values[:, :, :, :extent].clone()
+            self._resize(self.keys.shape[1], extent)
 
 
 def _in_grains(positions: int, grain: int) -> int:

@@ -1,4 +1,4 @@
-"""What the keys and values of requests take, and how many requests there is memory for."""
+"""What the keys and values of requests take, and for how many positions there is memory."""
 
 from pathlib import Path
 
@@ -16,16 +16,14 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
-def kv_bytes_per_slot(facts: Facts, dtype: torch.dtype) -> int:
-    """Keys and values of one request that is as long as the checkpoint allows."""
-    values = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * facts.max_seq_len
-    return values * dtype.itemsize
+def kv_bytes_per_position(facts: Facts, dtype: torch.dtype) -> int:
+    """Keys and values of one position of one request."""
+    return 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * dtype.itemsize
 
 
-def slots_that_fit(facts: Facts, dtype: torch.dtype, device: torch.device) -> int:
-    """Requests whose longest keys and values fit into a share of the memory now free."""
-    fitting = int(SHARE * free_bytes(device) // kv_bytes_per_slot(facts, dtype))
-    return max(1, min(fitting, MAX_SLOTS.get(device.type, 16)))
+def positions_that_fit(facts: Facts, dtype: torch.dtype, device: torch.device) -> int:
+    """Positions, of all requests together, whose keys and values a share of free memory holds."""
+    return int(SHARE * free_bytes(device)) // kv_bytes_per_position(facts, dtype)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -83,6 +83,11 @@ class Active:
         self._columns = np.zeros((self.max_frames, request.prompt.shape[0]), np.int64)
 
     @property
+    def need(self) -> int:
+        """Positions that it will have in the cache, at most."""
+        return self.request.prompt.shape[1] + self.max_frames
+
+    @property
     def needs_voice(self) -> bool:
         """Whether the prompt's prefix is still to be pushed through, a slice of its own."""
         return self.prefilled < self.prefix_length

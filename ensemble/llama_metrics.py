@@ -10,7 +10,7 @@
 | `fish_llama_seconds_total{phase}` | counter | spent in prefill, decode_step, sample, fast_loop |
 | `fish_llama_prefix_{hits,misses,evictions}_total` | counter | voice-prefix cache |
 | `fish_llama_prefix_bytes`, `fish_llama_kv_bytes` | gauge | memory held |
-| `fish_llama_kv_bytes_limit` | gauge | with the longest request in every slot |
+| `fish_llama_kv_bytes_limit` | gauge | the most they may take |
 | `fish_llama_slots` | gauge | requests decoded together, at most; halved when memory runs out |
 | `fish_llama_active_slots`, `fish_llama_waiting_requests` | gauge | now |
 """

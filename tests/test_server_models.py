@@ -255,4 +255,4 @@ def test_the_stage_is_seen_in_the_metrics(server) -> None:
     assert after["fish_llama_prefix_bytes"] > 0
     assert after["fish_llama_active_slots"] == 0
     assert after["fish_llama_slots"] == 16
-    assert after["fish_llama_kv_bytes_limit"] >= 16 * after["fish_llama_kv_bytes"] > 0
+    assert after["fish_llama_kv_bytes_limit"] >= after["fish_llama_kv_bytes"] > 0

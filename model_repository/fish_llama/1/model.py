@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from engine.engine import CancelledError, Engine, OverloadedError
 from engine.llama import Llama
-from engine.memory import slots_that_fit
+from engine.memory import MAX_SLOTS, positions_that_fit
 from engine.request import Request, Sampling
 from engine.settings import Settings, settings_from
 from engine.windows import Window
@@ -32,8 +32,9 @@ def _engine(folder: Path, settings: Settings) -> Engine:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     llama = Llama(folder, settings)
-    slots = settings.slots or slots_that_fit(llama.facts, llama.dtype, llama.device)
-    engine = Engine(llama, slots)
+    slots = settings.slots or MAX_SLOTS.get(llama.device.type, 16)
+    positions = positions_that_fit(llama.facts, llama.dtype, llama.device)
+    engine = Engine(llama, slots, max_positions=positions)
     engine.warm_up()
     return engine
 
