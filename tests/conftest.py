@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,14 @@ def tiny() -> Path:
 def tiny_checkpoint(tiny: Path) -> Path:
     """A Fish-Speech checkpoint of random weights, a few MB; not to be written to."""
     return tiny / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_checkpoint: Path) -> Any:
+    """Its genuine codec, in eval mode."""
+    from export.checkpoint import load_checkpoint, load_codec  # slow: not for tests without torch
+
+    return load_codec(load_checkpoint(tiny_checkpoint))
 
 
 @pytest.fixture(scope="session")

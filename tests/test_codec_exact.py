@@ -14,20 +14,12 @@ from tritonclient import grpc
 from engine.windows import Schedule, Window
 from ensemble.launch import Server
 from export.codec_graphs import DecoderGraph
-from export.upstream import DAC
 
 pytestmark = pytest.mark.torch
 LONGEST = 1000
 FRAME = 2048
 LENGTHS = [1, 2, 3, 7, 8, 9, 23, 24, 25, 43, 57, 121, 256, 513, LONGEST]
 SCHEDULES = [(1, 1), (1, 512), (3, 5), (8, 64), (64, 64), (512, 512)]  # first, largest
-
-
-@pytest.fixture(scope="module")
-def codec(tiny_checkpoint) -> DAC:
-    from export.checkpoint import load_checkpoint, load_codec
-
-    return load_codec(load_checkpoint(tiny_checkpoint))
 
 
 @pytest.fixture(scope="module")

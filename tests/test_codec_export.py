@@ -8,18 +8,10 @@ from export.codec_channels_last import ChannelsLastDecoder
 from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.codec_layers import UnsupportedCodecError
 from export.parity import test_signal as signal
-from export.upstream import DAC
 
 pytestmark = pytest.mark.torch
 FRAMES = 90
 FRAME = 2048
-
-
-@pytest.fixture(scope="module")
-def codec(tiny_checkpoint) -> DAC:
-    from export.checkpoint import load_checkpoint, load_codec
-
-    return load_codec(load_checkpoint(tiny_checkpoint))
 
 
 @pytest.fixture(scope="module")

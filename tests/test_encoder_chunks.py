@@ -30,13 +30,13 @@ def checkpoint(request, tiny_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def codec(checkpoint) -> DAC:
+def each_codec(checkpoint) -> DAC:
     return load_codec(load_checkpoint(checkpoint))
 
 
 @pytest.fixture(scope="module")
-def graph(codec) -> EncoderGraph:
-    return EncoderGraph(codec).eval()
+def graph(each_codec) -> EncoderGraph:
+    return EncoderGraph(each_codec).eval()
 
 
 def chunk_frames(batch: int, frames: int) -> torch.Tensor:
@@ -45,9 +45,9 @@ def chunk_frames(batch: int, frames: int) -> torch.Tensor:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("samples", [1, 5 * FRAME, 44 * FRAME - 1, 260 * FRAME + 7])
-def test_chunks_give_upstreams_codes(codec, graph, samples) -> None:
+def test_chunks_give_upstreams_codes(each_codec, graph, samples) -> None:
     waveform = signal(2, samples, 44100)
-    expected, _ = codec.encode(waveform[:, None])
+    expected, _ = each_codec.encode(waveform[:, None])
     for chunk in CHUNKS:
         codes = graph(waveform, chunk_frames(2, 2 * chunk))
         assert codes.shape == expected.shape
@@ -94,24 +94,19 @@ def test_beyond_upstreams_tables_equals_upstream_with_longer_ones(tiny_checkpoin
 
 
 @torch.inference_mode()
-def test_both_artefacts_loop_alike(repository, codec_of_repository) -> None:
+def test_both_artefacts_loop_alike(repository, codec) -> None:
     """Loaded by the plain runtimes, as NVIDIA's backends do."""
     folder = repository / "fish_encoder" / "1"
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     module = torch.jit.load(str(folder / "model.pt"))
     waveform = signal(3, 70 * FRAME + 5, 44100)
-    expected, _ = codec_of_repository.encode(waveform[:, None])
+    expected, _ = codec.encode(waveform[:, None])
     for chunk in (7, 20, 71, 500, 2**60):
         size = chunk_frames(3, 3 * chunk)
         feed = {"waveform": waveform.numpy(), "chunk_frames": size.numpy()}
         (codes,) = session.run(None, feed)
         assert torch.equal(torch.from_numpy(codes), expected)
         assert torch.equal(module(waveform, size), expected)
-
-
-@pytest.fixture(scope="module")
-def codec_of_repository(tiny_checkpoint) -> DAC:
-    return load_codec(load_checkpoint(tiny_checkpoint))
 
 
 _PEAK = """
