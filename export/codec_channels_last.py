@@ -130,7 +130,9 @@ class ResidualTwin(nn.Module):
         return x[..., self.left :] + y
 
 
-class _ConvNeXt(nn.Module):
+class ConvNeXtTwin(nn.Module):
+    """Of `ConvNeXt`."""
+
     def __init__(self, layer: ConvNeXt) -> None:
         super().__init__()
         self.depthwise = _Conv(layer.depthwise)
@@ -162,7 +164,7 @@ def _twin(layer: nn.Module, after: int) -> nn.Module:
         case Residual():
             return ResidualTwin(layer)
         case ConvNeXt():
-            return _ConvNeXt(layer)
+            return ConvNeXtTwin(layer)
         case Tanh():
             return _Tanh()
     raise UnsupportedCodecError(f"codec: no channels-last form of {type(layer).__name__}.")

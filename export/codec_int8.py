@@ -3,9 +3,11 @@
 Every convolution right behind a Snake but the last, which are nearly all of the cost: activations
 are rounded to 0..255 (asymmetric), weights to -127..127 for each output channel. Steps and zeros
 are constants, found at export by decoding examples, and sums of integers are exact: so audio
-depends neither on the window nor on who shares the batch. All else stays float32.
+depends neither on the window nor on who shares the batch. So it is with the linear layers, whose
+rows have a step each. All else stays float32, and so do queries, keys and values, which lose most.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
@@ -16,21 +18,39 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from export.codec_channels_last import ChannelsLastDecoder, ResidualTwin, SnakeTwin
+from export.codec_channels_last import (
+    ChannelsLastDecoder,
+    ConvNeXtTwin,
+    ResidualTwin,
+    SnakeTwin,
+)
 from export.codec_graphs import DecoderGraph, quantizers
+from export.codec_transformer import TransformerLayer, WindowAttention
 
 VOICES = Path(__file__).resolve().parents[1] / "assets" / "voices"
 _LARGEST = 255
 _ROOM = 1.05  # for what is louder than the speech that was decoded
 _WORTH = 1.3  # times float32's speed: below that it costs accuracy for little
 _RANDOM_FRAMES = 64
-_TIME = 4096  # the length that weights are laid out for
+_TIME, _ROWS = 4096, 64  # the lengths that weights are laid out for
+_MIDDLE = 128  # stands for zero
+
+_LINEARS = {
+    WindowAttention: ("wo",),
+    TransformerLayer: ("gate", "up", "down"),
+    ConvNeXtTwin: ("widen", "narrow"),
+}
 
 
+# Shapes that torch does not know; freezing computes what is in them before anything asks for more.
 @torch.library.register_fake("onednn::qconv_prepack")
 def _prepacked(weight: Tensor, *_: Any) -> Tensor:
-    """The shape, which torch does not know; freezing computes it before anything asks for more."""
     return torch.empty_like(weight)
+
+
+@torch.library.register_fake("onednn::qlinear_prepack")
+def _prepacked_linear(weight: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(weight.t())
 
 
 class Int8Conv(nn.Module):
@@ -85,6 +105,35 @@ class Int8Conv(nn.Module):
         return ops.qconv_pointwise(x, 1.0, self.zero, *weights, *self.geometry, *given)
 
 
+class Int8Linear(nn.Module):
+    """A linear layer over rows (..., features), float32, each with a step of its own."""
+
+    scale: Tensor
+    zeros: Tensor
+    weight: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        self.register_buffer("scale", scale)
+        self.register_buffer("zeros", torch.zeros(len(scale), dtype=torch.int64))
+        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops: Any = torch.ops.onednn
+        rows = x.flatten(0, -2)
+        step = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+        rounded = (rows / step + _MIDDLE).round().clamp(0, _LARGEST).to(torch.uint8)
+        packed = ops.qlinear_prepack(self.weight, [_ROWS, self.weight.shape[1]])
+        weights = packed, self.scale, self.zeros, None
+        given = 1.0, 0, torch.float32, "none", [], ""
+        y = ops.qlinear_pointwise(rounded, 1.0, _MIDDLE, *weights, *given) * step
+        y = y if self.bias is None else y + self.bias
+        return y.unflatten(0, x.shape[:-1])
+
+
 def machine_fault() -> str | None:
     """Why 8 bits are of no use on this machine, or None."""
     if not torch.cpu._is_vnni_supported():
@@ -132,6 +181,7 @@ def int8_decoder(graph: DecoderGraph, examples: list[Tensor]) -> ChannelsLastDec
         graph: In float32.
         examples: Codes to be decoded, int64 (1, codebooks, frames).
     """
+    graph = copy.deepcopy(graph)  # which the float32 decoder shares
     ranges: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def observe(conv: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -149,6 +199,9 @@ def int8_decoder(graph: DecoderGraph, examples: list[Tensor]) -> ChannelsLastDec
     for layer in layers:
         low, high = ranges[layer.conv]
         layer.conv = Int8Conv(layer.conv, _ROOM * low, _ROOM * high)
+    for layer in decoder.modules():
+        for name in _LINEARS.get(type(layer), ()):
+            setattr(layer, name, Int8Linear(getattr(layer, name)))
     return decoder
 
 

@@ -47,9 +47,8 @@ def audio(run: served.Run, codes: np.ndarray, begin: int, end: int) -> np.ndarra
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_checkpoint, tmp_path_factory) -> Path:
+def folder(codec, tmp_path_factory) -> Path:
     """A version folder with the tiny codec's package, compiled here."""
-    from export.checkpoint import load_checkpoint, load_codec
     from export.codec_compiled import compiler_fault, export_int8
     from export.codec_graphs import DecoderGraph
     from export.codec_int8 import example_codes
@@ -58,7 +57,6 @@ def folder(tiny_checkpoint, tmp_path_factory) -> Path:
     if fault := compiler_fault():
         pytest.skip(f"nothing can be compiled: {fault}")
     path = tmp_path_factory.mktemp("int8")
-    codec = load_codec(load_checkpoint(tiny_checkpoint))
     cases = decoder_cases(codec, (64,) * 10, SAMPLES)
     graph = DecoderGraph(codec).eval()
     assert export_int8(graph, example_codes(codec), cases, path, print).passed
@@ -112,6 +110,23 @@ def test_a_package_of_another_machine_is_passed_over(folder, int8, monkeypatch) 
     run, log = loaded(folder)
     assert run is None
     assert "this CPU lacks avx" in log
+
+
+@needs_vnni
+def test_rows_of_a_linear_layer_have_steps_of_their_own() -> None:
+    from export.codec_int8 import Int8Linear
+
+    linear = torch.nn.Linear(32, 48, bias=False).requires_grad_(False)
+    x = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
+    x *= torch.logspace(-6, 6, 21).view(3, 7, 1)
+    x[1, 2] = 0
+    rounded = Int8Linear(linear)
+    step = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+    weight = rounded.weight * rounded.scale[:, None]
+    known = (x / step + 128).round() - 128
+    torch.testing.assert_close(rounded(x) / step, known @ weight.T, rtol=1e-5, atol=1e-4)
+    assert torch.equal(rounded(x[1:2, 3:4]), rounded(x)[1:2, 3:4])
+    assert not rounded(x)[1, 2].any()
 
 
 @needs_vnni
