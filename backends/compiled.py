@@ -1,7 +1,7 @@
 """A graph compiled ahead of time instead of the portable one, where this machine can run it."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from backends.native import Arrays, ServedModel
 from ensemble import compiled
 
 Run = Callable[[Arrays], Arrays]
+Package = Callable[[list], list]  # tensors in, tensors out
 
 # New frames in one run of the decoder. Rows run faster one after the other than together once
 # what lies between two layers, 0.8 MB a frame in S1-mini, is far beyond the caches.
@@ -47,7 +48,7 @@ def load_compiled(model: ServedModel, log: Callable[[str], None]) -> Run | None:
 
 
 def _load(model: ServedModel, filename: str) -> Run | None:
-    """None for a package in 8 bits that nobody asked for.
+    """None for a package in 8 bits that nobody asked for, or for the encoder, always float32.
 
     Raises ValueError, or whatever torch raises, if that cannot be.
     """
@@ -60,7 +61,9 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     from engine.settings import settings_from
 
     settings = settings_from(device="cpu")
-    if filename == compiled.INT8_FILE_NAME and not settings.int8:
+    inputs = [t.name for t in model.signature.inputs]
+    encoder = "waveform" in inputs
+    if filename == compiled.INT8_FILE_NAME and (encoder or not settings.int8):
         return None
     half = "float32" if settings.dtype == torch.float32 else "bfloat16"
     if not path.is_file():
@@ -68,29 +71,58 @@ def _load(model: ServedModel, filename: str) -> Run | None:
         raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
     loader: Any = vars(vars(torch._C)["_aoti"])["AOTIModelPackageLoader"]  # has no type stubs
     described = loader.load_metadata_from_package(str(path), "model")
-    inputs = [t.name for t in model.signature.inputs]
     if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
         raise ValueError(problem)
     package = loader(str(path), "model", False, 1, -1)
-    order = described["inputs"].split()
     (output,) = (t.name for t in model.signature.outputs)
-
     keep_memory()
+    served = encode if encoder else decode
+    return lambda arrays: {output: served(package.boxed_run, described, arrays)}
 
-    def run(arrays: Arrays) -> Arrays:
-        compiled.refuse_window(described, arrays["codes"], arrays["new_frames"])
-        parts, new = [], arrays["new_frames"].shape[1]
-        with torch.inference_mode():
-            for piece in pieces(arrays):
-                # The code takes the memory layout for granted.
-                tensors = [torch.from_numpy(np.ascontiguousarray(piece[name])) for name in order]
-                (audio,) = (r.numpy() for r in package.boxed_run(tensors))
-                valid = piece["new_frames"].shape[1]
-                padding = audio.shape[1] // valid * (new - valid)
-                parts.append(np.pad(audio, ((0, 0), (0, padding))))
-        return {output: np.concatenate(parts)}
 
-    return run
+def encode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
+    """Run the encoder's package, chunk by chunk, each of `ENCODER_FRAMES` at most.
+
+    Args:
+        package: What was loaded.
+        described: What it says of itself.
+        arrays: `waveform` and `chunk_frames`, as `export.codec_graphs.EncoderGraph` has them.
+    """
+    import torch
+
+    waveform = arrays["waveform"]
+    rows, samples = waveform.shape
+    frame, limit = int(described["samples_per_frame"]), int(described["frames"])
+    frames = -(-samples // frame)
+    if not 1 <= frames <= limit:  # its code does not look where its tables end
+        raise ValueError(f"waveform has {samples} samples, expected 1 to {limit * frame}.")
+    chunk = max(1, min(int(arrays["chunk_frames"].min()), compiled.ENCODER_FRAMES) // rows)
+    whole = np.pad(waveform, ((0, 0), (0, frames * frame - samples)))
+    whole = torch.from_numpy(whole).unflatten(1, (frames, frame))
+    state, codes = torch.zeros(rows, int(described["state_size"])), []
+    with torch.inference_mode():
+        for begin in range(0, frames, chunk):
+            # The code takes the memory layout for granted.
+            part = whole[:, begin : begin + chunk].contiguous()
+            new, state = package([part, state, torch.tensor(begin * frame)])
+            codes.append(new)
+        return torch.cat(codes, 2).numpy()
+
+
+def decode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
+    """Likewise the decoder's, piece by piece: `codes` and `new_frames` -> audio."""
+    import torch
+
+    compiled.refuse_window(described, arrays["codes"], arrays["new_frames"])
+    order, parts, new = described["inputs"].split(), [], arrays["new_frames"].shape[1]
+    with torch.inference_mode():
+        for piece in pieces(arrays):
+            tensors = [torch.from_numpy(np.ascontiguousarray(piece[name])) for name in order]
+            (audio,) = (r.numpy() for r in package(tensors))
+            valid = piece["new_frames"].shape[1]
+            padding = audio.shape[1] // valid * (new - valid)
+            parts.append(np.pad(audio, ((0, 0), (0, padding))))
+    return np.concatenate(parts)
 
 
 def pieces(arrays: Arrays) -> Iterator[Arrays]:

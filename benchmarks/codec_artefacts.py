@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.compiled import keep_memory, pieces
+from backends.compiled import encode, keep_memory, pieces
 from ensemble import compiled
 from ensemble.reference import CHUNK_FRAMES
 from export.codec_compiled import INPUTS
@@ -26,6 +26,8 @@ def encoders(repository: Path) -> dict[str, Run]:
     """Likewise, of waveforms alone: in the pieces that are served where nothing else is asked."""
     folder = repository / "fish_encoder" / "1"
     runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
+    if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
+        runs = {compiled.FILE_NAME: _encoder_package(folder / compiled.FILE_NAME), **runs}
     return {name: _in_pieces(run) for name, run in runs.items()}
 
 
@@ -44,6 +46,20 @@ def _package(path: Path) -> Run:
         parts = pieces({"codes": codes.numpy(), "new_frames": numbers.numpy()})
         audio = [package(*(torch.from_numpy(p[n].copy()) for n in INPUTS)) for p in parts]
         return (torch.cat(audio),)
+
+    return run
+
+
+def _encoder_package(path: Path) -> Run:
+    from torch._inductor import aoti_load_package
+
+    package: Any = aoti_load_package(str(path))
+    described = package.get_metadata()
+    keep_memory()
+
+    def run(waveform: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        arrays = {"waveform": waveform.numpy(), "chunk_frames": sizes.numpy()}
+        return (torch.from_numpy(encode(lambda t: package(*t), described, arrays)),)
 
     return run
 

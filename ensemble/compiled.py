@@ -15,6 +15,7 @@ FILE_NAME = "model.pt2"
 INT8_FILE_NAME = "model-int8.pt2"  # beside it, if the export was asked for one
 PRECISIONS = ("float32", "bfloat16", "int8")  # the more exact first
 PARAMETER = "COMPILED_FILENAME"  # of config.pbtxt; native backends do not know it and pass it over
+ENCODER_FRAMES = 64  # in one run of the encoder, of all rows together; its code takes no more
 _VARIABLE = "FISH_SPEECH_COMPILE"
 # The families of instructions that a compiler may use on the word of `-march=native`.
 _FAMILIES = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "sse4", "vaes", "vpclmul")
@@ -36,18 +37,18 @@ def instructions() -> set[str]:
     return set()
 
 
-def description(inputs: list[str], precision: str, codebooks: int, frames: int) -> dict[str, str]:
-    """What a decoder's package made on this machine says of itself.
+def description(inputs: list[str], precision: str, **facts: int) -> dict[str, str]:
+    """What a package made on this machine says of itself.
 
     Args:
-        inputs: Their names, in the order of its arguments.
+        inputs: Names of the model's; the decoder's in the order of the package's arguments.
         precision: Of its convolutions.
-        codebooks: Rows of codes that it reads.
-        frames: It knows no position beyond this many.
+        facts: `frames`, it knows no position beyond this many; the decoder's `codebooks`, rows of
+            codes that it reads; the encoder's `samples_per_frame` and `state_size`, numbers that
+            it carries from chunk to chunk.
     """
     return {
-        "codebooks": str(codebooks),
-        "frames": str(frames),
+        **{name: str(number) for name, number in facts.items()},
         "inputs": " ".join(inputs),
         "precision": precision,
         "torch": version("torch"),

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ensemble.facts import Facts
-from export import parity
-from export.codec_compiled import export_compiled, export_int8
+from export import codec_compiled, parity
 from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.codec_int8 import example_codes
 from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
@@ -32,7 +31,9 @@ DECODER_AXES = {
 }
 
 
-def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> list[Comparison]:
+def export_encoder(
+    codec: Any, facts: Facts, folder: Path, report: Report, compiled: Collection[str] = ()
+) -> list[Comparison]:
     """Write `model.onnx` and `model.pt` into a folder and compare both with `DAC.encode`.
 
     Args:
@@ -40,6 +41,7 @@ def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> li
         facts: Of the checkpoint.
         folder: Where to; made here.
         report: Told what goes on.
+        compiled: `float` asks for a package for the CPU of this machine too.
     """
     graph = EncoderGraph(codec, facts.max_reference_frames).eval()
     report("fish_encoder: upstream's codes")
@@ -47,14 +49,19 @@ def export_encoder(codec: Any, facts: Facts, folder: Path, report: Report) -> li
     folder.mkdir(parents=True)
     signal = parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate)
     example = (signal, torch.zeros(2, graph.state_size), torch.tensor(0))
+    step = graph.step
     files = _write_encoder(graph, example, folder, report)
-    return [
+    comparisons = [
         Comparison(
             f"fish_encoder/{name}", "codes that differ",
             parity.worst(run, cases, parity.differing), parity.CODES_LIMIT,
         )
         for name, run in files
     ]  # fmt: skip
+    if "float" in compiled:
+        graph.step = step
+        comparisons.append(codec_compiled.export_encoder(graph, cases, folder, report))
+    return comparisons
 
 
 def export_decoder(
@@ -84,9 +91,10 @@ def export_decoder(
         for name, run in files
     ]  # fmt: skip
     if "float" in compiled:
-        comparisons += export_compiled(graph, cases, folder, report)
+        comparisons += codec_compiled.export_decoder(graph, cases, folder, report)
     if "int8" in compiled:
-        comparisons.append(export_int8(graph, example_codes(codec), cases, folder, report))
+        examples = example_codes(codec)
+        comparisons.append(codec_compiled.export_int8(graph, examples, cases, folder, report))
     return comparisons
 
 

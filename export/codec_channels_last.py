@@ -53,11 +53,24 @@ class ChannelsLastDecoder(nn.Module):
         return x.flatten(1).float()
 
 
-def _convolution(weight: Tensor, bias: Tensor, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+def convolution(conv: Any) -> nn.Conv2d:
+    """A one-dimensional one as a two-dimensional one of height 1."""
+    return _height_one(conv.weight, conv.bias, conv.stride[0], conv.dilation[0], conv.groups)
+
+
+def _height_one(
+    weight: Tensor, bias: Tensor, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
     """From a one-dimensional weight (out, in / groups, kernel), without padding."""
-    channels = weight.shape[1] * groups, weight.shape[0]
-    kernel, spread = (1, weight.shape[2]), (1, dilation)
-    plain = nn.Conv2d(*channels, kernel, dilation=spread, groups=groups, device="meta")
+    plain = nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        (1, weight.shape[2]),
+        stride=(1, stride),
+        dilation=(1, dilation),
+        groups=groups,
+        device="meta",
+    )
     weight = weight.detach()[:, :, None].contiguous(memory_format=torch.channels_last)
     plain.weight, plain.bias = nn.Parameter(weight), nn.Parameter(bias.detach().clone())
     return plain
@@ -71,9 +84,8 @@ def _masked(x: Tensor, hidden: Any) -> Tensor:
 class _Conv(nn.Module):
     def __init__(self, layer: CausalConv) -> None:
         super().__init__()
-        conv: Any = layer.conv
         self.left = layer.left
-        self.conv = _convolution(conv.weight, conv.bias, conv.dilation[0], conv.groups)
+        self.conv = convolution(layer.conv)
 
     def forward(self, x: Tensor, hidden: Any) -> Tensor:
         return self.conv(_masked(x, hidden) if self.left else x)
@@ -92,7 +104,7 @@ class _TransposedConv(nn.Module):
                 f"codec: kernel {layer.kernel} of stride {stride}, expected a multiple of it."
             )
         phases = weight.unflatten(2, (taps, stride)).flip(2).permute(3, 1, 0, 2).flatten(0, 1)
-        self.conv = _convolution(phases, conv.bias.detach().repeat(stride))
+        self.conv = _height_one(phases, conv.bias.detach().repeat(stride))
         self.stride, self.channels = stride, weight.shape[1]
         # Of the outputs that the inputs give, the first are older than what is needed.
         self.surplus = (layer.context(after) - (taps - 1)) * stride - after

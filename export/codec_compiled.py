@@ -1,26 +1,30 @@
-"""fish_decoder compiled ahead of time for this machine's CPU: AOTInductor packages.
+"""The codec compiled ahead of time for this machine's CPU: AOTInductor packages.
 
-Needs a C++ compiler. bfloat16 where the machine multiplies so clearly faster, float32 elsewhere;
-in 8 bits only if that is asked for, beside the other.
+Needs a C++ compiler. The encoder in float32, since codes must be equal. The decoder in bfloat16
+where the machine multiplies so clearly faster, float32 elsewhere; in 8 bits only if that is asked
+for, beside the other.
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 from engine.settings import settings_from
 from ensemble import compiled
 from export import parity
 from export.codec_channels_last import ChannelsLastDecoder
-from export.codec_graphs import DecoderGraph
+from export.codec_channels_last_encoder import ChannelsLastEncoder, Packaged
+from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.parity import Case, Comparison
 from export.write import quiet
 
 INPUTS = ["codes", "new_frames"]
+ENCODER_INPUTS = ["waveform", "chunk_frames"]
 # 8 bits may cost 12 dB where bfloat16 costs nothing much: the demo voice loses 6, random weights 9.
 _OF_BFLOAT16 = 4.0
 _WORTH = 1.3  # times float32's speed: below that bfloat16 costs accuracy for little
@@ -31,7 +35,34 @@ _SETTINGS = {
 }
 
 
-def export_compiled(
+def export_encoder(
+    graph: EncoderGraph, cases: list[Case], folder: Path, report: Callable[[str], None]
+) -> Comparison:
+    """Write `model.pt2` and compare it.
+
+    Args:
+        graph: The encoder, whose step becomes the package.
+        cases: Inputs, and upstream's codes.
+        folder: Of the other artefacts.
+        report: Told what goes on.
+    """
+    from torch._inductor import aoti_load_package
+
+    path, frame, size = folder / compiled.FILE_NAME, graph.samples_per_frame, graph.state_size
+    report("fish_encoder: compiling in float32")
+    # One frame less than a run may have, within the attention's windows: one block each.
+    part = torch.zeros(2, compiled.ENCODER_FRAMES - 1, frame)
+    example = part, torch.zeros(2, size), torch.tensor(0)
+    facts = {"frames": graph.step.max_frames, "samples_per_frame": frame, "state_size": size}
+    described = compiled.description(ENCODER_INPUTS, "float32", **facts)
+    axes = {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO}, None
+    _compile(ChannelsLastEncoder(graph.step).eval(), example, axes, described, path)
+    graph.step = Packaged(aoti_load_package(str(path)), frame)
+    error = parity.worst(parity.script_runner(graph), cases, parity.differing)
+    return Comparison(f"fish_encoder/{path.name}", "codes that differ", error, parity.CODES_LIMIT)
+
+
+def export_decoder(
     graph: DecoderGraph, cases: list[Case], folder: Path, report: Callable[[str], None]
 ) -> list[Comparison]:
     """Write `model.pt2` and compare it; nothing is written where nothing can be compiled.
@@ -48,7 +79,7 @@ def export_compiled(
     for dtype in _dtypes():
         report(f"fish_decoder: compiling in {dtype}")
         precision = str(dtype).removeprefix("torch.")
-        _compile(ChannelsLastDecoder(graph, dtype).eval(), precision, path)
+        _compile_decoder(ChannelsLastDecoder(graph, dtype).eval(), precision, path)
         run = parity.script_runner(aoti_load_package(str(path)))
         name = f"fish_decoder/{path.name}"
         if dtype == torch.float32:
@@ -84,7 +115,7 @@ def export_int8(
 
     path = folder / compiled.INT8_FILE_NAME
     report("fish_decoder: compiling in int8")
-    _compile(int8_decoder(graph, examples), "int8", path)
+    _compile_decoder(int8_decoder(graph, examples), "int8", path)
     half = ChannelsLastDecoder(graph, torch.bfloat16).eval()
     with torch.inference_mode():
         limit = _OF_BFLOAT16 * parity.worst(parity.script_runner(half), cases, parity.noise)
@@ -125,17 +156,27 @@ def _rate(dtype: torch.dtype) -> float:
     return 1 / min(times)
 
 
-def _compile(decoder: ChannelsLastDecoder, precision: str, path: Path) -> None:
+def _compile_decoder(decoder: ChannelsLastDecoder, precision: str, path: Path) -> None:
+    graph = decoder.decoder
+    facts = {"codebooks": graph.largest.shape[1], "frames": graph.count.shape[1]}
+    described = compiled.description(INPUTS, precision, **facts)
+    free = Dim.AUTO
+    axes = ({0: free, 1: free, 2: free}, {0: free, 1: free})
+    _compile(decoder, _example(graph), axes, described, path)
+
+
+def _compile(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    axes: tuple[Any, ...],
+    described: dict[str, str],
+    path: Path,
+) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    graph = decoder.decoder
-    sizes = graph.largest.shape[1], graph.count.shape[1]
-    described = compiled.description(INPUTS, precision, *sizes)
-    free = Dim.AUTO
-    axes = ({0: free, 1: free, 2: free}, {0: free, 1: free})
     with quiet(), torch.no_grad(), fresh_cache():
-        program = torch.export.export(decoder, _example(graph), dynamic_shapes=axes)
+        program = torch.export.export(module, example, dynamic_shapes=axes)
         aoti_compile_and_package(
             program,
             package_path=str(path),

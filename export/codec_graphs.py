@@ -77,23 +77,29 @@ class EncoderStep(nn.Module):
             rebuilt(codec.quantizer.pre_module, "quantizer.pre_module"),
         )
         self.quantizers = nn.ModuleList(Quantizer(q) for q in quantizers(codec))
+        self.max_frames = 2**31  # or as many as its transformers have positions for
         per_frame = 1
         for layer in reversed(list(self.layers.layers())):
             if isinstance(layer, CausalConv):
                 per_frame *= layer.conv.stride[0]
             elif isinstance(layer, WindowTransformer):
                 layer.extend(max_frames * per_frame)
+                self.max_frames = min(self.max_frames, len(layer.cos_sin) // per_frame)
         self.state_size = sum(getattr(module, "kept", 0) for module in self.modules())
 
     def forward(self, waveform: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         carried = Carried(state, start)
-        z = self.layers(waveform[:, None], carried)
+        codes = self.codes(self.layers(waveform[:, None], carried))
+        return codes, carried.packed()
+
+    def codes(self, z: Tensor) -> Tensor:
+        """float32 (batch, dim, frames) -> int64 (batch, codebooks, frames)."""
         codes = []
         for quantizer in self.quantizers:
             quantized, code = quantizer(z)
             z = z - quantized
             codes.append(code)
-        return torch.stack(codes, dim=1), carried.packed()
+        return torch.stack(codes, dim=1)
 
 
 class EncoderGraph(nn.Module):

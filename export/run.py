@@ -62,8 +62,8 @@ def export_checkpoint(
             committed configurations and Python models are copied there.
         full_vocabulary: See `export.llama.sampled_tokens`.
         console: For progress; results are for the caller to print.
-        compiled: Also compile the decoder for this machine's CPU, if it has a C++ compiler.
-        int8: Likewise in 8 bits, beside that, if that is faster here.
+        compiled: Also compile the codec for this machine's CPU, if it has a C++ compiler.
+        int8: Likewise the decoder in 8 bits, beside that, if that is faster here.
 
     Raises:
         CheckpointError: If the checkpoint is unusable.
@@ -91,7 +91,7 @@ def _packages(compiled: bool, int8: bool, console: Console) -> list[str]:
     if not (compiled or int8):
         return []
     if fault := compiler_fault():
-        console.print(f"export: the decoder is not compiled for this CPU: {fault}")
+        console.print(f"export: the codec is not compiled for this CPU: {fault}")
         return []
     packages = ["float"] if compiled else []
     if int8 and (fault := machine_fault()):
@@ -111,7 +111,7 @@ def _export_stages(
     codec = load_codec(checkpoint)
     decoder = DecoderGraph(codec).eval()
     facts = facts_of(checkpoint, codec, decoder, full_vocabulary)
-    comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report)
+    comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report, packages)
     seconds["fish_encoder"] = time.perf_counter() - begin
     begin = time.perf_counter()
     folder = new / "fish_decoder" / "1"
@@ -188,8 +188,9 @@ def _only_committed(folder: str, names: list[str]) -> list[str]:
 def _place(new: Path, repository: Path) -> dict[str, int]:
     """Rename every new file over its predecessor."""
     sizes = {}
-    for name in (FILE_NAME, INT8_FILE_NAME):
-        (repository / "fish_decoder" / "1" / name).unlink(missing_ok=True)  # of other weights
+    for model in ("fish_encoder", "fish_decoder"):
+        for name in (FILE_NAME, INT8_FILE_NAME):
+            (repository / model / "1" / name).unlink(missing_ok=True)  # of other weights
     for source in sorted(p for p in new.rglob("*") if p.is_file()):
         target = repository / source.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)

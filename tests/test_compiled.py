@@ -1,4 +1,4 @@
-"""The compiled decoder: where it is fit, what it refuses, and that a server falls back."""
+"""The compiled codec: where it is fit, what it refuses, and that a server falls back."""
 
 import shutil
 from itertools import combinations_with_replacement
@@ -9,12 +9,14 @@ import pytest
 from raw import infer
 from tritonclient.utils import InferenceServerException
 
-from backends.compiled import pieces
+from backends.compiled import load_compiled, pieces
+from backends.native import ServedModel
 from ensemble import compiled
+from ensemble.artefact import ANY, Signature, Tensor
 from ensemble.launch import Server
 
 INPUTS = ["codes", "new_frames"]
-HERE = compiled.description(INPUTS, "bfloat16", 10, 256)
+HERE = compiled.description(INPUTS, "bfloat16", codebooks=10, frames=256)
 
 
 def test_a_package_made_here_is_fit_here() -> None:
@@ -90,21 +92,25 @@ def test_a_batch_runs_in_pieces_without_common_padding(new, valid, shapes) -> No
 
 @pytest.fixture(scope="module")
 def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
-    """The decoder alone, with a package compiled here."""
+    """The codec alone, with packages compiled here."""
     from export.checkpoint import load_checkpoint, load_codec
-    from export.codec_compiled import compiler_fault, export_compiled
-    from export.codec_graphs import DecoderGraph
-    from export.parity import decoder_cases
+    from export.codec_compiled import compiler_fault, export_decoder, export_encoder
+    from export.codec_graphs import DecoderGraph, EncoderGraph
+    from export.parity import decoder_cases, encoder_cases
 
     if fault := compiler_fault():
         pytest.skip(f"nothing can be compiled: {fault}")
     copy = tmp_path_factory.mktemp("compiled") / "repository"
-    shutil.copytree(repository / "fish_decoder", copy / "fish_decoder")
+    for model in ("fish_encoder", "fish_decoder"):
+        shutil.copytree(repository / model, copy / model)
     codec = load_codec(load_checkpoint(tiny_checkpoint))
     cases = decoder_cases(codec, (64,) * 10, 2048)
     folder = copy / "fish_decoder" / "1"
-    (comparison,) = export_compiled(DecoderGraph(codec).eval(), cases, folder, print)
+    (comparison,) = export_decoder(DecoderGraph(codec).eval(), cases, folder, print)
     assert comparison.passed
+    cases = encoder_cases(codec, 44100, 2048)
+    folder = copy / "fish_encoder" / "1"
+    assert export_encoder(EncoderGraph(codec).eval(), cases, folder, print).passed
     return copy
 
 
@@ -113,11 +119,13 @@ def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
 def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
     codes = np.random.default_rng(0).integers(0, 64, (10, 40))
     window = {"codes": codes, "new_frames": np.arange(33, 40)}
-    audio, log = [], tmp_path / "log"
+    samples = np.random.default_rng(1).normal(0, 0.1, 90 * 2048 + 7)
+    recording = {"waveform": samples, "chunk_frames": 40}
+    audio, codes_of, log = [], [], tmp_path / "log"
     for profile, allowed, said in (
-        (None, "true", "fish_decoder: serving model.pt2, compiled for this CPU"),
-        ("cpu", "true", "fish_decoder: serving model.pt2, compiled for this CPU"),
-        ("cpu", "false", "fish_decoder: serving model.pt, not a compiled one: FISH_SPEECH_COMPILE"),
+        (None, "true", "serving model.pt2, compiled for this CPU"),
+        ("cpu", "true", "serving model.pt2, compiled for this CPU"),
+        ("cpu", "false", "not a compiled one: FISH_SPEECH_COMPILE is false"),
     ):
         environment = {"FISH_SPEECH_COMPILE": allowed, "FISH_SPEECH_PRECISION": "full"}
         with Server(with_package, profile, log_path=log, environment=environment) as server:
@@ -129,7 +137,9 @@ def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
             again = infer(server, "fish_decoder", **window)["audio"]
             padded = np.where(np.arange(33, 40) < 38, window["new_frames"], -1)
             most = infer(server, "fish_decoder", codes=codes, new_frames=padded)["audio"]
-        assert said in log.read_text()
+            codes_of.append(infer(server, "fish_encoder", **recording)["codes"])
+        served = [line for line in log.read_text().splitlines() if said in line]
+        assert "fish_encoder: " in "".join(served) and "fish_decoder: " in "".join(served)
         assert len(whole) == 40 * 2048
         assert np.abs(part - whole[33 * 2048 :]).max() <= 1e-4
         np.testing.assert_array_equal(part, again)
@@ -137,3 +147,49 @@ def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
         assert np.abs(most - part)[: 5 * 2048].max() <= 1e-4
         audio.append(whole)
     assert np.abs(audio[0] - audio[2]).max() <= 1e-4
+    assert codes_of[0].shape == (10, 91)
+    for codes in codes_of[1:]:
+        np.testing.assert_array_equal(codes, codes_of[0])
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("precision", ["full", "int8"])  # the encoder is always in float32
+def test_the_encoder_in_any_chunks_gives_upstreams_codes(
+    with_package, tiny_checkpoint, monkeypatch, precision
+) -> None:
+    import torch
+
+    from export.checkpoint import load_checkpoint, load_codec
+    from export.parity import test_signal as signal
+
+    monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
+    said: list[str] = []
+    encode = load_compiled(encoder_in(with_package), said.append)
+    assert said == ["fish_encoder: serving model.pt2, compiled for this CPU"]
+    assert encode is not None
+    codec = load_codec(load_checkpoint(tiny_checkpoint))
+    for rows, samples in ((1, 1), (1, 150 * 2048 + 7), (3, 70 * 2048)):
+        waveform = signal(rows, samples, 44100)
+        with torch.inference_mode():
+            expected = codec.encode(waveform[:, None])[0].numpy()
+        for chunk in (0, 7, 40, 64, 2**60):
+            sizes = np.full((rows, 1), chunk * rows)
+            arrays = {"waveform": waveform.numpy(), "chunk_frames": sizes}
+            np.testing.assert_array_equal(encode(arrays)["codes"], expected)
+    one = np.ones((1, 1), np.int64)
+    with pytest.raises(ValueError, match=r"waveform has \d+ samples, expected 1 to \d+"):
+        encode({"waveform": np.zeros((1, 8193 * 2048), np.float32), "chunk_frames": one})
+
+
+def encoder_in(repository: Path) -> ServedModel:
+    """As its config.pbtxt has it."""
+    inputs = Tensor("waveform", "FP32", (ANY, ANY)), Tensor("chunk_frames", "INT64", (ANY, 1))
+    return ServedModel(
+        name="fish_encoder",
+        artefact=repository / "fish_encoder" / "1" / "model.onnx",
+        signature=Signature(inputs, (Tensor("codes", "INT64", (ANY, ANY, ANY)),)),
+        batched=True,
+        parameters={compiled.PARAMETER: compiled.FILE_NAME},
+        graph_level=0,
+        gpu=None,
+    )
