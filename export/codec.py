@@ -60,7 +60,7 @@ def export_encoder(
     ]  # fmt: skip
     if "float" in compiled:
         graph.step = step
-        comparisons.append(codec_compiled.export_encoder(graph, cases, folder, report))
+        comparisons += codec_compiled.export_encoder(graph, cases, folder, report)
     return comparisons
 
 

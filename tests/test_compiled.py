@@ -110,7 +110,8 @@ def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
     assert comparison.passed
     cases = encoder_cases(codec, 44100, 2048)
     folder = copy / "fish_encoder" / "1"
-    assert export_encoder(EncoderGraph(codec).eval(), cases, folder, print).passed
+    (comparison,) = export_encoder(EncoderGraph(codec).eval(), cases, folder, print)
+    assert comparison.passed
     return copy
 
 
