@@ -149,7 +149,7 @@ def f0_errors(lines: list[Line], references: list[Line], made: list[np.ndarray])
 
 
 def exported(checkpoint: Path, compiled: bool, precision: str) -> Path:
-    """Export a checkpoint, its decoder compiled or not; for int8 also in 8 bits."""
+    """Export a checkpoint, its codec compiled or not; for int8 the decoder also in 8 bits."""
     repository = ROOT / "build" / "quality-repository"
     how = ["--compile" if compiled else "--no-compile", *(["--int8"] * (precision == "int8"))]
     export_command("run", checkpoint, "--repository", repository, *how)
@@ -163,7 +163,7 @@ def main(
     sentences: Annotated[int, typer.Option(help="How many; the goals are for 100")] = 100,
     in_flight: Annotated[int, typer.Option(help="At a time: 1 is never batched")] = 4,
     streamed: Annotated[bool, typer.Option(help="Chunk by chunk")] = False,
-    compiled: Annotated[bool, typer.Option(help="With the decoder compiled")] = False,
+    compiled: Annotated[bool, typer.Option(help="With the codec compiled")] = False,
     out: Annotated[Path, typer.Option(help="Folder for a picture and some sounds")] = ROOT / "out",
 ) -> None:
     """Measure and print; progress and the table go to stderr."""
