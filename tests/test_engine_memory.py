@@ -163,7 +163,7 @@ def test_an_idle_engine_holds_little_and_its_limit_is_known(llama, jobs) -> None
     per_position = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * 4
     assert engine.kv_bytes_limit == 2 * per_position * facts.max_seq_len
     assert engine.cache.num_bytes <= engine.kv_bytes_limit
-    assert engine.cache.num_bytes <= 2 * per_position * 256
+    assert engine.cache.num_bytes == 2 * per_position * 256
 
 
 @pytest.mark.parametrize("most", [0, 700, 1024, 1600, 2100, 4000])
@@ -184,8 +184,7 @@ def test_who_would_need_too_much_waits(llama, prompts, most) -> None:  # noqa: F
         held = max(held, engine.cache.num_bytes)
     assert_equal(collected, alone)
     assert held <= engine.kv_bytes_limit == min(5 * limit, max(most, limit)) * each
-    assert company == (5 if most == 4000 else company)
-    assert company > 1 or most < 1024
+    assert company >= {0: 1, 700: 1, 4000: 5}.get(most, 2)
 
 
 def test_positions_follow_free_memory(llama, monkeypatch) -> None:  # noqa: F811
