@@ -21,23 +21,9 @@ const float* numbers(const MaybeTensor& tensor) {
   return tensor ? tensor->const_data_ptr<float>() : nullptr;
 }
 
-// For so many rows that oneDNN's matrix units pay: the panels as they were, in bfloat16.
-Tensor by_onednn(const Product& job, const Tensor& panels, const MaybeTensor& scales) {
-  Tensor rows = at::empty({job.rows, job.depth}, at::kFloat);
-  at::parallel_for(0, job.rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++)
-      job.prepare(row, rows.mutable_data_ptr<float>() + row * job.depth);
-  });
-  const bool is_int8 = panels.scalar_type() == at::kChar;
-  Tensor dense = is_int8 ? panels.permute({0, 2, 1, 3}) : panels.transpose(1, 2);
-  dense = dense.reshape({-1, job.depth}).narrow(0, 0, job.outputs).to(at::kBFloat16);
-  const Tensor y = at::linear(rows.to(at::kBFloat16), dense).to(at::kFloat);
-  return scales ? y * *scales : y;
-}
-
 Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const MaybeTensor& scales,
                const MaybeTensor& columns, const MaybeTensor& bias, const MaybeTensor& norm,
-               double eps, bool gated, const MaybeTensor& residual, int64_t many) {
+               double eps, bool gated, const MaybeTensor& residual) {
   const Tensor input = x.contiguous();
   auto shape = input.sizes().vec();
   const int64_t width = shape.back(), depth = gated ? width / 2 : width;
@@ -59,14 +45,13 @@ Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const May
                     .eps = float(eps),
                     .gated = gated,
                     .y = y.mutable_data_ptr<float>()};
-  if (many && job.rows >= many) {
-    y = by_onednn(job, panels, scales).view(shape);
-    if (bias) y += *bias;
-    return residual ? y + old : y;
-  }
   switch (panels.scalar_type()) {
     case at::kFloat: job.run(panels.const_data_ptr<float>()); break;
-    case at::kBFloat16: job.run((const Bfloat16*)panels.const_data_ptr()); break;
+    case at::kBFloat16: {
+      const auto weights = (const Bfloat16*)panels.const_data_ptr();
+      panels.dim() == 4 ? job.run_pairs(weights) : job.run(weights);
+      break;
+    }
     case at::kChar: job.run(panels.const_data_ptr<int8_t>()); break;
     default: TORCH_CHECK(false, "product: weights are ", panels.scalar_type());
   }
@@ -134,7 +119,8 @@ Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temper
 TORCH_LIBRARY(voicereel, library) {
   library.def(
       "product(Tensor x, Tensor panels, int outputs, Tensor? scales, Tensor? columns, "
-      "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual, int many) -> Tensor");
+      "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual) -> Tensor");
+  library.def("has_units() -> bool", voicereel::has_units);
   library.def(
       "attend(Tensor qkv, Tensor past, Tensor cos_sin, Tensor? q_norm, Tensor? k_norm, float eps, "
       "Tensor(a!) keys, Tensor(b!) values) -> Tensor");
