@@ -86,17 +86,18 @@ struct Product {
   }
 
   // By matrix units, from bfloat16 weights in pairs. A float32 input is the sum of two bfloat16, but
-  // for 1 in 2^17.
+  // for 1 in 2^17; so may weights be, in two planes.
+  template <int planes>
   void run_pairs(const Bfloat16* weights) const {
     Bfloat16* inputs = scratch<Bfloat16>(unit_numbers<Bfloat16>(2));
-    run<float>(
+    run<float, planes>(
         weights, true,
         [&](int64_t row, const float* prepared) {
           Bfloat16* parts = scratch<Bfloat16, 1>(2 * depth);
           split_row(prepared, depth, parts, parts + depth);
           place_in_block<2>(parts, row, inputs);
         },
-        [&](int64_t row, int count, auto... rest) { unit_tiles<2>(inputs, row, count, rest...); },
+        [&](int64_t row, int count, auto... rest) { unit_tiles<2, planes>(inputs, row, count, rest...); },
         [](float sum, int64_t, int64_t) { return sum; });
   }
 
@@ -113,7 +114,7 @@ struct Product {
           by_units ? place_in_block<1>(rounded, row, inputs) : place(rounded, row, inputs);
         },
         [&](int64_t row, int count, auto... rest) {
-          if (by_units) return unit_tiles<1>(inputs, row, count, rest...);
+          if (by_units) return unit_tiles<1, 1>(inputs, row, count, rest...);
           any_tile<kRows>(count, inputs + row * depth, rest...);
         },
         [&](int32_t sum, int64_t row, int64_t column) {
@@ -145,16 +146,16 @@ struct Product {
       for (int part = 0; part < parts; part++, to += kUnitRows * step)
         std::copy(from + part * depth + k, from + part * depth + k + step, to);
   }
-  template <int parts, class Input, class Weight, class Sum>
+  template <int parts, int planes, class Input, class Weight, class Sum>
   void unit_tiles(const Input* inputs, int64_t row, int count, const Weight* panel, int64_t depth,
                   Ahead ahead, Sum* sums) const {
     const Input* from = inputs + row * depth * parts;
     const int64_t block = kUnitRows * depth * parts;
-    if (count > kUnitRows) return unit_tile<parts, 2>(from, block, panel, depth, ahead, sums);
-    unit_tile<parts, 1>(from, block, panel, depth, ahead, sums);
+    if (count > kUnitRows) return unit_tile<parts, planes, 2>(from, block, panel, depth, ahead, sums);
+    unit_tile<parts, planes, 1>(from, block, panel, depth, ahead, sums);
   }
 
-  template <class Sum, class Weight, class Prepare, class Multiply, class Value>
+  template <class Sum, int planes = 1, class Weight, class Prepare, class Multiply, class Value>
   void run(const Weight* weights, bool by_units, Prepare prepare_row, Multiply multiply, Value value) const {
     const bool worth = rows * depth * outputs > kWorthThreads;
     const int tile_rows = by_units ? kUnitRows * kUnitBlocks : kRows;
@@ -173,7 +174,7 @@ struct Product {
           const int count = std::min<int64_t>(tile_rows, rows - row);
           const Ahead ahead{(rows + tile_rows - 1) / tile_rows, row / tile_rows};
           alignas(64) Sum sums[kUnitRows * kUnitBlocks * kColumns];
-          multiply(row, count, weights + begin * depth, depth, ahead, sums);
+          multiply(row, count, weights + begin * depth * planes, depth, ahead, sums);
           for (int r = 0; r < count; r++)
             finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
               return value(sums[r * kColumns + c], row + r, begin + c);
