@@ -1,6 +1,7 @@
-"""A graph compiled ahead of time instead of the portable one, where this machine can run it."""
+"""The codec by our own operators instead of the portable graph, where this machine can run it."""
 
 import ctypes
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from backends.native import Arrays, ServedModel
 from ensemble import compiled
 
 Run = Callable[[Arrays], Arrays]
-Package = Callable[[list], list]  # tensors in, tensors out
+Module = Callable[..., Any]  # tensors in, tensors out
 
 # New frames in one run of the decoder. Rows run faster one after the other than together once
 # what lies between two layers, 0.8 MB a frame in S1-mini, is far beyond the caches.
@@ -20,7 +21,7 @@ _INT_MAX = 2**31 - 1
 
 
 def load_compiled(model: ServedModel, log: Callable[[str], None]) -> Run | None:
-    """Load the package that the config names, if there is one and it is fit.
+    """Load the file that the config names, if there is one and it is fit.
 
     Args:
         model: Its parameter COMPILED_FILENAME names a file beside the artefact.
@@ -40,15 +41,16 @@ def load_compiled(model: ServedModel, log: Callable[[str], None]) -> Run | None:
             problems.append(str(problem))
             continue
         if run is not None:
-            log("; ".join([f"{model.name}: serving {candidate}, compiled for this CPU", *problems]))
+            said = f"{model.name}: serving {candidate}, by kernels for this CPU"
+            log("; ".join([said, *problems]))
             return run
     reasons = "; ".join(dict.fromkeys(problems))
-    log(f"{model.name}: serving {model.artefact.name}, not a compiled one: {reasons}")
+    log(f"{model.name}: serving {model.artefact.name}, without kernels: {reasons}")
     return None
 
 
 def _load(model: ServedModel, filename: str) -> Run | None:
-    """None for a package in 8 bits that nobody asked for, or for the encoder, always float32.
+    """None for a decoder in 8 bits that nobody asked for, and for such an encoder.
 
     Raises ValueError, or whatever torch raises, if that cannot be.
     """
@@ -58,6 +60,7 @@ def _load(model: ServedModel, filename: str) -> Run | None:
 
     import torch  # heavy, and needed only from here: ONNX Runtime's stand-in does without
 
+    from engine import kernels
     from engine.settings import settings_from
 
     settings = settings_from(device="cpu")
@@ -69,22 +72,24 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     if not path.is_file():
         how = " INT8=1" if filename == compiled.INT8_FILE_NAME else ""
         raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
-    loader: Any = vars(vars(torch._C)["_aoti"])["AOTIModelPackageLoader"]  # has no type stubs
-    described = loader.load_metadata_from_package(str(path), "model")
+    if fault := kernels.fault():
+        raise ValueError(fault)
+    extra = {compiled.DESCRIPTION: ""}
+    module = torch.jit.load(str(path), _extra_files=extra)
+    described = json.loads(extra[compiled.DESCRIPTION])
     if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
         raise ValueError(problem)
-    package = loader(str(path), "model", False, 1, -1)
     (output,) = (t.name for t in model.signature.outputs)
     keep_memory()
     served = encode if encoder else decode
-    return lambda arrays: {output: served(package.boxed_run, described, arrays)}
+    return lambda arrays: {output: served(module, described, arrays)}
 
 
-def encode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
-    """Run the encoder's package, chunk by chunk, each of `ENCODER_FRAMES` at most.
+def encode(module: Module, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
+    """Run the encoder, chunk by chunk, each of `ENCODER_FRAMES` at most.
 
     Args:
-        package: What was loaded.
+        module: What was loaded.
         described: What it says of itself.
         arrays: `waveform` and `chunk_frames`, as `export.codec_graphs.EncoderGraph` has them.
     """
@@ -94,7 +99,7 @@ def encode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np
     rows, samples = waveform.shape
     frame, limit = int(described["samples_per_frame"]), int(described["frames"])
     frames = -(-samples // frame)
-    if not 1 <= frames <= limit:  # its code does not look where its tables end
+    if not 1 <= frames <= limit:  # it does not look where its tables end
         raise ValueError(f"waveform has {samples} samples, expected 1 to {limit * frame}.")
     chunk = max(1, min(int(arrays["chunk_frames"].min()), compiled.ENCODER_FRAMES) // rows)
     whole = np.pad(waveform, ((0, 0), (0, frames * frame - samples)))
@@ -102,14 +107,12 @@ def encode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np
     state, codes = torch.zeros(rows, int(described["state_size"])), []
     with torch.inference_mode():
         for begin in range(0, frames, chunk):
-            # The code takes the memory layout for granted.
-            part = whole[:, begin : begin + chunk].contiguous()
-            new, state = package([part, state, torch.tensor(begin * frame)])
+            new, state = module(whole[:, begin : begin + chunk], state, torch.tensor(begin * frame))
             codes.append(new)
         return torch.cat(codes, 2).numpy()
 
 
-def decode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
+def decode(module: Module, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
     """Likewise the decoder's, piece by piece: `codes` and `new_frames` -> audio."""
     import torch
 
@@ -118,7 +121,7 @@ def decode(package: Package, described: Mapping[str, str], arrays: Arrays) -> np
     with torch.inference_mode():
         for piece in pieces(arrays):
             tensors = [torch.from_numpy(np.ascontiguousarray(piece[name])) for name in order]
-            (audio,) = (r.numpy() for r in package(tensors))
+            audio = module(*tensors).numpy()
             valid = piece["new_frames"].shape[1]
             padding = audio.shape[1] // valid * (new - valid)
             parts.append(np.pad(audio, ((0, 0), (0, padding))))

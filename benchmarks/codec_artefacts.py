@@ -1,5 +1,6 @@
 """The codec's artefacts, called in process as they are served on a CPU."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backends.compiled import encode, keep_memory, pieces
+from engine import kernels
 from ensemble import compiled
 from ensemble.reference import CHUNK_FRAMES
 from export.codec_compiled import INPUTS
@@ -19,7 +21,7 @@ def decoders(repository: Path, int8: bool) -> dict[str, Run]:
     plain = {"model.pt": _script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
     names = [*([compiled.INT8_FILE_NAME] if int8 else []), compiled.FILE_NAME]
     present = [n for n in names if (folder / n).is_file() and compiled.wanted()]
-    return {n: _package(folder / n) for n in present} | plain
+    return {n: _kernels(folder / n) for n in present} | plain
 
 
 def encoders(repository: Path) -> dict[str, Run]:
@@ -27,7 +29,7 @@ def encoders(repository: Path) -> dict[str, Run]:
     folder = repository / "fish_encoder" / "1"
     runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
     if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
-        runs = {compiled.FILE_NAME: _encoder_package(folder / compiled.FILE_NAME), **runs}
+        runs = {compiled.FILE_NAME: _encoder_kernels(folder / compiled.FILE_NAME), **runs}
     return {name: _in_pieces(run) for name, run in runs.items()}
 
 
@@ -35,33 +37,35 @@ def _in_pieces(encoder: Run) -> Run:
     return lambda waveform: encoder(waveform, torch.full((len(waveform), 1), CHUNK_FRAMES))
 
 
-def _package(path: Path) -> Run:
+def _kernels(path: Path) -> Run:
     """As it is served: in pieces, in memory that is kept; upstream has the good of that too."""
-    from torch._inductor import aoti_load_package
-
-    package: Any = aoti_load_package(str(path))
-    keep_memory()
+    module, _ = _loaded(path)
 
     def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
         parts = pieces({"codes": codes.numpy(), "new_frames": numbers.numpy()})
-        audio = [package(*(torch.from_numpy(p[n].copy()) for n in INPUTS)) for p in parts]
+        audio = [module(*(torch.from_numpy(p[n].copy()) for n in INPUTS)) for p in parts]
         return (torch.cat(audio),)
 
     return run
 
 
-def _encoder_package(path: Path) -> Run:
-    from torch._inductor import aoti_load_package
-
-    package: Any = aoti_load_package(str(path))
-    described = package.get_metadata()
-    keep_memory()
+def _encoder_kernels(path: Path) -> Run:
+    module, described = _loaded(path)
 
     def run(waveform: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         arrays = {"waveform": waveform.numpy(), "chunk_frames": sizes.numpy()}
-        return (torch.from_numpy(encode(lambda t: package(*t), described, arrays)),)
+        return (torch.from_numpy(encode(module, described, arrays)),)
 
     return run
+
+
+def _loaded(path: Path) -> tuple[Any, dict[str, str]]:
+    if fault := kernels.fault():
+        raise SystemExit(f"{path.name} cannot be used here: {fault}")
+    extra = {compiled.DESCRIPTION: ""}
+    module = torch.jit.load(str(path), _extra_files=extra)
+    keep_memory()
+    return module, json.loads(extra[compiled.DESCRIPTION])
 
 
 def _script(folder: Path) -> Run:

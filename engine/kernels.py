@@ -30,7 +30,7 @@ _FLAGS = (
     *("-fvisibility=hidden", "-w"),
 )
 _PANEL, _DOT = 32, 4  # as in rows.h
-_MANY_ROWS = 64  # from here on matrix units, where there are any, are faster than reading twice
+_UNIT_DEPTH = 32  # bfloat16 numbers that matrix units take at a time, in pairs
 
 
 @functools.cache
@@ -103,16 +103,30 @@ class Product(nn.Module):
         eps: float = 0.0,
         gated: bool = False,
         int8: bool = False,
+        split: bool = False,
     ) -> None:
+        """Args:
+        weight: (outputs, depth). What is not float32 has its own products.
+        bias, norm: (outputs,) and (depth,).
+        eps: Of the norm.
+        gated: The rows are gate and up of a perceptron.
+        int8: Round it to 8 bits for each output.
+        split: In float32, where there are matrix units, as the sum of two bfloat16: 1 in 2^16 off.
+        """
         super().__init__()
         self.outputs, depth = weight.shape
         scales = columns = None
         padding = (0, 0, 0, -self.outputs % _PANEL)
+        has_units = depth % _UNIT_DEPTH == 0 and torch.ops.voicereel.has_units()
         if int8 and depth % _DOT == 0:
             scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
             rounded = (weight.float() / scales[:, None]).round().to(torch.int8)
             columns = 128 * F.pad(rounded, padding).sum(dim=1, dtype=torch.int32)
             panels = F.pad(rounded, padding).view(-1, _PANEL, depth // _DOT, _DOT).transpose(1, 2)
+        elif has_units and split and weight.dtype == torch.float32:
+            panels = split_panels(F.pad(weight, padding))
+        elif has_units and weight.dtype == torch.bfloat16:
+            panels = F.pad(weight, padding).view(-1, _PANEL, depth // 2, 2).transpose(1, 2)
         else:
             panels = F.pad(weight, padding).view(-1, _PANEL, depth).transpose(1, 2)
         self.register_buffer("panels", panels.contiguous())
@@ -121,14 +135,23 @@ class Product(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.float())
         self.register_buffer("norm", None if norm is None else norm.float())
         self.eps, self.gated = eps, gated
-        has_units = torch.cpu._is_amx_tile_supported() and weight.dtype != torch.float32
-        self.many = _MANY_ROWS if has_units else 0
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         return torch.ops.voicereel.product(
             *(x, self.panels, self.outputs, self.scales, self.columns, self.bias, self.norm),
-            *(self.eps, self.gated, added, self.many),
+            *(self.eps, self.gated, added),
         )
+
+
+def split_panels(weight: Tensor) -> Tensor:
+    """Float32 (outputs, depth) -> bfloat16 (panels, steps, 2, 16 pairs of depth, outputs, 2).
+
+    Of each step its nearest bfloat16, and what they lack.
+    """
+    high = weight.bfloat16()
+    parts = torch.stack([high, (weight - high.float()).bfloat16()])
+    panels = parts.view(2, -1, _PANEL, weight.shape[1] // _UNIT_DEPTH, _UNIT_DEPTH // 2, 2)
+    return panels.permute(1, 3, 0, 4, 2, 5).flatten(3, 4)  # 5 axes
 
 
 class KernelLayer(nn.Module):
@@ -213,8 +236,6 @@ class KernelGraphs(LlamaGraphs):
             return KernelLayer(weights, block, eps, int8)
 
         super().__init__(shape, weights, layer, Product)
-        # Matrix units round otherwise, so where there are any, a prompt's company matters.
-        self.exact_in_company = not any(m.many for m in self.modules() if isinstance(m, Product))
 
 
 if __name__ == "__main__":

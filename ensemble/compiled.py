@@ -1,21 +1,21 @@
-"""Packages compiled ahead of time: what they need of a machine, and whether this one has it.
+"""The codec by our own operators for CPUs: what a file of it needs of a machine.
 
-A package is machine code for the CPU that exported it. It is never the only artefact: where it
-does not fit, the same graph is served from `model.pt` or `model.onnx`.
+It is never the only artefact: where it does not fit, the same graph is served from `model.pt` or
+`model.onnx`.
 """
 
 import os
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
-FILE_NAME = "model.pt2"
-INT8_FILE_NAME = "model-int8.pt2"  # beside it, if the export was asked for one
+FILE_NAME = "model-kernels.pt"
+INT8_FILE_NAME = "model-int8.pt"  # beside it, if the export was asked for one
+DESCRIPTION = "description.json"  # in the file
 PRECISIONS = ("float32", "bfloat16", "int8")  # the more exact first
 PARAMETER = "COMPILED_FILENAME"  # of config.pbtxt; native backends do not know it and pass it over
-ENCODER_FRAMES = 64  # in one run of the encoder, of all rows together; its code takes no more
+ENCODER_FRAMES = 64  # in one run of the encoder, of all rows together
 _VARIABLE = "FISH_SPEECH_COMPILE"
 # The families of instructions that a compiler may use on the word of `-march=native`.
 _FAMILIES = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "sse4", "vaes", "vpclmul")
@@ -37,12 +37,15 @@ def instructions() -> set[str]:
     return set()
 
 
-def description(inputs: list[str], precision: str, **facts: int) -> dict[str, str]:
-    """What a package made on this machine says of itself.
+def description(
+    inputs: list[str], precision: str, needs: Collection[str], **facts: int
+) -> dict[str, str]:
+    """What a file says of itself.
 
     Args:
-        inputs: Names of the model's; the decoder's in the order of the package's arguments.
+        inputs: Names of the model's; the decoder's in the order of the file's arguments.
         precision: Of its convolutions.
+        needs: Instructions for which its weights are laid out, in Linux's names.
         facts: `frames`, it knows no position beyond this many; the decoder's `codebooks`, rows of
             codes that it reads; the encoder's `samples_per_frame` and `state_size`, numbers that
             it carries from chunk to chunk.
@@ -51,13 +54,12 @@ def description(inputs: list[str], precision: str, **facts: int) -> dict[str, st
         **{name: str(number) for name, number in facts.items()},
         "inputs": " ".join(inputs),
         "precision": precision,
-        "torch": version("torch"),
-        "instructions": " ".join(sorted(instructions())),
+        "instructions": " ".join(sorted(needs)),
     }
 
 
 def unfit(described: Mapping[str, str], inputs: list[str], asked: str) -> str | None:
-    """Why a package cannot be used here, or None.
+    """Why a file cannot be used here, or None.
 
     Args:
         described: As `description` made it.
@@ -66,17 +68,15 @@ def unfit(described: Mapping[str, str], inputs: list[str], asked: str) -> str | 
     """
     if sorted(described.get("inputs", "").split()) != sorted(inputs):
         return f"it takes {described.get('inputs')!r}, config.pbtxt says {' '.join(inputs)!r}"
-    if described.get("torch") != version("torch"):
-        return f"it was made with torch {described.get('torch')}, this is {version('torch')}"
     if missing := set(described.get("instructions", "").split()) - instructions():
-        return f"this CPU lacks {', '.join(sorted(missing))}"
+        return f"it was made for a CPU with {', '.join(sorted(missing))}: export it again here"
     if described.get("precision") not in PRECISIONS[: PRECISIONS.index(asked) + 1]:
         return f"it computes in {described.get('precision')}, and {asked} is asked for"
     return None
 
 
 def refuse_window(described: Mapping[str, str], codes: np.ndarray, new_frames: np.ndarray) -> None:
-    """Keep from the decoder what would make it read beyond its tables: its code does not look.
+    """Keep from the decoder what would make it read beyond its tables: it does not look.
 
     Raises:
         ValueError: Says what was expected.

@@ -25,7 +25,7 @@ def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[P
         preset: Of `python -m export make-checkpoint`.
         name: What to call both.
         flags: More for make-checkpoint.
-        int8: Whether S1-mini's decoder is wanted in 8 bits as well.
+        int8: Whether the decoder is wanted in 8 bits as well.
 
     Returns:
         Both folders.
@@ -35,9 +35,7 @@ def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[P
     """
     checkpoint, repository = ROOT / "checkpoints" / name, ROOT / "build" / f"{name}-repository"
     stamp = repository.with_suffix(".stamp")  # hash of what the repository was made with, and how
-    # Compiling takes a minute or two, which the small ones never win back.
-    large = preset == "s1mini"
-    how = ["--compile" if large else "--no-compile", *(["--int8"] if int8 and large else [])]
+    how = ["--compile", *(["--int8"] * int8)]
     wanted = " ".join([_hash_of_sources(), *how])
     made = stamp.read_text() if stamp.is_file() and repository.is_dir() else ""
     stale = not f"{made} ".startswith(f"{wanted} ")  # with more than is wanted it serves as well

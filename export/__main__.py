@@ -48,11 +48,11 @@ def run(
     ] = False,
     compile: Annotated[
         bool | None,
-        typer.Option(help="Also compile the codec for this CPU [default: FISH_SPEECH_COMPILE]"),
+        typer.Option(help="Also lay the codec out for this CPU [default: FISH_SPEECH_COMPILE]"),
     ] = None,
     int8: Annotated[
         bool,
-        typer.Option(help="Also compile the decoder in 8 bits, for FISH_SPEECH_PRECISION=int8"),
+        typer.Option(help="Also write the decoder in 8 bits, for FISH_SPEECH_PRECISION=int8"),
     ] = False,
 ) -> None:
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""

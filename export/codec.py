@@ -1,4 +1,4 @@
-"""The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and compiled."""
+"""The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and by kernels."""
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def export_encoder(
         facts: Of the checkpoint.
         folder: Where to; made here.
         report: Told what goes on.
-        compiled: `float` asks for a package for the CPU of this machine too.
+        compiled: `float` asks for one by kernels for the CPU of this machine too.
     """
     graph = EncoderGraph(codec, facts.max_reference_frames).eval()
     report("fish_encoder: upstream's codes")
@@ -74,8 +74,7 @@ def export_decoder(
 ) -> list[Comparison]:
     """Likewise with `DAC.decode`; in windows, which together must equal the whole.
 
-    `compiled` may ask for packages for the CPU of this machine: `float` (the best that is as good
-    as exact), `int8`.
+    `compiled` may ask for some by kernels for the CPU of this machine: `float`, `int8`.
     """
     codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
     example = (codes, torch.arange(8, 12).repeat(2, 1))
@@ -94,7 +93,7 @@ def export_decoder(
         comparisons += codec_compiled.export_decoder(graph, cases, folder, report)
     if "int8" in compiled:
         examples = example_codes(codec)
-        comparisons.append(codec_compiled.export_int8(graph, examples, cases, folder, report))
+        comparisons += codec_compiled.export_int8(graph, examples, cases, folder, report)
     return comparisons
 
 

@@ -81,7 +81,9 @@ def _masked(x: Tensor, hidden: Any) -> Tensor:
     return torch.where(torch.arange(x.shape[3], device=x.device) >= hidden, x, 0.0)
 
 
-class _Conv(nn.Module):
+class ConvTwin(nn.Module):
+    """Of `CausalConv`."""
+
     def __init__(self, layer: CausalConv) -> None:
         super().__init__()
         self.left = layer.left
@@ -91,8 +93,11 @@ class _Conv(nn.Module):
         return self.conv(_masked(x, hidden) if self.left else x)
 
 
-class _TransposedConv(nn.Module):
-    """Output t * stride + r is a sum over taps n of weight[r + n * stride] * input[t - n]."""
+class TransposedTwin(nn.Module):
+    """Of `CausalTransposedConv`.
+
+    Output t * stride + r is a sum over taps n of weight[r + n * stride] * input[t - n].
+    """
 
     def __init__(self, layer: CausalTransposedConv, after: int) -> None:
         super().__init__()
@@ -147,7 +152,7 @@ class ConvNeXtTwin(nn.Module):
 
     def __init__(self, layer: ConvNeXt) -> None:
         super().__init__()
-        self.depthwise = _Conv(layer.depthwise)
+        self.depthwise = ConvTwin(layer.depthwise)
         # Copies: a change of dtype is not for the graph they come from.
         self.norm, self.widen, self.narrow = map(
             copy.deepcopy, (layer.norm, layer.widen, layer.narrow)
@@ -159,7 +164,9 @@ class ConvNeXtTwin(nn.Module):
         return x[..., self.depthwise.left :] + y
 
 
-class _Tanh(nn.Module):
+class TanhTwin(nn.Module):
+    """Of `Tanh`."""
+
     def forward(self, x: Tensor, hidden: Any) -> Tensor:
         return torch.tanh(x)
 
@@ -168,9 +175,9 @@ def _twin(layer: nn.Module, after: int) -> nn.Module:
     """The channels-last form of one layer, after which `after` inputs of context are needed."""
     match layer:
         case CausalTransposedConv():
-            return _TransposedConv(layer, after)
+            return TransposedTwin(layer, after)
         case CausalConv():
-            return _Conv(layer)
+            return ConvTwin(layer)
         case Snake():
             return SnakeTwin(layer)
         case Residual():
@@ -178,5 +185,5 @@ def _twin(layer: nn.Module, after: int) -> nn.Module:
         case ConvNeXt():
             return ConvNeXtTwin(layer)
         case Tanh():
-            return _Tanh()
+            return TanhTwin()
     raise UnsupportedCodecError(f"codec: no channels-last form of {type(layer).__name__}.")

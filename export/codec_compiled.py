@@ -1,63 +1,56 @@
-"""The codec compiled ahead of time for this machine's CPU: AOTInductor packages.
+"""The codec by this project's own operators for CPUs (`engine/native`), which g++ compiles.
 
-Needs a C++ compiler. The encoder in float32, since codes must be equal. The decoder in bfloat16
-where the machine multiplies so clearly faster, float32 elsewhere; in 8 bits only if that is asked
-for, beside the other.
+Everything in float32, or, where there are matrix units, as sums of two bfloat16, which is as good
+as float32 for codes and audio. The decoder in 8 bits only if that is asked for, beside the other.
 """
 
-import time
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
-from engine.settings import settings_from
 from ensemble import compiled
 from export import parity
 from export.codec_channels_last import ChannelsLastDecoder
-from export.codec_channels_last_encoder import ChannelsLastEncoder, Packaged
 from export.codec_graphs import DecoderGraph, EncoderGraph
+from export.codec_int8 import int8_decoder
+from export.codec_kernels import KernelDecoder
+from export.codec_kernels_encoder import KernelEncoder
+from export.codec_transformer import UnsupportedCodecError
 from export.parity import Case, Comparison
 from export.write import quiet
 
 INPUTS = ["codes", "new_frames"]
 ENCODER_INPUTS = ["waveform", "chunk_frames"]
+_UNITS = ("amx_bf16", "amx_int8", "amx_tile")
 # 8 bits may cost 12 dB where bfloat16 costs nothing much: the demo voice loses 6, random weights 9.
 _OF_BFLOAT16 = 4.0
-_WORTH = 1.3  # times float32's speed: below that bfloat16 costs accuracy for little
-_SETTINGS = {
-    "freezing": True,  # weights in the order that the convolutions want
-    "cpp.dynamic_threads": True,  # as many as the serving machine has, not this one
-    "aot_inductor.compile_wrapper_opt_level": "O0",  # it only calls; O3 doubles the build
-}
 
 
 def export_encoder(
     graph: EncoderGraph, cases: list[Case], folder: Path, report: Callable[[str], None]
 ) -> list[Comparison]:
-    """Write `model.pt2` and compare it; it is taken back if codes differ, as others serve too.
+    """Write it and compare it; it is taken back if codes differ, as others serve too.
 
     Args:
-        graph: The encoder, whose step becomes the package.
+        graph: The encoder, whose step is taken.
         cases: Inputs, and upstream's codes.
         folder: Of the other artefacts.
         report: Told what goes on.
     """
-    from torch._inductor import aoti_load_package
-
-    path, frame, size = folder / compiled.FILE_NAME, graph.samples_per_frame, graph.state_size
-    report("fish_encoder: compiling in float32")
-    # One frame less than a run may have, within the attention's windows: one block each.
-    part = torch.zeros(2, compiled.ENCODER_FRAMES - 1, frame)
-    example = part, torch.zeros(2, size), torch.tensor(0)
-    facts = {"frames": graph.step.max_frames, "samples_per_frame": frame, "state_size": size}
-    described = compiled.description(ENCODER_INPUTS, "float32", **facts)
-    axes = {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO}, None
-    _compile(ChannelsLastEncoder(graph.step).eval(), example, axes, described, path)
-    graph.step = Packaged(aoti_load_package(str(path)), frame)
+    report("fish_encoder: for this CPU")
+    path, frame = folder / compiled.FILE_NAME, graph.samples_per_frame
+    try:
+        module = KernelEncoder(graph.step)
+    except UnsupportedCodecError as error:
+        report(f"fish_encoder: {error}")
+        return []
+    facts = {"frames": graph.step.max_frames, "samples_per_frame": frame}
+    _save(module, path, ENCODER_INPUTS, "float32", state_size=module.state_size, **facts)
+    graph.step = Packaged(torch.jit.load(str(path)), frame)
+    graph.state_size = module.state_size
     error = parity.worst(parity.script_runner(graph), cases, parity.differing)
     name = f"fish_encoder/{path.name}"
     comparison = Comparison(name, "codes that differ", error, parity.CODES_LIMIT)
@@ -71,7 +64,7 @@ def export_encoder(
 def export_decoder(
     graph: DecoderGraph, cases: list[Case], folder: Path, report: Callable[[str], None]
 ) -> list[Comparison]:
-    """Write `model.pt2` and compare it; nothing is written where nothing can be compiled.
+    """Write it and compare it; nothing if the codec has a layer without a kernel.
 
     Args:
         graph: The decoder.
@@ -79,24 +72,22 @@ def export_decoder(
         folder: Of the other artefacts.
         report: Told what goes on.
     """
-    from torch._inductor import aoti_load_package
-
-    path, comparison = folder / compiled.FILE_NAME, None
-    for dtype in _dtypes():
-        report(f"fish_decoder: compiling in {dtype}")
-        precision = str(dtype).removeprefix("torch.")
-        _compile_decoder(ChannelsLastDecoder(graph, dtype).eval(), precision, path)
-        run = parity.script_runner(aoti_load_package(str(path)))
-        name = f"fish_decoder/{path.name}"
-        if dtype == torch.float32:
-            error = parity.worst(run, cases, parity.max_abs)
-            comparison = Comparison(name, "audio, max abs", error, parity.AUDIO_LIMIT)
-        else:
-            error = parity.worst(run, cases, parity.noise)
-            comparison = Comparison(name, "audio, noise / signal", error, parity.NOISE_LIMIT)
-        if comparison.passed:
-            break
-    return [comparison] if comparison else []
+    report("fish_decoder: for this CPU")
+    try:
+        module = KernelDecoder(ChannelsLastDecoder(graph))
+    except UnsupportedCodecError as error:
+        report(f"fish_decoder: {error}")
+        return []
+    path = folder / compiled.FILE_NAME
+    name = f"fish_decoder/{path.name}"
+    run = _saved_decoder(module, graph, path, "float32")
+    error = parity.worst(run, cases, parity.max_abs)
+    comparison = Comparison(name, "audio, max abs", error, parity.AUDIO_LIMIT)
+    if comparison.passed or not torch.ops.voicereel.has_units():
+        return [comparison]
+    run = _saved_decoder(module, graph, path, "bfloat16")  # not for who asks for float32
+    error = parity.worst(run, cases, parity.noise)
+    return [Comparison(name, "audio, noise / signal", error, parity.NOISE_LIMIT)]
 
 
 def export_int8(
@@ -105,8 +96,8 @@ def export_int8(
     cases: list[Case],
     folder: Path,
     report: Callable[[str], None],
-) -> Comparison:
-    """Write `model-int8.pt2` and compare it, by what bfloat16 loses on the same inputs.
+) -> list[Comparison]:
+    """Write it and compare it, by what bfloat16 would lose on the same inputs.
 
     Args:
         graph: The decoder.
@@ -115,86 +106,43 @@ def export_int8(
         folder: Of the other artefacts.
         report: Told what goes on.
     """
-    from torch._inductor import aoti_load_package
-
-    from export.codec_int8 import int8_decoder
-
+    report("fish_decoder: in int8")
     path = folder / compiled.INT8_FILE_NAME
-    report("fish_decoder: compiling in int8")
-    _compile_decoder(int8_decoder(graph, examples), "int8", path)
+    try:
+        module = KernelDecoder(int8_decoder(graph, examples))
+    except UnsupportedCodecError as error:
+        report(f"fish_decoder: {error}")
+        return []
+    run = _saved_decoder(module, graph, path, "int8")
     half = ChannelsLastDecoder(graph, torch.bfloat16).eval()
     with torch.inference_mode():
         limit = _OF_BFLOAT16 * parity.worst(parity.script_runner(half), cases, parity.noise)
-    run = parity.script_runner(aoti_load_package(str(path)))
     error = parity.worst(run, cases, parity.noise)
-    return Comparison(f"fish_decoder/{path.name}", "audio, noise / signal", error, limit)
+    return [Comparison(f"fish_decoder/{path.name}", "audio, noise / signal", error, limit)]
 
 
-def compiler_fault() -> str | None:
-    """Why nothing can be compiled here, or None."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
+class Packaged(nn.Module):
+    """A `KernelEncoder` in the place of an `EncoderStep`."""
 
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return "there is no C++ compiler (apt-get install g++)"
-    return None
+    def __init__(self, encoder: nn.Module, samples_per_frame: int) -> None:
+        super().__init__()
+        self.encoder, self.samples_per_frame = encoder, samples_per_frame
 
-
-def _dtypes() -> list[torch.dtype]:
-    """Best first; the last is exact."""
-    half = settings_from(device="cpu").dtype
-    if half == torch.bfloat16 and _rate(half) > _WORTH * _rate(torch.float32):
-        return [torch.bfloat16, torch.float32]
-    return [torch.float32]
+    def forward(self, part: Tensor, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(part.unflatten(1, (-1, self.samples_per_frame)), state, start)
 
 
-def _rate(dtype: torch.dtype) -> float:
-    """Products of matrices as the convolutions have them, per second."""
-    a = torch.randn(2048, 768).to(dtype)
-    b = torch.randn(768, 768).to(dtype)
-    times = []
-    for _ in range(8):
-        begin = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - begin)
-    return 1 / min(times)
-
-
-def _compile_decoder(decoder: ChannelsLastDecoder, precision: str, path: Path) -> None:
-    graph = decoder.decoder
+def _saved_decoder(
+    module: KernelDecoder, graph: DecoderGraph, path: Path, precision: str
+) -> parity.Run:
     facts = {"codebooks": graph.largest.shape[1], "frames": graph.count.shape[1]}
-    described = compiled.description(INPUTS, precision, **facts)
-    free = Dim.AUTO
-    axes = ({0: free, 1: free, 2: free}, {0: free, 1: free})
-    _compile(decoder, _example(graph), axes, described, path)
+    _save(module, path, INPUTS, precision, **facts)
+    return parity.script_runner(torch.jit.load(str(path)))
 
 
-def _compile(
-    module: nn.Module,
-    example: tuple[Tensor, ...],
-    axes: tuple[Any, ...],
-    described: dict[str, str],
-    path: Path,
-) -> None:
-    from torch._inductor import aoti_compile_and_package
-    from torch._inductor.utils import fresh_cache
-
-    with quiet(), torch.no_grad(), fresh_cache():
-        program = torch.export.export(module, example, dynamic_shapes=axes)
-        aoti_compile_and_package(
-            program,
-            package_path=str(path),
-            inductor_configs={**_SETTINGS, "aot_inductor.metadata": described},
-        )
-
-
-def _example(graph: DecoderGraph) -> tuple[Tensor, Tensor]:
-    """Longer than the attention's window, and with a row that is not read (the server's warm-up
-    has many): what is equal here would be taken to be so always.
-    """
-    window = getattr(graph.transformer, "window", 1)
-    frames = min(2 * window + 44, graph.count.shape[1])
-    codes = torch.zeros(2, graph.largest.shape[1] + 1, frames, dtype=torch.int64)
-    return codes, torch.arange(frames - 12, frames).repeat(2, 1)
+def _save(module: nn.Module, path: Path, inputs: list[str], precision: str, **facts: int) -> None:
+    needs = _UNITS if torch.ops.voicereel.has_units() else ()
+    described = json.dumps(compiled.description(inputs, precision, needs, **facts))
+    with quiet():
+        script = torch.jit.script(module.eval())
+        torch.jit.save(script, str(path), _extra_files={compiled.DESCRIPTION: described})

@@ -1,4 +1,4 @@
-"""The compiled decoder's convolutions in 8-bit integers, for CPUs whose AVX-512 has VNNI.
+"""The decoder's convolutions in 8-bit integers, for CPUs whose AVX-512 has VNNI.
 
 Every convolution right behind a Snake but the last, which are nearly all of the cost: activations
 are rounded to 0..255 (asymmetric), weights to -127..127 for each output channel. Steps and zeros
@@ -8,8 +8,7 @@ rows have a step each. All else stays float32, and so do queries, keys and value
 """
 
 import copy
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from export.codec_transformer import TransformerLayer, WindowAttention
 VOICES = Path(__file__).resolve().parents[1] / "assets" / "voices"
 _LARGEST = 255
 _ROOM = 1.05  # for what is louder than the speech that was decoded
-_WORTH = 1.3  # times float32's speed: below that it costs accuracy for little
 _RANDOM_FRAMES = 64
 _TIME, _ROWS = 4096, 64  # the lengths that weights are laid out for
 _MIDDLE = 128  # stands for zero
@@ -40,17 +38,6 @@ _LINEARS = {
     TransformerLayer: ("gate", "up", "down"),
     ConvNeXtTwin: ("widen", "narrow"),
 }
-
-
-# Shapes that torch does not know; freezing computes what is in them before anything asks for more.
-@torch.library.register_fake("onednn::qconv_prepack")
-def _prepacked(weight: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(weight)
-
-
-@torch.library.register_fake("onednn::qlinear_prepack")
-def _prepacked_linear(weight: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(weight.t())
 
 
 class Int8Conv(nn.Module):
@@ -92,7 +79,7 @@ class Int8Conv(nn.Module):
         return self.convolved(x, self.packed())
 
     def packed(self) -> Tensor:
-        """The weights as oneDNN wants them: a constant of the compiled graph."""
+        """The weights as oneDNN wants them."""
         ops: Any = torch.ops.onednn
         shape = [1, self.weight.shape[1], 1, _TIME]
         return ops.qconv_prepack(self.weight, self.scale, 1.0, self.zero, *self.geometry, shape)
@@ -136,23 +123,7 @@ class Int8Linear(nn.Module):
 
 def machine_fault() -> str | None:
     """Why 8 bits are of no use on this machine, or None."""
-    if not torch.cpu._is_vnni_supported():
-        return "this CPU has no AVX-512 VNNI"
-    conv = nn.Conv2d(192, 192, (1, 7)).requires_grad_(False)
-    int8 = Int8Conv(conv, -torch.ones(192), torch.ones(192))
-    x = torch.randn(1, 192, 1, _TIME).contiguous(memory_format=torch.channels_last)
-    steps, packed = x.to(torch.uint8), int8.packed()
-    gain = _seconds(lambda: conv(x)) / _seconds(lambda: int8.convolved(steps, packed))
-    return None if gain > _WORTH else f"8 bits are {gain:.1f} times as fast as float32 here"
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(8):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return min(times)
+    return None if torch.cpu._is_vnni_supported() else "this CPU has no AVX-512 VNNI"
 
 
 @torch.no_grad()

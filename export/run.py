@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from engine import kernels
 from ensemble.compiled import FILE_NAME, INT8_FILE_NAME
 from ensemble.facts import Facts, max_prompt_length
 from export.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 from export.codec import export_decoder, export_encoder
-from export.codec_compiled import compiler_fault
 from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
 from export.codec_int8 import machine_fault
 from export.llama import export_llama, num_semantic
@@ -62,21 +62,21 @@ def export_checkpoint(
             committed configurations and Python models are copied there.
         full_vocabulary: See `export.llama.sampled_tokens`.
         console: For progress; results are for the caller to print.
-        compiled: Also compile the codec for this machine's CPU, if it has a C++ compiler.
+        compiled: Also lay the codec out for this machine's CPU, if it has a C++ compiler.
         int8: Likewise the decoder in 8 bits, beside that, if that is faster here.
 
     Raises:
         CheckpointError: If the checkpoint is unusable.
         ParityError: With both numbers of every artefact that differs.
     """
-    packages = _packages(compiled, int8, console)
+    made = _kernels(compiled, int8, console)
     with console.status("checking the checkpoint") as status:
         checkpoint = load_checkpoint(checkpoint_folder)
         repository.mkdir(parents=True, exist_ok=True)
         # Beside the repository: the same file system, and no model to a running server.
         with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".export-") as new:
             comparisons, seconds = _export_stages(
-                checkpoint, full_vocabulary, Path(new), status, packages
+                checkpoint, full_vocabulary, Path(new), status, made
             )
             _require_parity(comparisons)
             status.update("putting the artefacts in place")
@@ -86,23 +86,23 @@ def export_checkpoint(
     return Result(comparisons, sizes, seconds)
 
 
-def _packages(compiled: bool, int8: bool, console: Console) -> list[str]:
+def _kernels(compiled: bool, int8: bool, console: Console) -> list[str]:
     """Which of those asked for can be made here; says why not."""
     if not (compiled or int8):
         return []
-    if fault := compiler_fault():
-        console.print(f"export: the codec is not compiled for this CPU: {fault}")
+    if fault := kernels.fault():
+        console.print(f"export: the codec is not laid out for this CPU: {fault}")
         return []
-    packages = ["float"] if compiled else []
+    made = ["float"] if compiled else []
     if int8 and (fault := machine_fault()):
-        console.print(f"export: the decoder is not compiled in int8: {fault}")
+        console.print(f"export: no decoder in int8: {fault}")
     elif int8:
-        packages.append("int8")
-    return packages
+        made.append("int8")
+    return made
 
 
 def _export_stages(
-    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, packages: list[str]
+    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, made: list[str]
 ) -> tuple[list[Comparison], dict[str, float]]:
     """Write `MODEL/1/...` below a new folder; one stage's weights in memory at a time."""
     seconds: dict[str, float] = {}
@@ -111,11 +111,11 @@ def _export_stages(
     codec = load_codec(checkpoint)
     decoder = DecoderGraph(codec).eval()
     facts = facts_of(checkpoint, codec, decoder, full_vocabulary)
-    comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report, packages)
+    comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report, made)
     seconds["fish_encoder"] = time.perf_counter() - begin
     begin = time.perf_counter()
     folder = new / "fish_decoder" / "1"
-    comparisons += export_decoder(codec, decoder, facts, folder, report, packages)
+    comparisons += export_decoder(codec, decoder, facts, folder, report, made)
     seconds["fish_decoder"] = time.perf_counter() - begin
     del codec, decoder
 

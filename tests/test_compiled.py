@@ -1,4 +1,4 @@
-"""The compiled codec: where it is fit, what it refuses, and that a server falls back."""
+"""The codec by kernels: where it is fit, what it refuses, and that a server falls back."""
 
 import shutil
 from itertools import combinations_with_replacement
@@ -11,15 +11,16 @@ from tritonclient.utils import InferenceServerException
 
 from backends.compiled import load_compiled, pieces
 from backends.native import ServedModel
+from engine import kernels
 from ensemble import compiled
 from ensemble.artefact import ANY, Signature, Tensor
 from ensemble.launch import Server
 
 INPUTS = ["codes", "new_frames"]
-HERE = compiled.description(INPUTS, "bfloat16", codebooks=10, frames=256)
+HERE = compiled.description(INPUTS, "bfloat16", (), codebooks=10, frames=256)
 
 
-def test_a_package_made_here_is_fit_here() -> None:
+def test_what_is_made_here_is_fit_here() -> None:
     for precision, asked in combinations_with_replacement(compiled.PRECISIONS, 2):
         assert compiled.unfit({**HERE, "precision": precision}, INPUTS, asked) is None
 
@@ -27,15 +28,18 @@ def test_a_package_made_here_is_fit_here() -> None:
 @pytest.mark.parametrize(
     ("changed", "asked", "reason"),
     [
-        ({"instructions": "avx amx_of_tomorrow"}, "int8", "this CPU lacks amx_of_tomorrow"),
-        ({"torch": "1.0"}, "bfloat16", "it was made with torch 1.0, this is "),
+        (
+            {"instructions": "amx_of_tomorrow"},
+            "int8",
+            "it was made for a CPU with amx_of_tomorrow: export it again here",
+        ),
         ({}, "float32", "it computes in bfloat16, and float32 is asked for"),
         ({"precision": "int8"}, "bfloat16", "it computes in int8, and bfloat16 is asked for"),
         ({"precision": "fp8"}, "int8", "it computes in fp8, and int8 is asked for"),
         ({"inputs": "codes"}, "int8", "it takes 'codes', config.pbtxt says 'codes new_frames'"),
     ],
 )
-def test_a_package_of_another_machine_is_not(changed, asked, reason) -> None:
+def test_what_another_machine_made_is_not(changed, asked, reason) -> None:
     assert (compiled.unfit({**HERE, **changed}, INPUTS, asked) or "").startswith(reason)
 
 
@@ -91,15 +95,15 @@ def test_a_batch_runs_in_pieces_without_common_padding(new, valid, shapes) -> No
 
 
 @pytest.fixture(scope="module")
-def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
-    """The codec alone, with packages compiled here."""
+def with_kernels(repository, tiny_checkpoint, tmp_path_factory) -> Path:
+    """The codec alone, laid out here."""
     from export.checkpoint import load_checkpoint, load_codec
-    from export.codec_compiled import compiler_fault, export_decoder, export_encoder
+    from export.codec_compiled import export_decoder, export_encoder
     from export.codec_graphs import DecoderGraph, EncoderGraph
     from export.parity import decoder_cases, encoder_cases
 
-    if fault := compiler_fault():
-        pytest.skip(f"nothing can be compiled: {fault}")
+    if fault := kernels.fault():
+        pytest.skip(fault)
     copy = tmp_path_factory.mktemp("compiled") / "repository"
     for model in ("fish_encoder", "fish_decoder"):
         shutil.copytree(repository / model, copy / model)
@@ -117,19 +121,19 @@ def with_package(repository, tiny_checkpoint, tmp_path_factory) -> Path:
 
 @pytest.mark.torch
 @pytest.mark.server
-def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
+def test_a_server_serves_it_or_falls_back(with_kernels, tmp_path) -> None:
     codes = np.random.default_rng(0).integers(0, 64, (10, 40))
     window = {"codes": codes, "new_frames": np.arange(33, 40)}
     samples = np.random.default_rng(1).normal(0, 0.1, 90 * 2048 + 7)
     recording = {"waveform": samples, "chunk_frames": 40}
     audio, codes_of, log = [], [], tmp_path / "log"
     for profile, allowed, said in (
-        (None, "true", "serving model.pt2, compiled for this CPU"),
-        ("cpu", "true", "serving model.pt2, compiled for this CPU"),
-        ("cpu", "false", "not a compiled one: FISH_SPEECH_COMPILE is false"),
+        (None, "true", "serving model-kernels.pt, by kernels for this CPU"),
+        ("cpu", "true", "serving model-kernels.pt, by kernels for this CPU"),
+        ("cpu", "false", "without kernels: FISH_SPEECH_COMPILE is false"),
     ):
-        environment = {"FISH_SPEECH_COMPILE": allowed, "FISH_SPEECH_PRECISION": "full"}
-        with Server(with_package, profile, log_path=log, environment=environment) as server:
+        environment = {"FISH_SPEECH_COMPILE": allowed, "FISH_SPEECH_PRECISION": "half"}
+        with Server(with_kernels, profile, log_path=log, environment=environment) as server:
             whole = infer(server, "fish_decoder", codes=codes, new_frames=np.arange(40))["audio"]
             part = infer(server, "fish_decoder", **window)["audio"]
             with pytest.raises(InferenceServerException):
@@ -147,7 +151,8 @@ def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
         assert len(most) == len(part)
         assert np.abs(most - part)[: 5 * 2048].max() <= 1e-4
         audio.append(whole)
-    assert np.abs(audio[0] - audio[2]).max() <= 1e-4
+    # With matrix units not quite float32; random weights make the most of it.
+    assert np.linalg.norm(audio[0] - audio[2]) <= 1e-3 * np.linalg.norm(audio[2])
     assert codes_of[0].shape == (10, 91)
     for codes in codes_of[1:]:
         np.testing.assert_array_equal(codes, codes_of[0])
@@ -156,7 +161,7 @@ def test_a_server_serves_it_or_falls_back(with_package, tmp_path) -> None:
 @pytest.mark.torch
 @pytest.mark.parametrize("precision", ["full", "int8"])  # the encoder is always in float32
 def test_the_encoder_in_any_chunks_gives_upstreams_codes(
-    with_package, tiny_checkpoint, monkeypatch, precision
+    with_kernels, tiny_checkpoint, monkeypatch, precision
 ) -> None:
     import torch
 
@@ -165,8 +170,8 @@ def test_the_encoder_in_any_chunks_gives_upstreams_codes(
 
     monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
     said: list[str] = []
-    encode = load_compiled(encoder_in(with_package), said.append)
-    assert said == ["fish_encoder: serving model.pt2, compiled for this CPU"]
+    encode = load_compiled(encoder_in(with_kernels), said.append)
+    assert said == ["fish_encoder: serving model-kernels.pt, by kernels for this CPU"]
     assert encode is not None
     codec = load_codec(load_checkpoint(tiny_checkpoint))
     for rows, samples in ((1, 1), (1, 150 * 2048 + 7), (3, 70 * 2048)):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from backends import compiled as served
 from backends.native import ServedModel
+from engine import kernels
 from ensemble import compiled
 from ensemble.artefact import Signature, Tensor
 
@@ -48,18 +49,19 @@ def audio(run: served.Run, codes: np.ndarray, begin: int, end: int) -> np.ndarra
 
 @pytest.fixture(scope="module")
 def folder(codec, tmp_path_factory) -> Path:
-    """A version folder with the tiny codec's package, compiled here."""
-    from export.codec_compiled import compiler_fault, export_int8
+    """A version folder with the tiny codec's decoder, laid out here."""
+    from export.codec_compiled import export_int8
     from export.codec_graphs import DecoderGraph
     from export.codec_int8 import example_codes
     from export.parity import decoder_cases
 
-    if fault := compiler_fault():
-        pytest.skip(f"nothing can be compiled: {fault}")
+    if fault := kernels.fault():
+        pytest.skip(fault)
     path = tmp_path_factory.mktemp("int8")
     cases = decoder_cases(codec, (64,) * 10, SAMPLES)
     graph = DecoderGraph(codec).eval()
-    assert export_int8(graph, example_codes(codec), cases, path, print).passed
+    (comparison,) = export_int8(graph, example_codes(codec), cases, path, print)
+    assert comparison.passed
     return path
 
 
@@ -72,7 +74,7 @@ def int8(monkeypatch) -> None:
 def test_audio_depends_neither_on_the_window_nor_on_company(folder, int8) -> None:
     run, log = loaded(folder)
     assert run is not None
-    assert log == "fish_decoder: serving model-int8.pt2, compiled for this CPU"
+    assert log == "fish_decoder: serving model-int8.pt, by kernels for this CPU"
     codes = np.random.default_rng(0).integers(0, 64, (1, 10, FRAMES))
     whole = audio(run, codes, 0, FRAMES)
     for schedule in ((1, 60), (8, 24, 56, 60), (30, 60), (*range(1, 9), 43, 60), (59, 60)):
@@ -92,7 +94,7 @@ def test_it_is_served_only_where_it_is_asked_for(folder, monkeypatch) -> None:
         monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
         run, log = loaded(folder)
         assert run is None
-        assert log.startswith("fish_decoder: serving model.pt, not a compiled one: there is no mod")
+        assert log.startswith("fish_decoder: serving model.pt, without kernels: there is no mod")
         assert "int8" not in log
 
 
@@ -100,16 +102,8 @@ def test_it_is_served_only_where_it_is_asked_for(folder, monkeypatch) -> None:
 def test_without_it_the_log_says_how_to_get_it(tmp_path, int8) -> None:
     run, log = loaded(tmp_path)
     assert run is None
-    assert "there is no model-int8.pt2: make export CHECKPOINT=DIR INT8=1" in log
+    assert "there is no model-int8.pt: make export CHECKPOINT=DIR INT8=1" in log
     assert log.count("\n") == 0
-
-
-@needs_vnni
-def test_a_package_of_another_machine_is_passed_over(folder, int8, monkeypatch) -> None:
-    monkeypatch.setattr(compiled, "instructions", set)
-    run, log = loaded(folder)
-    assert run is None
-    assert "this CPU lacks avx" in log
 
 
 @needs_vnni
@@ -171,10 +165,10 @@ def test_the_demo_voice_loses_little(tmp_path) -> None:
 def test_an_export_says_why_there_is_none(monkeypatch) -> None:
     from export import run
 
-    monkeypatch.setattr(run, "compiler_fault", lambda: None)
+    monkeypatch.setattr(run.kernels, "fault", lambda: None)
     monkeypatch.setattr(run, "machine_fault", lambda: "this CPU has no AVX-512 VNNI")
     console = Console(file=io.StringIO(), width=200)
-    assert run._packages(True, True, console) == ["float"]
+    assert run._kernels(True, True, console) == ["float"]
     assert console.file.getvalue().strip() == (
-        "export: the decoder is not compiled in int8: this CPU has no AVX-512 VNNI"
+        "export: no decoder in int8: this CPU has no AVX-512 VNNI"
     )

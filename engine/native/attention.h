@@ -19,7 +19,9 @@ inline void turn_row(const float* x, const float* cos_sin, int64_t count, float*
 struct Attention {
   const float* qkv;
   int64_t batch, time, kv_heads, groups, dim;
-  const int64_t* past;
+  const int64_t *past, *begins;  // positions cached; what the first of them is called, or null: 0.
+                                 // Those called less than 0 cannot be seen
+  int64_t window;                // positions that one may see, itself included
   const float *cos_sin, *q_norm, *k_norm;
   float eps;
   int64_t row_stride, head_stride;  // of the cache, keys and values alike
@@ -37,16 +39,18 @@ struct Attention {
     const int64_t heads = kv_heads * groups, position = past[b] + t, row = b * time + t;
     const float* x = qkv + row * (heads + 2 * kv_heads) * dim;
     for (int64_t h = 0; h < heads; h++)
-      head(x + h * dim, q_norm, position, queries + (row * heads + h) * dim);
+      head(x + h * dim, q_norm, name(b, position), queries + (row * heads + h) * dim);
     for (int64_t h = 0; h < kv_heads; h++) {
       float key[dim];
-      head(x + (heads + h) * dim, k_norm, position, key);
+      head(x + (heads + h) * dim, k_norm, name(b, position), key);
       const float* value = x + (heads + kv_heads + h) * dim;
       const int64_t at = b * row_stride + h * head_stride + position * dim;
       for (int64_t d = 0; d < dim; d++) store(keys + at + d, key[d]);
       for (int64_t d = 0; d < dim; d++) store(values + at + d, value[d]);
     }
   }
+
+  int64_t name(int64_t b, int64_t position) const { return position + (begins ? begins[b] : 0); }
 
   // Where a row of queries, one head of one position, lies.
   int64_t place(int64_t b, int64_t h, int64_t row) const {
@@ -56,7 +60,11 @@ struct Attention {
   // Some rows of one KV head: a pass over its keys and one over its values.
   template <int width, int rows, class Cached>
   void look(int64_t b, int64_t h, int64_t first, const Cached* keys, const Cached* values) const {
-    const int64_t longest = past[b] + (first + rows - 1) / groups + 1;
+    const int64_t oldest = begins ? std::max<int64_t>(0, -begins[b]) : 0;
+    const int64_t begin = std::max(oldest, past[b] + first / groups + 1 - window);
+    const int64_t longest = past[b] + (first + rows - 1) / groups + 1 - begin;
+    keys += b * row_stride + h * head_stride + begin * dim;
+    values += b * row_stride + h * head_stride + begin * dim;
     float* weights = scratch<float>(rows * longest);
     const float* query[rows];
     float* to[rows];
@@ -64,14 +72,16 @@ struct Attention {
       query[r] = queries + place(b, h, first + r);
       to[r] = y + place(b, h, first + r);
     }
-    score<width>(query, keys + b * row_stride + h * head_stride, longest, weights);
+    score<width>(query, keys, longest, weights);
     for (int r = 0; r < rows; r++) {
       float* row = weights + r * longest;
-      const int64_t seen = past[b] + (first + r) / groups + 1;
-      softmax_row(row, seen, *std::max_element(row, row + seen));
-      std::fill(row + seen, row + longest, 0.f);
+      const int64_t end = past[b] + (first + r) / groups + 1 - begin;
+      float* seen = row + std::max<int64_t>(0, end - window);
+      std::fill(row, seen, 0.f);
+      softmax_row(seen, row + end - seen, *std::max_element(seen, row + end));
+      std::fill(row + end, row + longest, 0.f);
     }
-    mix<width>(weights, values + b * row_stride + h * head_stride, longest, to);
+    mix<width>(weights, values, longest, to);
   }
 
   template <int width, int rows, class Cached>

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "attention.h"
+#include "convolution.h"
 #include "product.h"
 #include "sampling.h"
 
@@ -21,30 +22,19 @@ const float* numbers(const MaybeTensor& tensor) {
   return tensor ? tensor->const_data_ptr<float>() : nullptr;
 }
 
-// For so many rows that oneDNN's matrix units pay: the panels as they were, in bfloat16.
-Tensor by_onednn(const Product& job, const Tensor& panels, const MaybeTensor& scales) {
-  Tensor rows = at::empty({job.rows, job.depth}, at::kFloat);
-  at::parallel_for(0, job.rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++)
-      job.prepare(row, rows.mutable_data_ptr<float>() + row * job.depth);
-  });
-  const bool is_int8 = panels.scalar_type() == at::kChar;
-  Tensor dense = is_int8 ? panels.permute({0, 2, 1, 3}) : panels.transpose(1, 2);
-  dense = dense.reshape({-1, job.depth}).narrow(0, 0, job.outputs).to(at::kBFloat16);
-  const Tensor y = at::linear(rows.to(at::kBFloat16), dense).to(at::kFloat);
-  return scales ? y * *scales : y;
-}
-
 Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const MaybeTensor& scales,
                const MaybeTensor& columns, const MaybeTensor& bias, const MaybeTensor& norm,
-               double eps, bool gated, const MaybeTensor& residual, int64_t many) {
+               double eps, bool gated, const MaybeTensor& residual) {
   const Tensor input = x.contiguous();
   auto shape = input.sizes().vec();
   const int64_t width = shape.back(), depth = gated ? width / 2 : width;
   shape.back() = outputs;
-  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * kColumns * depth,
+  const int64_t planes = panels.dim() == 5 ? 2 : 1;
+  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * kColumns * depth * planes,
               "product: weights ", panels.sizes(), " do not fit ", x.sizes());
   const Tensor old = residual ? residual->contiguous() : Tensor();
+  TORCH_CHECK(panels.scalar_type() != at::kBFloat16 || panels.dim() == 3 || has_units(),
+              "product: this CPU has no matrix units, for which the weights were laid out");
   Tensor y = at::empty(shape, input.options());
   const Product job{.x = input.const_data_ptr<float>(),
                     .rows = input.numel() / width,
@@ -59,14 +49,13 @@ Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const May
                     .eps = float(eps),
                     .gated = gated,
                     .y = y.mutable_data_ptr<float>()};
-  if (many && job.rows >= many) {
-    y = by_onednn(job, panels, scales).view(shape);
-    if (bias) y += *bias;
-    return residual ? y + old : y;
-  }
   switch (panels.scalar_type()) {
     case at::kFloat: job.run(panels.const_data_ptr<float>()); break;
-    case at::kBFloat16: job.run((const Bfloat16*)panels.const_data_ptr()); break;
+    case at::kBFloat16: {
+      const auto weights = (const Bfloat16*)panels.const_data_ptr();
+      panels.dim() == 3 ? job.run(weights) : planes == 2 ? job.run_pairs<2>(weights) : job.run_pairs<1>(weights);
+      break;
+    }
     case at::kChar: job.run(panels.const_data_ptr<int8_t>()); break;
     default: TORCH_CHECK(false, "product: weights are ", panels.scalar_type());
   }
@@ -75,8 +64,9 @@ Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const May
 
 Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
               const MaybeTensor& q_norm, const MaybeTensor& k_norm, double eps, Tensor& keys,
-              Tensor& values) {
+              Tensor& values, const MaybeTensor& begins, int64_t window) {
   const Tensor input = qkv.contiguous(), lengths = past.contiguous();
+  const Tensor names = begins ? begins->contiguous() : Tensor();
   const int64_t batch = input.size(0), time = input.size(1), dim = keys.size(3);
   const int64_t kv_heads = keys.size(1), heads = input.size(2) / dim - 2 * kv_heads;
   TORCH_CHECK(keys.strides() == values.strides() && keys.stride(3) == 1 && keys.stride(2) == dim &&
@@ -95,6 +85,8 @@ Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
                       .groups = heads / kv_heads,
                       .dim = dim,
                       .past = begin,
+                      .begins = begins ? names.const_data_ptr<int64_t>() : nullptr,
+                      .window = window,
                       .cos_sin = cos_sin.const_data_ptr<float>(),
                       .q_norm = numbers(q_norm),
                       .k_norm = numbers(k_norm),
@@ -129,15 +121,94 @@ Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temper
   return chosen;
 }
 
+// What a convolution is made of, as `export.codec_kernels.KernelConv` has it.
+template <class Format>
+Convolution<Format> convolution(const Tensor& x, const Tensor& before, const Tensor& panels,
+                                const MaybeTensor& columns, const Tensor& after, int64_t outputs,
+                                int64_t taps, int64_t dilation, int64_t stride, double zero) {
+  const int64_t padded = before.size(1), wide = after.size(1);
+  TORCH_CHECK(before.size(0) == 3 && padded % Format::step == 0 && x.size(-1) <= padded,
+              "convolution: inputs ", x.sizes(), " do not fit ", before.sizes());
+  TORCH_CHECK(after.size(0) == 2 && wide == rounded_up(outputs, kColumns) &&
+                  panels.numel() == wide * taps * padded * (Format::products > 1 ? 2 : 1),
+              "convolution: ", outputs, " outputs do not fit ", panels.sizes(), after.sizes());
+  const float *given = before.const_data_ptr<float>(), *last = after.const_data_ptr<float>();
+  return {.channels = x.size(-1),
+          .padded = padded,
+          .taps = taps,
+          .dilation = dilation,
+          .stride = stride,
+          .outputs = outputs,
+          .turns = given,
+          .inverse = given + padded,
+          .per_step = given + 2 * padded,
+          .zero = float(zero),
+          .panels = (const typename Format::Weight*)panels.const_data_ptr(),
+          .columns = columns ? columns->const_data_ptr<int32_t>() : nullptr,
+          .scale = last,
+          .bias = last + wide};
+}
+
+// Calls back with the format of some weights.
+template <class Call>
+void with_format(const Tensor& panels, Call call) {
+  switch (panels.scalar_type()) {
+    case at::kFloat: return call(Singles());
+    case at::kChar: return call(Bytes());
+    case at::kBFloat16:
+      TORCH_CHECK(has_units(), "convolution: this CPU has no matrix units for bfloat16");
+      return call(Pairs());
+    default: TORCH_CHECK(false, "convolution: weights are ", panels.scalar_type());
+  }
+}
+
+Tensor convolve_(const Tensor& x, const Tensor& before, const Tensor& panels, const MaybeTensor& columns,
+                 const Tensor& after, int64_t outputs, int64_t taps, int64_t dilation, int64_t stride, double zero,
+                 int64_t hidden) {
+  const Tensor input = x.contiguous();
+  const int64_t batch = x.size(0), time = x.size(1);
+  Tensor y;
+  with_format(panels, [&](auto format) {
+    const auto conv = convolution<decltype(format)>(x, before, panels, columns, after, outputs, taps, dilation, stride, zero);
+    y = at::empty({batch, conv.outputs_of(time), outputs}, input.options());
+    convolve(conv, input.const_data_ptr<float>(), batch, time, hidden, y.mutable_data_ptr<float>());
+  });
+  return y;
+}
+
+Tensor residual_(const Tensor& x, const Tensor& before, const Tensor& panels, const MaybeTensor& columns,
+                 const Tensor& after, int64_t taps, int64_t dilation, double zero, const Tensor& before_last,
+                 const Tensor& panels_last, const MaybeTensor& columns_last, const Tensor& after_last,
+                 double zero_last, int64_t hidden) {
+  const Tensor input = x.contiguous();
+  const int64_t batch = x.size(0), time = x.size(1), channels = x.size(2);
+  Tensor y = at::empty({batch, time - (taps - 1) * dilation, channels}, input.options());
+  with_format(panels, [&](auto format) {
+    using Format = decltype(format);
+    const auto first = convolution<Format>(x, before, panels, columns, after, channels, taps, dilation, 1, zero);
+    const auto second = convolution<Format>(y, before_last, panels_last, columns_last, after_last, channels, 1, 1, 1, zero_last);
+    residual(first, second, input.const_data_ptr<float>(), batch, time, hidden, y.mutable_data_ptr<float>());
+  });
+  return y;
+}
+
 }  // namespace voicereel
 
 TORCH_LIBRARY(voicereel, library) {
   library.def(
       "product(Tensor x, Tensor panels, int outputs, Tensor? scales, Tensor? columns, "
-      "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual, int many) -> Tensor");
+      "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual) -> Tensor");
+  library.def(
+      "convolve(Tensor x, Tensor before, Tensor panels, Tensor? columns, Tensor after, int outputs, "
+      "int taps, int dilation, int stride, float zero, int hidden) -> Tensor");
+  library.def(
+      "residual(Tensor x, Tensor before, Tensor panels, Tensor? columns, Tensor after, int taps, "
+      "int dilation, float zero, Tensor before_last, Tensor panels_last, Tensor? columns_last, "
+      "Tensor after_last, float zero_last, int hidden) -> Tensor");
+  library.def("has_units() -> bool", voicereel::has_units);
   library.def(
       "attend(Tensor qkv, Tensor past, Tensor cos_sin, Tensor? q_norm, Tensor? k_norm, float eps, "
-      "Tensor(a!) keys, Tensor(b!) values) -> Tensor");
+      "Tensor(a!) keys, Tensor(b!) values, Tensor? begins=None, int window=4611686018427387904) -> Tensor");
   library.def(
       "sample(Tensor logits, Tensor previous, Tensor temperature, Tensor top_p, Tensor penalty, "
       "Tensor noise) -> Tensor");
@@ -146,5 +217,7 @@ TORCH_LIBRARY(voicereel, library) {
 TORCH_LIBRARY_IMPL(voicereel, CPU, library) {
   library.impl("product", voicereel::product);
   library.impl("attend", voicereel::attend);
+  library.impl("convolve", voicereel::convolve_);
+  library.impl("residual", voicereel::residual_);
   library.impl("sample", voicereel::sample);
 }

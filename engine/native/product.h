@@ -2,22 +2,9 @@
 #pragma once
 #include <ATen/Parallel.h>
 
-#include "rows.h"
+#include "units.h"
 
 namespace voicereel {
-
-// Asks for every so-manieth part of the next panel while this one is multiplied, since memory is
-// what takes longest.
-struct Ahead {
-  int64_t every, next;
-
-  template <class Weight>
-  void fetch(const Weight* from, int64_t count) {
-    if (next-- > 0) return;
-    next = every - 1;
-    for (int64_t i = 0; i < count; i += 64 / sizeof(Weight)) __builtin_prefetch(from + i, 0, 2);
-  }
-};
 
 // x (depth, rows) times a panel (depth, kColumns) -> (rows, kColumns).
 template <int rows, class Weight>
@@ -92,19 +79,43 @@ struct Product {
   template <class Weight>
   void run(const Weight* weights) const {
     float* inputs = scratch<float>(rows * depth);
-    run<float>(inputs, weights, [&](int64_t row, float* prepared) { place(prepared, row, inputs); },
-               [](float sum, int64_t, int64_t) { return sum; });
+    run<float>(
+        weights, false, [&](int64_t row, const float* prepared) { place(prepared, row, inputs); },
+        [&](int64_t row, int count, auto... rest) { any_tile<kRows>(count, inputs + row * depth, rest...); },
+        [](float sum, int64_t, int64_t) { return sum; });
+  }
+
+  // By matrix units, from bfloat16 weights in pairs. A float32 input is the sum of two bfloat16, but
+  // for 1 in 2^17; so may weights be, in two planes.
+  template <int planes>
+  void run_pairs(const Bfloat16* weights) const {
+    Bfloat16* inputs = scratch<Bfloat16>(unit_numbers<Bfloat16>(2));
+    run<float, planes>(
+        weights, true,
+        [&](int64_t row, const float* prepared) {
+          Bfloat16* parts = scratch<Bfloat16, 1>(2 * depth);
+          split_row(prepared, depth, parts, parts + depth);
+          place_in_block<2>(parts, row, inputs);
+        },
+        [&](int64_t row, int count, auto... rest) { unit_tiles<2, planes>(inputs, row, count, rest...); },
+        [](float sum, int64_t, int64_t) { return sum; });
   }
 
   void run(const int8_t* weights) const {
-    uint8_t* inputs = scratch<uint8_t>(rows * depth);
+    // Sums of integers are the same either way; few rows are faster without.
+    const bool by_units = has_units() && rows > kRows && depth % kUnitBytes == 0;
+    uint8_t* inputs = scratch<uint8_t>(by_units ? unit_numbers<uint8_t>(1) : rows * depth);
     float* scale = scratch<float>(rows);
     run<int32_t>(
-        inputs, weights,
-        [&](int64_t row, float* prepared) {
+        weights, by_units,
+        [&](int64_t row, const float* prepared) {
           uint8_t* rounded = scratch<uint8_t, 1>(depth);
           scale[row] = round_row(prepared, depth, rounded);
-          place(rounded, row, inputs);
+          by_units ? place_in_block<1>(rounded, row, inputs) : place(rounded, row, inputs);
+        },
+        [&](int64_t row, int count, auto... rest) {
+          if (by_units) return unit_tiles<1, 1>(inputs, row, count, rest...);
+          any_tile<kRows>(count, inputs + row * depth, rest...);
         },
         [&](int32_t sum, int64_t row, int64_t column) {
           return (sum - columns[column]) * scale[row] * scales[column];
@@ -121,9 +132,33 @@ struct Product {
     for (int64_t k = 0; k < depth; k += dot, to += count * dot) std::copy(from + k, from + k + dot, to);
   }
 
-  template <class Sum, class Input, class Weight, class Prepare, class Value>
-  void run(const Input* inputs, const Weight* weights, Prepare prepare_row, Value value) const {
+  // As `unit_tile` wants them, blocks of kUnitRows rows; what lies in rows that are not there counts
+  // for nobody.
+  template <class Input>
+  int64_t unit_numbers(int parts) const {
+    return (rows + kUnitRows - 1) / kUnitRows * kUnitRows * depth * parts;
+  }
+  template <int parts, class Input>
+  void place_in_block(const Input* from, int64_t row, Input* inputs) const {
+    constexpr int step = kUnitBytes / sizeof(Input);
+    Input* to = inputs + (row / kUnitRows * kUnitRows * depth * parts + row % kUnitRows * step);
+    for (int64_t k = 0; k < depth; k += step)
+      for (int part = 0; part < parts; part++, to += kUnitRows * step)
+        std::copy(from + part * depth + k, from + part * depth + k + step, to);
+  }
+  template <int parts, int planes, class Input, class Weight, class Sum>
+  void unit_tiles(const Input* inputs, int64_t row, int count, const Weight* panel, int64_t depth,
+                  Ahead ahead, Sum* sums) const {
+    const Input* from = inputs + row * depth * parts;
+    const int64_t block = kUnitRows * depth * parts;
+    if (count > kUnitRows) return unit_tile<parts, planes, 2>(from, block, panel, depth, ahead, sums);
+    unit_tile<parts, planes, 1>(from, block, panel, depth, ahead, sums);
+  }
+
+  template <class Sum, int planes = 1, class Weight, class Prepare, class Multiply, class Value>
+  void run(const Weight* weights, bool by_units, Prepare prepare_row, Multiply multiply, Value value) const {
     const bool worth = rows * depth * outputs > kWorthThreads;
+    const int tile_rows = by_units ? kUnitRows * kUnitBlocks : kRows;
 #pragma omp parallel num_threads(at::get_num_threads()) if (worth)
     {
 #pragma omp for
@@ -132,18 +167,20 @@ struct Product {
         prepare(row, prepared);
         prepare_row(row, prepared);
       }
+      if (by_units) begin_units();
 #pragma omp for
       for (int64_t begin = 0; begin < outputs; begin += kColumns)
-        for (int64_t row = 0; row < rows; row += kRows) {
-          const int count = std::min<int64_t>(kRows, rows - row);
-          const Ahead ahead{(rows + kRows - 1) / kRows, row / kRows};
-          Sum sums[kRows * kColumns];
-          any_tile<kRows>(count, inputs + row * depth, weights + begin * depth, depth, ahead, sums);
+        for (int64_t row = 0; row < rows; row += tile_rows) {
+          const int count = std::min<int64_t>(tile_rows, rows - row);
+          const Ahead ahead{(rows + tile_rows - 1) / tile_rows, row / tile_rows};
+          alignas(64) Sum sums[kUnitRows * kUnitBlocks * kColumns];
+          multiply(row, count, weights + begin * depth * planes, depth, ahead, sums);
           for (int r = 0; r < count; r++)
             finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
               return value(sums[r * kColumns + c], row + r, begin + c);
             });
         }
+      if (by_units) end_units();
     }
   }
 

@@ -98,6 +98,15 @@ inline float round_row(const float* x, int64_t count, uint8_t* y) {
   return scale;
 }
 
+// x as the sum of two bfloat16.
+inline void split_row(const float* x, int64_t count, Bfloat16* high, Bfloat16* low) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) {
+    store(high + i, x[i]);
+    store(low + i, x[i] - as_float(high[i]));
+  }
+}
+
 // In place: to probabilities, the largest number known.
 inline void softmax_row(float* x, int64_t count, float largest) {
   float total = 0;
@@ -108,6 +117,19 @@ inline void softmax_row(float* x, int64_t count, float largest) {
   }
   for (int64_t i = 0; i < count; i++) x[i] /= total;
 }
+
+// Asks for every so-manieth part of the next panel while this one is multiplied, since memory is
+// what takes longest.
+struct Ahead {
+  int64_t every, next;
+
+  template <class Weight>
+  void fetch(const Weight* from, int64_t count) {
+    if (next-- > 0) return;
+    next = every - 1;
+    for (int64_t i = 0; i < count; i += 64 / sizeof(Weight)) __builtin_prefetch(from + i, 0, 2);
+  }
+};
 
 // Memory that a thread keeps from call to call; two of a kind are needed at once.
 template <class T, int which = 0>

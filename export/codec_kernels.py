@@ -1,0 +1,300 @@
+"""The decoder by the operators of `engine/native`: (batch, time, channels), a layer a call.
+
+The same numbers as `codec_channels_last.ChannelsLastDecoder`, from which it is made. Its weights
+are laid out for the machine that makes it. Audio depends neither on the window nor on who shares
+the batch, to the last bit: every number is a sum in one order, and of integers an exact one.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.kernels import Product, split_panels
+from engine.layers import RMSNorm
+from export.codec_channels_last import (
+    ChannelsLastDecoder,
+    ConvNeXtTwin,
+    ConvTwin,
+    ResidualTwin,
+    SnakeTwin,
+    TanhTwin,
+    TransposedTwin,
+)
+from export.codec_int8 import Int8Conv, Int8Linear
+from export.codec_layers import UnsupportedCodecError
+from export.codec_transformer import TransformerLayer, WindowTransformer
+
+_PANEL = 32  # outputs, as in rows.h
+_BYTES = 64  # of inputs that matrix units take at a time
+
+
+class KernelConv(nn.Module):
+    """A convolution and the Snake before it, as `convolve` wants them."""
+
+    columns: Tensor | None
+
+    def __init__(self, conv: Any, snake: SnakeTwin | None) -> None:
+        """Args:
+        conv: `nn.Conv2d` of height 1 without padding, then computed in pairs of bfloat16 where
+            there are matrix units and in float32 elsewhere; or `Int8Conv`.
+        snake: What its inputs go through.
+        """
+        super().__init__()
+        weight = conv.weight.detach()[:, :, 0]
+        self.outputs, channels, self.taps = weight.shape
+        is_int8 = isinstance(conv, Int8Conv)
+        self.dilation = int(conv.geometry[2][1] if is_int8 else conv.dilation[1])
+        self.stride = 1 if is_int8 else int(conv.stride[1])
+        wide = -self.outputs % _PANEL
+        in_pairs = not is_int8 and torch.ops.voicereel.has_units()
+        padding = -channels % (_BYTES if is_int8 else _PANEL)
+        before = torch.zeros(3, channels)
+        before[2] = 1.0
+        if snake is not None:
+            before[0] = snake.alpha.detach().flatten() / math.pi
+            before[1] = snake.inverse.detach().flatten()
+        self.zero, columns, scale = 0.0, None, torch.ones(self.outputs)
+        dot = 1
+        if is_int8:
+            self.zero, scale, dot = float(conv.zero), conv.scale, 4
+            before[2] = conv.per_step.flatten()
+            sums = weight.sum(dim=(1, 2), dtype=torch.int32)
+            columns = F.pad(sums * conv.zero, (0, wide)).to(torch.int32)
+        bias = torch.zeros(self.outputs) if conv.bias is None else conv.bias.detach()
+        weight = F.pad(weight, (0, 0, 0, padding, 0, wide)).transpose(1, 2).flatten(1)
+        if in_pairs:
+            panels = split_panels(weight)
+        else:
+            panels = weight.view(-1, _PANEL, weight.shape[1] // dot, dot).transpose(1, 2)
+        self.register_buffer("before", F.pad(before, (0, padding)))
+        self.register_buffer("panels", panels.contiguous())
+        self.register_buffer("columns", columns)
+        self.register_buffer("after", F.pad(torch.stack([scale, bias]), (0, wide)))
+
+    def forward(self, x: Tensor, hidden: int) -> Tensor:
+        """float32 (batch, time, channels) -> (batch, time - context, outputs)."""
+        return torch.ops.voicereel.convolve(
+            *(x, self.before, self.panels, self.columns, self.after),
+            *(self.outputs, self.taps, self.dilation, self.stride, self.zero, hidden),
+        )
+
+
+class _Conv(nn.Module):
+    """With what turns its outputs into more times than one, if it is a transposed one."""
+
+    def __init__(self, layer: Any, snake: SnakeTwin | None) -> None:
+        super().__init__()
+        self.conv = KernelConv(layer.conv, snake)
+        is_transposed = isinstance(layer, TransposedTwin)
+        self.stride = int(layer.stride) if is_transposed else 1
+        self.surplus = int(layer.surplus) if is_transposed else 0
+
+    def forward(self, x: Tensor, hidden: int) -> Tensor:
+        y = self.conv(x, hidden)
+        return y.view(y.shape[0], y.shape[1] * self.stride, -1)[:, self.surplus :]
+
+
+class Residual(nn.Module):
+    """Of `ResidualTwin`: two convolutions in one pass."""
+
+    def __init__(self, layer: ResidualTwin) -> None:
+        super().__init__()
+        kinds = [type(inner) for inner in layer.block]
+        if kinds[::2] != [SnakeTwin, SnakeTwin] or len(kinds) != 4:
+            raise UnsupportedCodecError(f"codec: no kernel for a residual unit of {kinds}.")
+        block: Any = layer.block
+        self.first = KernelConv(block[1].conv, block[0])
+        self.last = KernelConv(block[3].conv, block[2])
+        if self.last.taps != 1:
+            raise UnsupportedCodecError("codec: no kernel for a residual unit that ends wide.")
+
+    def forward(self, x: Tensor, hidden: int) -> Tensor:
+        first, last = self.first, self.last
+        return torch.ops.voicereel.residual(
+            *(x, first.before, first.panels, first.columns, first.after),
+            *(first.taps, first.dilation, first.zero),
+            *(last.before, last.panels, last.columns, last.after, last.zero, hidden),
+        )
+
+
+def _is_int8(linear: nn.Module) -> bool:
+    return isinstance(linear, Int8Linear)
+
+
+def _weight(linear: Any) -> Tensor:
+    """float32."""
+    weight = linear.weight.detach()
+    return weight * linear.scale[:, None] if _is_int8(linear) else weight
+
+
+def _product(linear: Any, norm: RMSNorm | None = None) -> Product:
+    """Of the same precision; its inputs normed."""
+    bias = None if linear.bias is None else linear.bias.detach()
+    before = (None, 0.0) if norm is None else (norm.weight.detach(), norm.eps)
+    return Product(
+        _weight(linear), bias, before[0], eps=before[1], int8=_is_int8(linear), split=True
+    )
+
+
+class ConvNeXt(nn.Module):
+    """Of `ConvNeXtTwin`."""
+
+    taps: Tensor
+
+    def __init__(self, layer: ConvNeXtTwin) -> None:
+        super().__init__()
+        conv: Any = layer.depthwise.conv
+        self.left = layer.depthwise.left
+        self.register_buffer("taps", conv.weight.detach()[:, 0, 0].t().contiguous())
+        self.bias = nn.Parameter(conv.bias.detach())
+        self.norm = layer.norm
+        self.widen, self.narrow = _product(layer.widen), _product(layer.narrow)
+
+    def forward(self, x: Tensor, hidden: int) -> Tensor:
+        x = x.clone()
+        x[:, : max(hidden, 0)] = 0.0
+        time = x.shape[1] - self.left
+        y = self.bias.expand(x.shape[0], time, x.shape[2])
+        for i, weight in enumerate(self.taps):
+            y = y + x[:, i : i + time] * weight
+        return self.narrow(F.gelu(self.widen(self.norm(y))), x[:, self.left :])
+
+
+class _Tanh(nn.Module):
+    def forward(self, x: Tensor, hidden: int) -> Tensor:
+        return torch.tanh(x)
+
+
+class _Layer(nn.Module):
+    """Of the window-limited transformer, all positions at once."""
+
+    def __init__(self, layer: TransformerLayer) -> None:
+        super().__init__()
+        attention = layer.attention
+        self.heads, self.head_dim = attention.heads, attention.head_dim
+        self.window = attention.window
+        self.wqkv = _product(attention.wqkv, layer.attention_norm)
+        self.wo = _product(attention.wo)
+        weight = torch.cat([_weight(layer.gate), _weight(layer.up)])
+        norm, int8 = layer.ffn_norm, _is_int8(layer.gate)
+        self.gate_up = Product(
+            weight, None, norm.weight.detach(), eps=norm.eps, int8=int8, split=True
+        )
+        self.down = Product(_weight(layer.down), gated=True, int8=int8, split=True)
+
+    def forward(
+        self, x: Tensor, past: Tensor, begins: Tensor, cos_sin: Tensor, before: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kept = before.shape[3]
+        extents = (x.shape[0], self.heads, kept + x.shape[1], self.head_dim)
+        keys, values = torch.empty(extents), torch.empty(extents)
+        keys[:, :, :kept], values[:, :, :kept] = before[:, 0], before[:, 1]
+        y = torch.ops.voicereel.attend(
+            self.wqkv(x), past, cos_sin, None, None, 0.0, keys, values, begins, self.window
+        )
+        x = self.wo(y, x)
+        return self.down(self.gate_up(x), x), keys, values
+
+
+class Transformer(nn.Module):
+    """`WindowTransformer`: (batch, time, dim) -> the same."""
+
+    cos_sin: Tensor
+
+    def __init__(self, transformer: WindowTransformer) -> None:
+        super().__init__()
+        self.project_in, self.project_out = (
+            nn.Identity() if isinstance(linear, nn.Identity) else _product(linear)
+            for linear in (transformer.project_in, transformer.project_out)
+        )
+        layers: Any = transformer.layers
+        self.layers = nn.ModuleList(_Layer(layer) for layer in layers)
+        self.norm = transformer.norm
+        self.register_buffer("cos_sin", transformer.cos_sin)
+        first = layers[0].attention
+        # Keys and values that are carried from chunk to chunk, of each layer and row.
+        self.extents = [2, first.heads, transformer.window, first.head_dim]
+
+    def forward(
+        self, x: Tensor, begins: Tensor, before: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Args:
+        x: Positions that follow those before.
+        begins: int64 (batch,), what the first of those before is called; less than 0: it is none.
+        before: Of each layer, (batch, 2, heads, positions, head_dim).
+
+        Returns:
+            The output, and what lies before the next chunk.
+        """
+        x, kept = self.project_in(x), before[0].shape[3]
+        past = torch.full_like(begins, kept)
+        after: list[Tensor] = []
+        for i, layer in enumerate(self.layers):
+            x, keys, values = layer(x, past, begins, self.cos_sin, before[i])
+            last = keys.shape[2] - kept
+            after.append(torch.stack([keys[:, :, last:], values[:, :, last:]], 1))
+        return self.project_out(self.norm(x)), after
+
+
+class KernelDecoder(nn.Module):
+    """codes, new_frames -> audio, as `DecoderGraph` has it."""
+
+    largest: Tensor
+    offset: Tensor
+
+    def __init__(self, decoder: ChannelsLastDecoder) -> None:
+        super().__init__()
+        graph = decoder.decoder
+        self.register_buffer("largest", graph.largest)
+        self.register_buffer("offset", graph.offset)
+        self.codebooks = nn.Embedding.from_pretrained(graph.codebooks.detach())
+        self.project = _product(graph.project)
+        is_one = isinstance(graph.transformer, WindowTransformer)  # a codec may do without
+        self.transformer = Transformer(graph.transformer) if is_one else None
+        self.context_frames = graph.context_frames
+        layers, snake = [], None
+        self.rates: list[int] = []
+        self.contexts: list[int] = []
+        for stage, layer in zip(graph.stages, decoder.layers, strict=True):
+            if isinstance(layer, SnakeTwin):
+                snake = layer
+                continue
+            layers.append(_layer(layer, snake))
+            snake = None
+            self.rates.append(stage.rate)
+            self.contexts.append(stage.context)
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
+        history = codes.shape[2] - new_frames.shape[1]
+        codes = codes[:, : self.largest.shape[1]].clamp(min=0)
+        codes = torch.minimum(codes, self.largest) + self.offset
+        x = self.project(self.codebooks(codes.transpose(1, 2)).flatten(2))
+        if self.transformer is not None:
+            heads = self.transformer.extents
+            nothing = torch.empty((x.shape[0], heads[0], heads[1], 0, heads[3]))
+            before = [nothing for _ in range(len(self.transformer.layers))]
+            x, _ = self.transformer(x, new_frames[:, 0] - history, before)
+        x = F.pad(x, (0, 0, self.context_frames, 0))[:, history:]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, self.contexts[i] - history * self.rates[i])
+        return x.flatten(1)
+
+
+def _layer(layer: nn.Module, snake: SnakeTwin | None) -> nn.Module:
+    match layer:
+        case ConvTwin() | TransposedTwin():
+            return _Conv(layer, snake)
+        case _ if snake is not None:
+            pass
+        case ResidualTwin():
+            return Residual(layer)
+        case ConvNeXtTwin():
+            return ConvNeXt(layer)
+        case TanhTwin():
+            return _Tanh()
+    behind = " behind a Snake" * (snake is not None)
+    raise UnsupportedCodecError(f"codec: no kernel of {type(layer).__name__}{behind}.")
