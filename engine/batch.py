@@ -158,9 +158,19 @@ class Batch:
             tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
             lengths, keys, values = self.cache.room(rows, int(times.max()))
             device = self.llama.device
-            ends = self.llama.extend(tokens.to(device), times.to(device), lengths, keys, values)
+            inputs = tokens.to(device), times.to(device), lengths, keys, values
+            ends = self.llama.extend(*inputs, self._shared(self.begun()[rows]).to(device))
         self.cache.lengths[rows] += times
         return ends
+
+    @staticmethod
+    def _shared(actives: list[Active]) -> torch.Tensor:
+        """Whose row has the same voice, the first such, and its positions: int64 (2, rows)."""
+        leads: dict[bytes, int] = {}
+        shared = [
+            (leads.setdefault(a.prefix_key, i), a.prefix_length) for i, a in enumerate(actives)
+        ]
+        return torch.tensor(shared).T
 
     def _admit(self, active: Active, row: int) -> None:
         """Give a request this row, and what is known already of its keys and values."""

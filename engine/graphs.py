@@ -112,12 +112,19 @@ class SlowGraph(nn.Module):
         return *self.ends(x, lengths), keys, values
 
     def extend(
-        self, tokens: Tensor, lengths: Tensor, past_lengths: Tensor, keys: Tensor, values: Tensor
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        past_lengths: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        shared: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, but the new keys and values are written behind the cached ones, in place.
 
         `keys` and `values` have room for all of `tokens`; what padding writes there is overwritten
-        or hidden later.
+        or hidden later. `shared`, int64 (2, batch): a row whose cache begins alike, and for how
+        many positions; only kernels care, which read those there.
         """
         positions = past_lengths[:, None] + self.count[: tokens.shape[2]]
         x, turn = self.embed(tokens), self.rotation(past_lengths, tokens.shape[2])

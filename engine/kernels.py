@@ -30,6 +30,7 @@ _FLAGS = (
     *("-fvisibility=hidden", "-w"),
 )
 _PANEL, _DOT = 32, 4  # as in rows.h
+_NO_WINDOW = 2**62
 _UNIT_DEPTH = 32  # bfloat16 numbers that matrix units take at a time, in pairs
 
 
@@ -177,7 +178,13 @@ class KernelLayer(nn.Module):
         self.eps = eps
 
     def forward(
-        self, x: Tensor, past_lengths: Tensor, cos_sin: Tensor, keys: Tensor, values: Tensor
+        self,
+        x: Tensor,
+        past_lengths: Tensor,
+        cos_sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        shared: Tensor | None = None,
     ) -> Tensor:
         """New positions, float32 (batch, time, dim), behind those cached, into which they go.
 
@@ -186,9 +193,11 @@ class KernelLayer(nn.Module):
             past_lengths: int64 (batch,).
             cos_sin: float32 (positions, head_dim / 2, 2).
             keys, values: (batch, kv heads, positions, head_dim), with room for the new ones.
+            shared: See `SlowGraph.extend`.
         """
         rotated = (past_lengths, cos_sin, self.q_norm, self.k_norm, self.eps)
-        x = self.wo(torch.ops.voicereel.attend(self.wqkv(x), *rotated, keys, values), x)
+        cache = keys, values, None, _NO_WINDOW, shared
+        x = self.wo(torch.ops.voicereel.attend(self.wqkv(x), *rotated, *cache), x)
         return self.down(self.gate_up(x), x)
 
 
@@ -199,11 +208,17 @@ class KernelSlow(SlowGraph):
         return table(ids).float()
 
     def extend(
-        self, tokens: Tensor, lengths: Tensor, past_lengths: Tensor, keys: Tensor, values: Tensor
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        past_lengths: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        shared: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         x = self.embed(tokens)
         for i, layer in enumerate(self.layers):
-            x = layer(x, past_lengths, self.cos_sin, keys[i], values[i])
+            x = layer(x, past_lengths, self.cos_sin, keys[i], values[i], shared)
         return self.ends(x, lengths)
 
 

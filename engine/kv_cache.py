@@ -26,8 +26,8 @@ class KVCache:
         """
         self.limit = limit
         self.most = max(limit, slots * limit if most is None else most)
-        self.keys = new(0, 0)
-        self.values = torch.zeros_like(self.keys)
+        self._new = new
+        self.keys, self.values = new(0, 0), new(0, 0)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
 
     @property
@@ -61,17 +61,20 @@ class KVCache:
         # Twice as many, so that they are seldom copied, unless that is more than there may be.
         count = held if rows <= held else min(2 * rows, len(self.lengths))
         if count * extent > self.most:
-            in_use = int(self.lengths.nonzero().max()) + 1 if self.lengths.any() else 0
-            count, extent = max(rows, in_use), needed
+            count, extent = max(rows, self._in_use()), needed
         self._resize(count, extent)
 
     def _resize(self, rows: int, extent: int) -> None:
+        known = min(rows, self._in_use())
+        end = min(extent, int(self.lengths.max()))
         for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_zeros(old.shape[0], rows, old.shape[2], extent, old.shape[4])
-            known, end = min(rows, old.shape[1]), min(extent, old.shape[3])
+            old, new = getattr(self, name), self._new(rows, extent)
             new[:, :known, :, :end] = old[:, :known, :, :end]
             setattr(self, name, new)
+
+    def _in_use(self) -> int:
+        """Rows up to the last that holds anything."""
+        return int(self.lengths.nonzero().max()) + 1 if self.lengths.any() else 0
 
     def extend(self, row: int, keys: Tensor, values: Tensor) -> None:
         """Append to one row: (layers, kv heads, time, head_dim)."""

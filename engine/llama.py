@@ -1,5 +1,6 @@
 """The exported graphs, loaded, and the numbers that go with each row of a batch."""
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from engine.sampler import WINDOW
 from engine.settings import Settings
 from engine.weights import GRAPHS_FILE, LlamaShape, Weights, load
 from ensemble.facts import Facts
+
+_ALIGNED = 64  # bytes: a row of the cache lies in lines of its own
 
 
 def graphs_for(
@@ -63,15 +66,35 @@ class Llama:
             self.exact_in_company = self._alike(graphs)
         self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
         traced = self._traced(graphs)
-        self.extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
+        self._extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
         self.sample_token: Callable[..., Tensor] = traced.sample_token
         self.fast_loop: Callable[..., tuple[Tensor, Tensor]] = traced.fast_loop
+
+    def extend(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        past_lengths: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        shared: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `SlowGraph.extend`."""
+        if shared is None:
+            shared = torch.zeros_like(lengths).expand(2, -1)
+        return self._extend(tokens, lengths, past_lengths, keys, values, shared)
 
     def new_cache(self, rows: int, positions: int) -> Tensor:
         """Zeros for keys or values: (layers, rows, kv heads, positions, head_dim)."""
         facts = self.facts
         extents = (facts.num_layers, rows, facts.num_kv_heads, positions, facts.head_dim)
-        return torch.zeros(extents, dtype=self.dtype, device=self.device)
+        if self.device.type != "cpu":
+            return torch.zeros(extents, dtype=self.dtype, device=self.device)
+        # NumPy's take no time and no memory, and large pages, as they are written.
+        size = math.prod(extents) * self.dtype.itemsize
+        memory = np.zeros(size + _ALIGNED, np.uint8)
+        begin = -memory.ctypes.data % _ALIGNED
+        return torch.from_numpy(memory[begin : begin + size]).view(self.dtype).view(extents)
 
     @staticmethod
     def _alike(graphs: LlamaGraphs) -> bool:
@@ -106,7 +129,7 @@ class Llama:
         state = torch.zeros(2, self.fast_dim, dtype=self.activations, device=device)
         noise = torch.ones(2, books - 1, self.fast_choices, device=device)
         inputs = {
-            "extend": (tokens, lengths, lengths, keys, values),
+            "extend": (tokens, lengths, lengths, keys, values, torch.zeros_like(tokens[:, 0, :2])),
             "sample_token": (logits, previous[:, 0], ones, ones, ones, torch.ones_like(logits)),
             "fast_loop": (state, lengths, previous, ones, ones, ones, noise),
         }

@@ -175,3 +175,48 @@ def test_without_a_compiler_the_reason_says_what_to_do(monkeypatch, tmp_path) ->
         assert kernels.fault() == "there is no C++ compiler (apt-get install g++)"
     finally:
         kernels.fault.cache_clear()
+
+
+def test_attention_reads_what_rows_share_in_one_of_them() -> None:
+    """It is not looked at in the others, so there it may be anything."""
+    past, cos_sin, qkv = torch.tensor([40, 40, 33]), numbers(60, 32, 2), numbers(3, 3, 4 * 64)
+    keys, values = (numbers(3, 1, 60, 64, seed=s).bfloat16() for s in (5, 6))
+    for cache in (keys, values):
+        cache[1:, :, :32] = cache[:1, :, :32]
+    copies = keys.clone(), values.clone()
+    wanted = torch.ops.voicereel.attend(qkv, past, cos_sin, None, None, 0.0, *copies)
+    for cache in (keys, values):
+        cache[1:, :, :32] = 7.0
+    shared = torch.tensor([[0, 0, 0], [32, 32, 32]])
+    found = torch.ops.voicereel.attend(
+        qkv, past, cos_sin, None, None, 0.0, keys, values, None, 2**62, shared
+    )
+    assert torch.equal(found, wanted)
+
+
+def test_attention_within_a_window() -> None:
+    """Positions called less than 0 and those before the window are not seen."""
+    cos_sin, qkv = numbers(90, 32, 2), numbers(2, 50, 3 * 64)
+    nothing = torch.zeros(2, dtype=torch.int64)
+
+    def attend(qkv, past, cache, begins, window):
+        return torch.ops.voicereel.attend(
+            qkv, past, cos_sin, None, None, 0.0, *cache, begins, window
+        )
+
+    whole = attend(qkv, nothing, [torch.zeros(2, 1, 50, 64) for _ in range(2)], nothing, 16)
+    cache = [torch.full((2, 1, 66, 64), 7.0) for _ in range(2)]
+    late = attend(qkv, nothing + 16, cache, nothing - 16, 16)
+    assert torch.equal(late, whole)
+    first, rest = [torch.full((2, 1, 40, 64), 7.0) for _ in range(2)], qkv[:, 24:]
+    attend(qkv[:, :24], nothing + 16, first, nothing - 16, 16)
+    cache = [torch.cat([c[:, :, 24:], torch.zeros(2, 1, 26, 64)], 2) for c in first]
+    assert torch.equal(attend(rest, nothing + 16, cache, nothing + 8, 16), whole[:, 24:])
+
+
+def test_choices_are_ranked_as_torch_does() -> None:
+    """But for equal ones, which come in their order here, and there as it happens."""
+    x, noise, ones = numbers(5, 502) * 8, numbers(5, 502, seed=3).exp(), torch.ones(5)
+    x[0, 7], x[1, 3], x[2, 4] = float("-inf"), -0.0, 0.0
+    inputs = (x, torch.full((5, 1), -1), 3 * ones, 0.99 * ones, ones, noise)
+    assert torch.equal(torch.ops.voicereel.sample(*inputs), sampler.sample(*inputs))

@@ -16,12 +16,30 @@ inline void turn_row(const float* x, const float* cos_sin, int64_t count, float*
   }
 }
 
+// Cached positions of one head in order; the first of them may lie in the row of another, which
+// begins alike: read there, they come from memory once for all who share them.
+template <class Cached>
+struct Positions {
+  const Cached* from[2];
+  int64_t count[2];
+
+  template <class Each>  // (position, its numbers)
+  void each(int64_t dim, Each call) const {
+    int64_t position = 0;
+    for (int run = 0; run < 2; run++) {
+      const Cached* numbers = from[run];
+      for (int64_t i = 0; i < count[run]; i++, numbers += dim) call(position++, numbers);
+    }
+  }
+};
+
 struct Attention {
   const float* qkv;
   int64_t batch, time, kv_heads, groups, dim;
   const int64_t *past, *begins;  // positions cached; what the first of them is called, or null: 0.
                                  // Those called less than 0 cannot be seen
   int64_t window;                // positions that one may see, itself included
+  const int64_t *leads, *alike;  // whose row begins alike, and for how many positions; or null
   const float *cos_sin, *q_norm, *k_norm;
   float eps;
   int64_t row_stride, head_stride;  // of the cache, keys and values alike
@@ -57,37 +75,59 @@ struct Attention {
     return ((b * time + row / groups) * kv_heads * groups + h * groups + row % groups) * dim;
   }
 
-  // Some rows of one KV head: a pass over its keys and one over its values.
-  template <int width, int rows, class Cached>
-  void look(int64_t b, int64_t h, int64_t first, const Cached* keys, const Cached* values) const {
+  template <class Cached>
+  Positions<Cached> positions(const Cached* cache, int64_t b, int64_t h, int64_t begin, int64_t count) const {
+    const int64_t shared = leads ? std::clamp<int64_t>(alike[b] - begin, 0, count) : 0;
+    const int64_t head = h * head_stride + begin * dim, lead = leads ? leads[b] : b;
+    return {{cache + lead * row_stride + head, cache + b * row_stride + head + shared * dim}, {shared, count - shared}};
+  }
+
+  int64_t end_of(int64_t b, int64_t row) const { return past[b] + row / groups + 1; }  // what it may see
+  int64_t begin_of(int64_t b, int64_t row) const {
     const int64_t oldest = begins ? std::max<int64_t>(0, -begins[b]) : 0;
-    const int64_t begin = std::max(oldest, past[b] + first / groups + 1 - window);
-    const int64_t longest = past[b] + (first + rows - 1) / groups + 1 - begin;
-    keys += b * row_stride + h * head_stride + begin * dim;
-    values += b * row_stride + h * head_stride + begin * dim;
-    float* weights = scratch<float>(rows * longest);
-    const float* query[rows];
-    float* to[rows];
-    for (int r = 0; r < rows; r++) {
-      query[r] = queries + place(b, h, first + r);
-      to[r] = y + place(b, h, first + r);
+    return std::max(oldest, end_of(b, row) - window);
+  }
+
+  // Up to kQueries rows of one KV head: a pass over its keys and one over its values.
+  template <int width, class Cached>
+  void look(int64_t b, int64_t h, int64_t first, int count, const Cached* keys, const Cached* values) const {
+    const int64_t begin = begin_of(b, first), longest = end_of(b, first + count - 1) - begin;
+    float* weights = scratch<float>(count * longest);
+    const auto seen = [&](int row) { return end_of(b, first + row) - begin; };
+    in_fours(count, [&](auto rows, int row) {
+      const float* query[rows.value];
+      for (int r = 0; r < rows.value; r++) query[r] = queries + place(b, h, first + row + r);
+      const int64_t end = seen(row + rows.value - 1);
+      score<width>(query, positions(keys, b, h, begin, end), longest, weights + row * longest);
+    });
+    for (int row = 0; row < count; row++) {
+      float *from = weights + row * longest, *end = from + seen(row);
+      float* visible = from + (begin_of(b, first + row) - begin);
+      std::fill(from, visible, 0.f);
+      softmax_row(visible, end - visible, *std::max_element(visible, end));
+      std::fill(end, from + longest, 0.f);
     }
-    score<width>(query, keys, longest, weights);
-    for (int r = 0; r < rows; r++) {
-      float* row = weights + r * longest;
-      const int64_t end = past[b] + (first + r) / groups + 1 - begin;
-      float* seen = row + std::max<int64_t>(0, end - window);
-      std::fill(row, seen, 0.f);
-      softmax_row(seen, row + end - seen, *std::max_element(seen, row + end));
-      std::fill(row + end, row + longest, 0.f);
-    }
-    mix<width>(weights, values, longest, to);
+    in_fours(count, [&](auto rows, int row) {
+      float* to[rows.value];
+      for (int r = 0; r < rows.value; r++) to[r] = y + place(b, h, first + row + r);
+      const int64_t end = seen(row + rows.value - 1);
+      mix<width>(weights + row * longest, longest, positions(values, b, h, begin, end), to);
+    });
+  }
+
+  // Calls back with as many rows as are taken at once, and the first of them.
+  template <class Call>
+  static void in_fours(int count, Call call) {
+    int row = 0;
+    for (; row + 4 <= count; row += 4) call(std::integral_constant<int, 4>(), row);
+    for (; row + 2 <= count; row += 2) call(std::integral_constant<int, 2>(), row);
+    for (; row < count; row++) call(std::integral_constant<int, 1>(), row);
   }
 
   template <int width, int rows, class Cached>
-  void score(const float* (&query)[rows], const Cached* key, int64_t count, float* to) const {
+  void score(const float* (&query)[rows], const Positions<Cached>& keys, int64_t longest, float* to) const {
     const float scale = 1 / std::sqrt(float(dim));
-    for (int64_t p = 0; p < count; p++, key += dim) {
+    keys.each(dim, [&](int64_t p, const Cached* key) {
       Floats sum[rows] = {};
       int64_t d = 0;
 #pragma GCC unroll 8
@@ -101,32 +141,33 @@ struct Attention {
       for (int r = 0; r < rows; r++) {
         float total = added(sum[r]);
         for (int64_t e = d; e < dim; e++) total += query[r][e] * as_float(key[e]);
-        to[r * count + p] = total * scale;
+        to[r * longest + p] = total * scale;
       }
-    }
+    });
   }
 
   template <int width, int rows, class Cached>
-  void mix(const float* weights, const Cached* value, int64_t count, float* (&to)[rows]) const {
+  void mix(const float* weights, int64_t longest, const Positions<Cached>& values, float* (&to)[rows]) const {
     constexpr int parts = width ? std::min(width / kLanes, 16 / rows) : 1;
     int64_t d = 0;
     for (; d + parts * kLanes <= dim; d += parts * kLanes) {
       Floats sum[rows][parts] = {};
-      for (int64_t p = 0; p < count; p++)
+      values.each(dim, [&](int64_t p, const Cached* value) {
 #pragma GCC unroll 8
         for (int i = 0; i < parts; i++) {
-          const Cached* from = value + p * dim + d + i * kLanes;
+          const Cached* from = value + d + i * kLanes;
           const Floats part = lanes(from);
           __builtin_prefetch(from + kAhead * dim);
 #pragma GCC unroll 4
-          for (int r = 0; r < rows; r++) sum[r][i] += weights[r * count + p] * part;
+          for (int r = 0; r < rows; r++) sum[r][i] += weights[r * longest + p] * part;
         }
+      });
       for (int r = 0; r < rows; r++) __builtin_memcpy(to[r] + d, sum[r], sizeof sum[r]);
     }
     for (; d < dim; d++)
       for (int r = 0; r < rows; r++) {
         float total = 0;
-        for (int64_t p = 0; p < count; p++) total += weights[r * count + p] * as_float(value[p * dim + d]);
+        values.each(dim, [&](int64_t p, const Cached* value) { total += weights[r * longest + p] * as_float(value[d]); });
         to[r][d] = total;
       }
   }
@@ -134,14 +175,12 @@ struct Attention {
   template <int width, class Cached>
   void look_at_all(const Cached* keys, const Cached* values) const {
     const int64_t rows = time * groups, steps = (rows + kQueries - 1) / kQueries;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < batch * kv_heads * steps; i++) {
-      const int64_t b = i / steps / kv_heads, h = i / steps % kv_heads;
-      int64_t row = i % steps * kQueries;
-      const int64_t end = std::min(rows, row + kQueries);
-      for (; row + 4 <= end; row += 4) look<width, 4>(b, h, row, keys, values);
-      for (; row + 2 <= end; row += 2) look<width, 2>(b, h, row, keys, values);
-      for (; row < end; row++) look<width, 1>(b, h, row, keys, values);
+    // Head by head: what rows share stays in the cache of the core that takes this head.
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < kv_heads * batch * steps; i++) {
+      const int64_t h = i / steps / batch, b = i / steps % batch;
+      const int64_t row = i % steps * kQueries;
+      look<width>(b, h, row, std::min<int64_t>(kQueries, rows - row), keys, values);
     }
   }
 

@@ -64,9 +64,11 @@ Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const May
 
 Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
               const MaybeTensor& q_norm, const MaybeTensor& k_norm, double eps, Tensor& keys,
-              Tensor& values, const MaybeTensor& begins, int64_t window) {
+              Tensor& values, const MaybeTensor& begins, int64_t window, const MaybeTensor& shared) {
   const Tensor input = qkv.contiguous(), lengths = past.contiguous();
   const Tensor names = begins ? begins->contiguous() : Tensor();
+  const Tensor alike = shared ? shared->contiguous() : Tensor();
+  const int64_t* leads = shared ? alike.const_data_ptr<int64_t>() : nullptr;
   const int64_t batch = input.size(0), time = input.size(1), dim = keys.size(3);
   const int64_t kv_heads = keys.size(1), heads = input.size(2) / dim - 2 * kv_heads;
   TORCH_CHECK(keys.strides() == values.strides() && keys.stride(3) == 1 && keys.stride(2) == dim &&
@@ -87,6 +89,8 @@ Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
                       .past = begin,
                       .begins = begins ? names.const_data_ptr<int64_t>() : nullptr,
                       .window = window,
+                      .leads = leads,
+                      .alike = leads ? leads + batch : nullptr,
                       .cos_sin = cos_sin.const_data_ptr<float>(),
                       .q_norm = numbers(q_norm),
                       .k_norm = numbers(k_norm),
@@ -208,7 +212,7 @@ TORCH_LIBRARY(voicereel, library) {
   library.def("has_units() -> bool", voicereel::has_units);
   library.def(
       "attend(Tensor qkv, Tensor past, Tensor cos_sin, Tensor? q_norm, Tensor? k_norm, float eps, "
-      "Tensor(a!) keys, Tensor(b!) values, Tensor? begins=None, int window=4611686018427387904) -> Tensor");
+      "Tensor(a!) keys, Tensor(b!) values, Tensor? begins=None, int window=4611686018427387904, Tensor? shared=None) -> Tensor");
   library.def(
       "sample(Tensor logits, Tensor previous, Tensor temperature, Tensor top_p, Tensor penalty, "
       "Tensor noise) -> Tensor");

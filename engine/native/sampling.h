@@ -6,6 +6,31 @@
 
 namespace voicereel {
 
+// Indices of numbers from the largest to the smallest, equal ones as they come: by their bits, a byte
+// at a time.
+inline std::vector<int64_t> ranked_indices(const float* x, int64_t count) {
+  struct Entry {
+    uint32_t key, index;
+  };
+  std::vector<Entry> entries(count), sorted(count);
+  for (int64_t i = 0; i < count; i++) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    if (bits == 0x80000000u) bits = 0;  // -0 is no less than 0
+    entries[i] = {bits >> 31 ? bits : ~bits & 0x7fffffffu, uint32_t(i)};
+  }
+  for (int shift = 0; shift < 32; shift += 8) {
+    uint32_t begins[257] = {};
+    for (const Entry& entry : entries) begins[(entry.key >> shift & 255) + 1]++;
+    std::partial_sum(begins, begins + 257, begins);
+    for (const Entry& entry : entries) sorted[begins[entry.key >> shift & 255]++] = entry;
+    entries.swap(sorted);
+  }
+  std::vector<int64_t> order(count);
+  for (int64_t i = 0; i < count; i++) order[i] = entries[i].index;
+  return order;
+}
+
 // See `engine.sampler.sample`, whose order of operations this is.
 inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previous, int64_t window,
                    float temperature, float top_p, float penalty, const float* noise) {
@@ -16,10 +41,7 @@ inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previou
     if (choice >= 0 && choice < choices)
       logits[choice] = logits[choice] < 0 ? logits[choice] * penalty : logits[choice] / penalty;
   if (top_p <= 0) return std::max_element(logits, logits + choices) - logits;
-  std::vector<int64_t> order(choices);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
+  const std::vector<int64_t> order = ranked_indices(logits, choices);
   std::vector<float> ranked(choices), mass(choices);
   for (int64_t i = 0; i < choices; i++) mass[i] = ranked[i] = logits[order[i]];
   softmax_row(mass.data(), choices, ranked[0]);
