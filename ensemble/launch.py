@@ -28,7 +28,7 @@ EXIT_TIMEOUT_S = 30  # how long a stopping server waits for requests in flight
 # Threads that wait for their next share of work spin for a moment, since to sleep and be woken
 # takes longer than most shares, and then sleep: spinning on, the LLaMA stage and the codec would
 # take the cores from each other. The caller's own environment goes before this.
-_WAITING = {"GOMP_SPINCOUNT": "1000"}
+_WAITING = {"GOMP_SPINCOUNT": "3000"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None).prctl  # looked up here: not safe between fork and exec
 
