@@ -131,9 +131,9 @@ def _input(name: str, dtype: str, values: np.ndarray) -> InferInput:
 
 def _first_chunk(longest: np.ndarray | None) -> InferInput:
     """As long as any: nobody hears the first before the last, and few chunks are less work."""
-    option = next(option for option in OPTIONS if option.name == _LONGEST)
-    values = np.array([option.default], np.int32) if longest is None else np.array(longest)
-    return _input(_FIRST, option.dtype, values)
+    first, most = (next(o for o in OPTIONS if o.name == name) for name in (_FIRST, _LONGEST))
+    asked = [most.default] if longest is None else longest
+    return _input(_FIRST, first.dtype, np.clip(asked, first.low, first.high).astype(np.int32))
 
 
 async def _once(forwarded: dict) -> AsyncIterator[dict]:

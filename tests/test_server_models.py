@@ -19,6 +19,7 @@ from ensemble.facts import Facts
 
 pytestmark = pytest.mark.server
 TEXTS = ["Hello there.", "A second sentence, a little longer than that.", "And three!"]
+AS_UNARY = {"first_chunk_frames": 64}  # the schedule of the unary doors: rounding and all the same
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_recordings_encoded_together_keep_their_codes(server) -> None:
 
 def test_prompt_to_codes_to_audio_by_hand(server, facts) -> None:
     prompt = infer(server, "fish_prompt", text=TEXTS[0])
-    windows = stream(server, "fish_llama", prompt=prompt["prompt"], seed=5)
+    windows = stream(server, "fish_llama", prompt=prompt["prompt"], seed=5, **AS_UNARY)
     parts = []
     for w in sorted(windows, key=lambda w: w["chunk_index"][0]):
         out = infer(server, "fish_decoder", codes=w["codes"], new_frames=w["new_frames"])
@@ -122,8 +123,10 @@ def test_clone_equals_encode_then_tts(server) -> None:
     reference = {"reference_audio": audio, "reference_text": words}
     cloned = infer(server, "fish_clone", text=TEXTS[0], seed=3, **reference)
     np.testing.assert_array_equal(cloned["audio"], by_codes["audio"])
-    chunks = stream(server, "fish_clone_stream", text=TEXTS[0], seed=3, **reference)
+    chunks = stream(server, "fish_clone_stream", text=TEXTS[0], seed=3, **reference, **AS_UNARY)
     np.testing.assert_array_equal(joined(chunks), cloned["audio"])
+    chunks = stream(server, "fish_clone_stream", text=TEXTS[0], seed=3, **reference)
+    np.testing.assert_allclose(joined(chunks), cloned["audio"], atol=1e-4)
     alone = infer(server, "fish_tts", text=TEXTS[0], seed=3)
     assert not np.array_equal(alone["audio"], cloned["audio"])
 
@@ -155,7 +158,7 @@ def test_streams_of_one_connection_do_not_mix(server) -> None:
 
 def test_http_infer_and_generate(server) -> None:
     base = f"http://{server.http_url.removeprefix('http://')}/v2/models"
-    body = json.dumps({"text": TEXTS[0], "seed": 5}).encode()
+    body = json.dumps({"text": TEXTS[0], "seed": 5, **AS_UNARY}).encode()
     with urllib.request.urlopen(f"{base}/fish_tts/generate", body) as answer:
         audio = np.array(json.load(answer)["audio"], np.float32)
     expected = infer(server, "fish_tts", text=TEXTS[0], seed=5)["audio"]
