@@ -1,7 +1,7 @@
 """The codec by kernels: where it is fit, what it refuses, and that a server falls back."""
 
 import shutil
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,35 @@ def test_the_encoder_in_any_chunks_gives_upstreams_codes(
     one = np.ones((1, 1), np.int64)
     with pytest.raises(ValueError, match=r"waveform has \d+ samples, expected 1 to \d+"):
         encode({"waveform": np.zeros((1, 8193 * 2048), np.float32), "chunk_frames": one})
+
+
+@pytest.mark.torch
+def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
+    with_kernels, monkeypatch
+) -> None:
+    monkeypatch.setenv("FISH_SPEECH_PRECISION", "half")
+    inputs = Tensor("codes", "INT64", (ANY, ANY, ANY)), Tensor("new_frames", "INT64", (ANY, ANY))
+    decoder = ServedModel(
+        name="fish_decoder",
+        artefact=with_kernels / "fish_decoder" / "1" / "model.pt",
+        signature=Signature(inputs, (Tensor("audio", "FP32", (ANY, ANY)),)),
+        batched=True,
+        parameters={compiled.PARAMETER: compiled.FILE_NAME},
+        graph_level=0,
+        gpu=None,
+    )
+    run = load_compiled(decoder, print)
+    assert run is not None
+
+    def audio(codes: np.ndarray, begin: int, end: int) -> np.ndarray:
+        numbers = np.tile(np.arange(begin, end), (len(codes), 1))
+        return run({"codes": codes[:, :, :end], "new_frames": numbers})["audio"]
+
+    company = np.random.default_rng(0).integers(0, 64, (4, 10, 210))
+    whole = audio(company[2:3], 0, 210)
+    for schedule in ((1, 2, 43, 210), (8, 24, 56, 120, 184, 210), (200, 210)):
+        chunks = [audio(company, begin, end)[2] for begin, end in pairwise((0, *schedule))]
+        np.testing.assert_array_equal(np.concatenate(chunks), whole[0])
 
 
 def encoder_in(repository: Path) -> ServedModel:
