@@ -132,8 +132,8 @@ def _input(name: str, dtype: str, values: np.ndarray) -> InferInput:
 def _first_chunk(longest: np.ndarray | None) -> InferInput:
     """As long as any: nobody hears the first before the last, and few chunks are less work."""
     first, most = (next(o for o in OPTIONS if o.name == name) for name in (_FIRST, _LONGEST))
-    asked = [most.default] if longest is None else longest
-    return _input(_FIRST, first.dtype, np.clip(asked, first.low, first.high).astype(np.int32))
+    asked = np.array([most.default] if longest is None else longest, np.int32)
+    return _input(_FIRST, first.dtype, asked.clip(int(first.low), int(first.high)))
 
 
 async def _once(forwarded: dict) -> AsyncIterator[dict]:
