@@ -79,6 +79,8 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     described = json.loads(extra[compiled.DESCRIPTION])
     if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
         raise ValueError(problem)
+    if described["instructions"] and not torch.ops.voicereel.has_units():
+        raise ValueError("the kernel keeps this process from the CPU's matrix units")
     (output,) = (t.name for t in model.signature.outputs)
     keep_memory()
     served = encode if encoder else decode
