@@ -98,7 +98,7 @@ def _result(cells: list[Cell], codec: Codec, rates: Rates) -> dict[str, Any]:
         "encode_frames": encoded.frames,
         "encode_upstream_rtf": encoded.rtf(UPSTREAM),
         "codes_equal": codec.encoder_is_exact(5 * SECOND),
-        "snr_db": snr["bfloat16"],
+        "snr_db": snr["half"],
         "served_snr_db": snr[served],
         "cells": [vars(cell) for cell in cells],
     }

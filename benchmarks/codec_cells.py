@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.codec_artefacts import decoders, encoders
+from ensemble.compiled import INT8_FILE_NAME
 from export import parity
-from export.codec_channels_last import ChannelsLastDecoder
-from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
+from export.codec_graphs import quantizers, samples_per_frame
 from export.parity import Run
 
 UPSTREAM = "upstream"
@@ -133,15 +133,12 @@ class Codec:
         return all(torch.equal(run(waveform)[0], expected) for run in self.encoders.values())
 
     def snr_db(self, frames: int) -> dict[str, float]:
-        """Signal to noise against upstream in float32: of what is served, and in bfloat16.
-
-        bfloat16 is computed here, whatever the repository was compiled in.
-        """
+        """Signal to noise against upstream in float32: of what is served, and served in `half`."""
         codes, numbers = windows(self.genuine, 1, 0, frames)
         expected = self.genuine.decode(codes, torch.tensor([frames]))[0][:, 0]
-        half = ChannelsLastDecoder(DecoderGraph(self.genuine).eval(), torch.bfloat16).eval()
         name, served = self.served_decoder
-        runs = {name: served, "bfloat16": parity.script_runner(half)}
+        half = next(run for name, run in self.decoders.items() if name != INT8_FILE_NAME)
+        runs = {name: served, "half": half}
         return {n: _db(parity.noise(r(codes, numbers)[0], expected)) for n, r in runs.items()}
 
 
