@@ -118,7 +118,11 @@ def decode(module: Module, described: Mapping[str, str], arrays: Arrays) -> np.n
     """Likewise the decoder's, piece by piece: `codes` and `new_frames` -> audio."""
     import torch
 
-    compiled.refuse_window(described, arrays["codes"], arrays["new_frames"])
+    codes, numbers = arrays["codes"], arrays["new_frames"].copy()
+    # Rows of padding alone, which end a stream: nobody hears them, but they must be frames.
+    numbers[:, 0] = np.where(numbers[:, 0] < 0, codes.shape[2] - numbers.shape[1], numbers[:, 0])
+    arrays = {**arrays, "new_frames": numbers}
+    compiled.refuse_window(described, codes, numbers)
     order, parts, new = described["inputs"].split(), [], arrays["new_frames"].shape[1]
     with torch.inference_mode():
         for piece in pieces(arrays):

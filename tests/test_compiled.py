@@ -214,6 +214,11 @@ def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
     for schedule in ((1, 2, 43, 210), (8, 24, 56, 120, 184, 210), (200, 210)):
         chunks = [audio(company, begin, end)[2] for begin, end in pairwise((0, *schedule))]
         np.testing.assert_array_equal(np.concatenate(chunks), whole[0])
+    # A stream that ends with a window has one more, of padding alone.
+    numbers = np.array([[24, 25], [-1, -1]])
+    end = run({"codes": company[2:4, :, :26], "new_frames": numbers})["audio"]
+    np.testing.assert_array_equal(end[0], whole[0, 24 * 2048 : 26 * 2048])
+    assert np.isfinite(end[1]).all()
 
 
 def encoder_in(repository: Path) -> ServedModel:
