@@ -50,7 +50,7 @@ def load_compiled(model: ServedModel, log: Callable[[str], None]) -> Run | None:
 
 
 def _load(model: ServedModel, filename: str) -> Run | None:
-    """None for a decoder in 8 bits that nobody asked for, and for such an encoder.
+    """None for 8 bits where nobody asked for them, and always for the encoder, which has none.
 
     Raises ValueError, or whatever torch raises, if that cannot be.
     """
@@ -80,7 +80,7 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
         raise ValueError(problem)
     if described["instructions"] and not torch.ops.voicereel.has_units():
-        raise ValueError("the kernel keeps this process from the CPU's matrix units")
+        raise ValueError("Linux keeps this process from the CPU's matrix units")
     (output,) = (t.name for t in model.signature.outputs)
     keep_memory()
     served = encode if encoder else decode
