@@ -28,6 +28,7 @@ from export.codec_layers import UnsupportedCodecError
 from export.codec_transformer import TransformerLayer, WindowTransformer
 
 _PANEL = 32  # outputs, as in rows.h
+_NARROW = 1 << 20  # numbers of a layer that runs in one pass with its neighbours
 _BYTES = 64  # of inputs that matrix units take at a time
 
 
@@ -82,7 +83,7 @@ class KernelConv(nn.Module):
         )
 
 
-class _Conv(nn.Module):
+class Conv(nn.Module):
     """With what turns its outputs into more times than one, if it is a transposed one."""
 
     def __init__(self, layer: Any, snake: SnakeTwin | None) -> None:
@@ -92,31 +93,60 @@ class _Conv(nn.Module):
         self.stride = int(layer.stride) if is_transposed else 1
         self.surplus = int(layer.surplus) if is_transposed else 0
 
-    def forward(self, x: Tensor, hidden: int) -> Tensor:
-        y = self.conv(x, hidden)
+    def forward(self, x: Tensor, hidden: list[int]) -> Tensor:
+        y = self.conv(x, hidden[0])
         return y.view(y.shape[0], y.shape[1] * self.stride, -1)[:, self.surplus :]
 
 
-class Residual(nn.Module):
-    """Of `ResidualTwin`: two convolutions in one pass."""
+class Chain(nn.Module):
+    """Convolutions and residual units, one behind the other, in one pass."""
 
-    def __init__(self, layer: ResidualTwin) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.convs = nn.ModuleList()
+        self.shapes: list[int] = []  # as `chain` wants them
+        self.zeros: list[float] = []
+
+    def add(self, layer: Any, snake: SnakeTwin | None = None) -> None:
+        """Behind the others.
+
+        Raises:
+            UnsupportedCodecError: If it is a residual unit unlike those of the codec.
+        """
+        if not isinstance(layer, ResidualTwin):
+            conv = Conv(layer, snake)
+            self._add(conv.conv, conv.stride, conv.surplus)
+            return
         kinds = [type(inner) for inner in layer.block]
         if kinds[::2] != [SnakeTwin, SnakeTwin] or len(kinds) != 4:
             raise UnsupportedCodecError(f"codec: no kernel for a residual unit of {kinds}.")
         block: Any = layer.block
-        self.first = KernelConv(block[1].conv, block[0])
-        self.last = KernelConv(block[3].conv, block[2])
-        if self.last.taps != 1:
+        self._add(KernelConv(block[1].conv, block[0]))
+        last = KernelConv(block[3].conv, block[2])
+        if last.taps != 1:
             raise UnsupportedCodecError("codec: no kernel for a residual unit that ends wide.")
+        self._add(last, is_second=True)
 
-    def forward(self, x: Tensor, hidden: int) -> Tensor:
-        first, last = self.first, self.last
-        return torch.ops.voicereel.residual(
-            *(x, first.before, first.panels, first.columns, first.after),
-            *(first.taps, first.dilation, first.zero),
-            *(last.before, last.panels, last.columns, last.after, last.zero, hidden),
+    def _add(
+        self, conv: KernelConv, times: int = 1, surplus: int = 0, is_second: bool = False
+    ) -> None:
+        self.convs.append(conv)
+        self.shapes += [conv.outputs, conv.taps, conv.dilation, times, surplus, int(is_second)]
+        self.zeros.append(conv.zero)
+
+    def forward(self, x: Tensor, hidden: list[int]) -> Tensor:
+        """Hidden: of each layer, the first of its inputs that lie before the first frame."""
+        before: list[Tensor] = []
+        panels: list[Tensor] = []
+        columns: list[Tensor | None] = []
+        after: list[Tensor] = []
+        for conv in self.convs:
+            before.append(conv.before)
+            panels.append(conv.panels)
+            columns.append(conv.columns)
+            after.append(conv.after)
+        return torch.ops.voicereel.chain(
+            x, before, panels, columns, after, self.shapes, self.zeros, hidden
         )
 
 
@@ -153,9 +183,9 @@ class ConvNeXt(nn.Module):
         self.norm = layer.norm
         self.widen, self.narrow = _product(layer.widen), _product(layer.narrow)
 
-    def forward(self, x: Tensor, hidden: int) -> Tensor:
+    def forward(self, x: Tensor, hidden: list[int]) -> Tensor:
         x = x.clone()
-        x[:, : max(hidden, 0)] = 0.0
+        x[:, : max(hidden[0], 0)] = 0.0
         time = x.shape[1] - self.left
         y = self.bias.expand(x.shape[0], time, x.shape[2])
         for i, weight in enumerate(self.taps):
@@ -164,7 +194,7 @@ class ConvNeXt(nn.Module):
 
 
 class _Tanh(nn.Module):
-    def forward(self, x: Tensor, hidden: int) -> Tensor:
+    def forward(self, x: Tensor, hidden: list[int]) -> Tensor:
         return torch.tanh(x)
 
 
@@ -255,18 +285,25 @@ class KernelDecoder(nn.Module):
         is_one = isinstance(graph.transformer, WindowTransformer)  # a codec may do without
         self.transformer = Transformer(graph.transformer) if is_one else None
         self.context_frames = graph.context_frames
-        layers, snake = [], None
-        self.rates: list[int] = []
-        self.contexts: list[int] = []
+        self.layers = nn.ModuleList()
+        self.rates: list[list[int]] = []  # of what each of them is made of
+        self.contexts: list[list[int]] = []
+        snake, was_narrow = None, False
         for stage, layer in zip(graph.stages, decoder.layers, strict=True):
             if isinstance(layer, SnakeTwin):
                 snake = layer
                 continue
-            layers.append(_layer(layer, snake))
-            snake = None
-            self.rates.append(stage.rate)
-            self.contexts.append(stage.context)
-        self.layers = nn.ModuleList(layers)
+            is_narrow = _is_narrow(layer)
+            if is_narrow and was_narrow:
+                chain: Any = self.layers[-1]
+                chain.add(layer, snake)
+            else:
+                self.layers.append(_layer(layer, snake))
+                self.rates.append([])
+                self.contexts.append([])
+            snake, was_narrow = None, is_narrow
+            self.rates[-1].append(stage.rate)
+            self.contexts[-1].append(stage.context)
 
     def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
         history = codes.shape[2] - new_frames.shape[1]
@@ -280,18 +317,30 @@ class KernelDecoder(nn.Module):
             x, _ = self.transformer(x, new_frames[:, 0] - history, before)
         x = F.pad(x, (0, 0, self.context_frames, 0))[:, history:]
         for i, layer in enumerate(self.layers):
-            x = layer(x, self.contexts[i] - history * self.rates[i])
+            hidden: list[int] = []
+            for j in range(len(self.rates[i])):
+                hidden.append(self.contexts[i][j] - history * self.rates[i][j])
+            x = layer(x, hidden)
         return x.flatten(1)
 
 
-def _layer(layer: nn.Module, snake: SnakeTwin | None) -> nn.Module:
+def _is_narrow(layer: nn.Module) -> bool:
+    """Whether its weights leave room in a core's cache for what passes through."""
+    if isinstance(layer, ResidualTwin):
+        return _is_narrow(layer.block[1])
+    return isinstance(layer, ConvTwin | TransposedTwin) and layer.conv.weight.numel() <= _NARROW
+
+
+def _layer(layer: Any, snake: SnakeTwin | None) -> nn.Module:
+    if isinstance(layer, ResidualTwin) or _is_narrow(layer):
+        chain = Chain()
+        chain.add(layer, snake)
+        return chain
     match layer:
         case ConvTwin() | TransposedTwin():
-            return _Conv(layer, snake)
+            return Conv(layer, snake)
         case _ if snake is not None:
             pass
-        case ResidualTwin():
-            return Residual(layer)
         case ConvNeXtTwin():
             return ConvNeXt(layer)
         case TanhTwin():

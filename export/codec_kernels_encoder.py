@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from export import codec_kernels
-from export.codec_channels_last import ConvNeXtTwin, ResidualTwin, SnakeTwin, convolution
+from export.codec_channels_last import ConvNeXtTwin, ConvTwin, ResidualTwin, SnakeTwin
 from export.codec_graphs import EncoderStep
-from export.codec_kernels import KernelConv
 from export.codec_layers import CausalConv, ConvNeXt, Residual, Snake, UnsupportedCodecError
 from export.codec_transformer import WindowTransformer
 
@@ -26,7 +25,7 @@ class _Carrying(nn.Module):
         end = self.at + self.kept
         x = torch.cat([state[:, self.at : end].view(x.shape[0], self.left, self.channels), x], 1)
         after[:, self.at : end] = x[:, x.shape[1] - self.left :].flatten(1)
-        return self.layer(x, 0)
+        return self.layer(x, [0])
 
 
 class _Transformer(nn.Module):
@@ -70,13 +69,13 @@ class KernelEncoder(nn.Module):
                 raise UnsupportedCodecError(f"codec: no kernel of {kind} behind a Snake.")
             match layer:
                 case CausalConv():
-                    inner = KernelConv(convolution(layer.conv), snake)
+                    inner = codec_kernels.Conv(ConvTwin(layer), snake)
                     layers.append(_Carrying(inner, layer.left, layer.conv.in_channels, size))
                     rate *= layer.conv.stride[0]
                 case Residual():
-                    twin = ResidualTwin(layer)
-                    inner = codec_kernels.Residual(twin)
-                    layers.append(_Carrying(inner, twin.left, inner.last.outputs, size))
+                    twin, inner = ResidualTwin(layer), codec_kernels.Chain()
+                    inner.add(twin)
+                    layers.append(_Carrying(inner, twin.left, inner.convs[0].outputs, size))
                 case ConvNeXt():
                     inner = codec_kernels.ConvNeXt(ConvNeXtTwin(layer))
                     layers.append(_Carrying(inner, inner.left, inner.narrow.outputs, size))

@@ -4,13 +4,15 @@
 // Only numbers of a time's own inputs go into it, in one order, so audio depends neither on the window
 // nor on who shares the batch.
 #pragma once
+#include <memory>
+#include <optional>
+
 #include "product.h"
 #include "units.h"
 
 namespace voicereel {
 
 constexpr int kTileRows = kUnitRows * kUnitBlocks;  // times whose outputs are computed together
-constexpr int64_t kTimes = 512;                     // that a thread takes through a residual unit
 
 inline int64_t rounded_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
@@ -111,42 +113,53 @@ struct Convolution {
     }
   }
 
-  // A panel of outputs of `rows` times: calls finish(time, numbers) with float32 (kColumns,).
+  int64_t panel_numbers() const { return taps * padded * kColumns * (Format::products > 1 ? 2 : 1); }
+
+  // All outputs of `rows` times: calls finish(time, first column, numbers) with float32 (kColumns,).
+  // What is done with sums is done while matrix units compute the next ones.
   template <class Finish>
-  void multiply(const Input* inputs, int64_t rows, int64_t panel, Finish finish) const {
-    const int64_t weights = taps * padded * kColumns * (Format::products > 1 ? 2 : 1);
-    for (int64_t begin = 0; begin < rows; begin += kTileRows) {
-      const int count = std::min<int64_t>(kTileRows, rows - begin);
-      alignas(64) Sum sums[kTileRows * kColumns];
-      tiles(inputs + begin * stride * row(), count, panels + panel * weights, sums);
-      for (int r = 0; r < count; r++) {
+  void multiply(const Input* inputs, int64_t rows, int64_t first_panel, int64_t last_panel, Finish finish) const {
+    alignas(64) Sum sums[2][kTileRows * kColumns];
+    int64_t time = 0, column = 0;
+    int which = 0, count = 0, done = 0;  // rows of the last tile; those that are finished
+    const auto finish_some = [&](int some) {
+      for (const int end = std::min(count, done + some); done < end; done++) {
         float numbers[kColumns];
-        const Sum* sum = sums + r * kColumns;
-        const int64_t first = panel * kColumns;
+        const Sum* sum = sums[!which] + done * kColumns;
 #pragma omp simd
         for (int c = 0; c < kColumns; c++)
-          numbers[c] = (columns ? float(sum[c] - Sum(columns[first + c])) : float(sum[c])) * scale[first + c] + bias[first + c];
-        finish(begin + r, numbers);
+          numbers[c] = (columns ? float(sum[c] - Sum(columns[column + c])) : float(sum[c])) * scale[column + c] + bias[column + c];
+        finish(time + done, column, numbers);
       }
-    }
+    };
+    for (int64_t panel = first_panel; panel < last_panel; panel++)
+      for (int64_t begin = 0; begin < rows; begin += kTileRows) {
+        const int more = std::min<int64_t>(kTileRows, rows - begin);
+        tiles(inputs + begin * stride * row(), more, panels + panel * panel_numbers(), sums[which], finish_some);
+        finish_some(kTileRows);
+        time = begin, column = panel * kColumns, count = more, done = 0, which = !which;
+      }
+    finish_some(kTileRows);
   }
 
  private:
-  void tiles(const Input* x, int count, const Weight* panel, Sum* sums) const {
+  template <class Meanwhile>  // (rows)
+  void tiles(const Input* x, int count, const Weight* panel, Sum* sums, Meanwhile meanwhile) const {
     if (Format::step != 16 && has_units()) {
-      if (count > kUnitRows) return unit_tiles<2>(x, panel, sums);
-      return unit_tiles<1>(x, panel, sums);
+      if (count > kUnitRows) return unit_tiles<2>(x, panel, sums, meanwhile);
+      return unit_tiles<1>(x, panel, sums, meanwhile);
     }
     if constexpr (Format::products == 1)
       for (int r = 0; r < count; r += kRows)
         row_tiles<kRows>(std::min(kRows, count - r), x + r * stride * row(), panel, sums + r * kColumns);
   }
 
-  template <int blocks>
-  void unit_tiles(const Input* x, const Weight* panel, Sum* sums) const {
+  template <int blocks, class Meanwhile>
+  void unit_tiles(const Input* x, const Weight* panel, Sum* sums, Meanwhile meanwhile) const {
 #ifdef __AMX_INT8__
     if constexpr (Format::step != 16) {
       const int64_t between = stride * row() * sizeof(Input), block = kUnitRows * stride * row();
+      const int some = std::max<int64_t>(1, kTileRows * Format::step / (taps * padded));
       begin_sums<blocks>();
       for (int64_t tap = 0; tap < taps; tap++, x += dilation * row())
         for (int64_t k = 0; k < padded; k += Format::step) {
@@ -159,6 +172,7 @@ struct Convolution {
             multiply_rows<blocks>(x + k, between, block);
             panel += Format::step * kColumns;
           }
+          meanwhile(some);
         }
       end_sums<blocks>(sums);
     }
@@ -205,8 +219,8 @@ void convolve(const Convolution<Format>& conv, const float* x, int64_t batch, in
     for (int64_t i = 0; i < conv.num_panels() * batch * chunks; i++) {
       const int64_t panel = i / (batch * chunks), b = i / chunks % batch, begin = i % chunks * chunk;
       const int64_t first = panel * kColumns, count = std::min<int64_t>(kColumns, conv.outputs - first);
-      conv.multiply(inputs + b * size + begin * conv.stride * conv.row(), std::min(chunk, out - begin), panel,
-                    [&](int64_t t, const float* numbers) {
+      conv.multiply(inputs + b * size + begin * conv.stride * conv.row(), std::min(chunk, out - begin), panel, panel + 1,
+                    [&](int64_t t, int64_t, const float* numbers) {
                       std::copy(numbers, numbers + count, y + (b * out + begin + t) * conv.outputs + first);
                     });
     }
@@ -214,36 +228,159 @@ void convolve(const Convolution<Format>& conv, const float* x, int64_t batch, in
   }
 }
 
-// y = the newest of x + second(first(x)), of equal channels, first's context shorter.
+// A layer of a chain: a convolution, each of whose outputs may be several times, or a residual unit of
+// two. It is fed times in order, some at once, and keeps those inputs that later outputs need.
+struct Layer {
+  int64_t ratio = 1, surplus = 0;  // times of an output; the first of them all that are not wanted
+  int64_t hidden = 0;              // inputs before this time are zero
+
+  virtual ~Layer() = default;
+  virtual int64_t channels() const = 0;
+  virtual int64_t width() const = 0;  // of a time that goes out
+  virtual int64_t context() const = 0;
+  virtual int64_t weight_bytes() const = 0;
+  virtual bool in_place() const = 0;
+  // A copy that is ready for inputs from time `begin` on, at most `most` at once.
+  virtual std::unique_ptr<Layer> started(int64_t begin, int64_t most) const = 0;
+  // x (count, channels) -> y (outputs, width); returns how many outputs there are.
+  virtual int64_t feed(const float* x, int64_t count, float* y) = 0;
+};
+
 template <class Format>
-void residual(const Convolution<Format>& first, const Convolution<Format>& second, const float* x, int64_t batch,
-              int64_t time, int64_t hidden, float* y) {
-  const int64_t context = first.context(), out = time - context, threads = at::get_num_threads();
-  const int64_t times = std::clamp(rounded_up((batch * out + threads - 1) / threads, kTileRows), int64_t(kTileRows), kTimes);
-  const int64_t tiles = (out + times - 1) / times;
+struct ConvolutionLayer : Layer {
+  using Input = typename Format::Input;
+  Convolution<Format> first;
+  std::optional<Convolution<Format>> second;  // then inputs are added to outputs
+  int64_t next = 0, kept = 0;                 // the time that comes next; inputs that wait for it
+  std::unique_ptr<Input[]> outer, inner;
+
+  explicit ConvolutionLayer(const Convolution<Format>& conv) : first(conv) {}
+  ConvolutionLayer(const ConvolutionLayer& other) : Layer(other), first(other.first), second(other.second) {}
+
+  int64_t channels() const override { return first.channels; }
+  int64_t width() const override { return first.outputs / ratio; }
+  int64_t context() const override { return first.context(); }
+  int64_t weight_bytes() const override { return first.num_panels() * first.panel_numbers() * sizeof *first.panels; }
+  bool in_place() const override { return second.has_value(); }
+
+  std::unique_ptr<Layer> started(int64_t begin, int64_t most) const override {
+    auto own = std::make_unique<ConvolutionLayer>(*this);
+    own->next = begin;
+    own->outer = std::make_unique_for_overwrite<Input[]>(first.numbers(context() + most));
+    if (second) own->inner = std::make_unique_for_overwrite<Input[]>(second->numbers(most));
+    return own;
+  }
+
+  int64_t feed(const float* x, int64_t count, float* y) override {
+    Input* inputs = outer.get();
+    for (int64_t t = 0; t < count; t++, next++, kept++)
+      first.take_row(next < hidden ? nullptr : x + t * channels(), inputs + kept * first.row());
+    const int64_t outputs = first.outputs_of(kept);
+    if (second) {
+      const float* old = x + (count - outputs) * channels();
+      Input* between = inner.get();
+      each_panel(first, inputs, outputs, [&](int64_t t, int64_t column, int64_t, const float* numbers) {
+        second->take(numbers, column, between + t * second->row());
+      });
+      each_panel(*second, between, outputs, [&](int64_t t, int64_t column, int64_t some, const float* numbers) {
+        const int64_t at = t * channels() + column;
+        for (int64_t j = 0; j < some; j++) y[at + j] = old[at + j] + numbers[j];
+      });
+    } else {
+      each_panel(first, inputs, outputs, [&](int64_t t, int64_t column, int64_t some, const float* numbers) {
+        std::copy(numbers, numbers + some, y + t * first.outputs + column);
+      });
+    }
+    kept -= outputs;
+    std::copy(inputs + outputs * first.row(), inputs + (outputs + kept) * first.row(), inputs);
+    return outputs;
+  }
+
+ private:
+  template <class Finish>  // (time, first column, how many, their numbers)
+  static void each_panel(const Convolution<Format>& conv, const Input* inputs, int64_t rows, Finish finish) {
+    conv.multiply(inputs, rows, 0, conv.num_panels(), [&](int64_t t, int64_t column, const float* numbers) {
+      finish(t, column, std::min<int64_t>(kColumns, conv.outputs - column), numbers);
+    });
+  }
+};
+
+// Layers one behind the other, in pieces of time: what lies between them stays in a core's cache.
+struct Chain {
+  std::vector<std::unique_ptr<Layer>> layers;
+
+  int64_t width() const { return layers.back()->width(); }
+
+  int64_t outputs_of(int64_t times) const {
+    for (const auto& layer : layers)
+      times = std::max<int64_t>(0, times - layer->context()) * layer->ratio - layer->surplus;
+    return std::max<int64_t>(0, times);
+  }
+
+  // x (batch, time, channels) -> y (batch, outputs, width).
+  void run(const float* x, int64_t batch, int64_t time, float* y) const {
+    const int64_t out = outputs_of(time), threads = at::get_num_threads(), total = batch * out;
+    int64_t twice = 0;  // outputs that a piece has to compute beyond its own
+    for (const auto& layer : layers) twice = (twice + layer->context()) * layer->ratio;
+    int64_t piece = std::max(total / (threads * kPieces), twice * kWorth);
+    piece = std::min(rounded_up(std::min(piece, (total + threads - 1) / threads), kTileRows), out);
+    const int64_t pieces = (out + piece - 1) / piece;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int64_t i = 0; i < batch * tiles; i++) {
-    const int64_t b = i / tiles, begin = i % tiles * times, count = std::min(times, out - begin);
-    const float* from = x + (b * time + begin) * first.channels;
-    auto* outer = scratch<typename Format::Input>(first.numbers(count + context));
-    auto* inner = scratch<typename Format::Input, 1>(second.numbers(count));
-    for (int64_t t = 0; t < count + context; t++)
-      first.take_row(begin + t < hidden ? nullptr : from + t * first.channels, outer + t * first.row());
+    for (int64_t i = 0; i < batch * pieces; i++) {
+      const int64_t b = i / pieces, begin = i % pieces * piece;
+      run_piece(x + b * time * layers[0]->channels(), begin, std::min(out, begin + piece), y + b * out * width());
+    }
+  }
+
+ private:
+  static constexpr int64_t kPieces = 4, kWorth = 12;  // of a thread; as long as what is computed twice
+  static constexpr int64_t kNumbers = 1 << 17, kBytes = 16384;  // between layers; of weights for a time
+
+  void run_piece(const float* x, int64_t begin, int64_t end, float* y) const {
+    std::vector<int64_t> unwanted;  // outputs at the beginning, of the last layer first
+    int64_t from = begin, to = end;  // times of x
+    for (auto layer = layers.rbegin(); layer != layers.rend(); layer++) {
+      const int64_t ratio = (*layer)->ratio, first = from + (*layer)->surplus, last = to + (*layer)->surplus;
+      unwanted.push_back(first % ratio);
+      from = first / ratio;
+      to = (last + ratio - 1) / ratio + (*layer)->context();
+    }
+    int64_t widest = layers[0]->channels(), most = kTileRows, scale = 1;
+    for (const auto& layer : layers) {
+      scale *= layer->ratio;
+      widest = std::max(widest, scale * layer->width());
+      most = std::max(most, layer->weight_bytes() / kBytes);
+    }
+    most = std::min(std::max(most, kNumbers / widest), to - from);
+    std::vector<std::unique_ptr<Layer>> own;
+    int64_t time = from, at_once = most;
+    for (const auto& layer : layers) {
+      own.push_back(layer->started(time, at_once));
+      time = time * layer->ratio + unwanted[layers.size() - own.size()] - layer->surplus;
+      at_once *= layer->ratio;
+    }
+    float *here = scratch<float, 2>(most * widest), *there = scratch<float, 3>(most * widest);
     begin_units();
-    for (int64_t panel = 0; panel < first.num_panels(); panel++)
-      first.multiply(outer, count, panel, [&](int64_t t, const float* numbers) {
-        second.take(numbers, panel * kColumns, inner + t * second.row());
-      });
-    for (int64_t panel = 0; panel < second.num_panels(); panel++) {
-      const int64_t c = panel * kColumns, some = std::min<int64_t>(kColumns, second.outputs - c);
-      second.multiply(inner, count, panel, [&](int64_t t, const float* numbers) {
-        const float* old = from + (context + t) * first.channels + c;
-        float* to = y + (b * out + begin + t) * second.outputs + c;
-        for (int64_t j = 0; j < some; j++) to[j] = old[j] + numbers[j];
-      });
+    for (const int64_t channels = layers[0]->channels(); begin < end;) {
+      int64_t count = std::min(most, to - from);
+      float* rows = here;
+      std::copy(x + from * channels, x + (from + count) * channels, rows);
+      from += count;
+      for (size_t k = 0; k < own.size(); k++) {
+        float* y = own[k]->in_place() ? rows : there;
+        count = own[k]->feed(rows, count, y) * own[k]->ratio;
+        if (!own[k]->in_place()) std::swap(here, there);
+        int64_t& rest = unwanted[own.size() - 1 - k];
+        const int64_t skipped = std::min(rest, count);
+        rest -= skipped, count -= skipped;
+        rows = y + skipped * own[k]->width();
+      }
+      count = std::min(count, end - begin);
+      std::copy(rows, rows + count * width(), y + begin * width());
+      begin += count;
     }
     end_units();
   }
-}
+};
 
 }  // namespace voicereel

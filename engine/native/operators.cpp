@@ -180,19 +180,28 @@ Tensor convolve_(const Tensor& x, const Tensor& before, const Tensor& panels, co
   return y;
 }
 
-Tensor residual_(const Tensor& x, const Tensor& before, const Tensor& panels, const MaybeTensor& columns,
-                 const Tensor& after, int64_t taps, int64_t dilation, double zero, const Tensor& before_last,
-                 const Tensor& panels_last, const MaybeTensor& columns_last, const Tensor& after_last,
-                 double zero_last, int64_t hidden) {
+// Of each convolution: outputs, taps, dilation, times of an output, how many of all these are not
+// wanted, whether it is the second of a residual unit. `hidden` is of each layer.
+Tensor chain_(const Tensor& x, at::TensorList before, at::TensorList panels, const c10::List<MaybeTensor>& columns,
+              at::TensorList after, at::IntArrayRef shapes, at::ArrayRef<double> zeros, at::IntArrayRef hidden) {
   const Tensor input = x.contiguous();
-  const int64_t batch = x.size(0), time = x.size(1), channels = x.size(2);
-  Tensor y = at::empty({batch, time - (taps - 1) * dilation, channels}, input.options());
-  with_format(panels, [&](auto format) {
-    using Format = decltype(format);
-    const auto first = convolution<Format>(x, before, panels, columns, after, channels, taps, dilation, 1, zero);
-    const auto second = convolution<Format>(y, before_last, panels_last, columns_last, after_last, channels, 1, 1, 1, zero_last);
-    residual(first, second, input.const_data_ptr<float>(), batch, time, hidden, y.mutable_data_ptr<float>());
-  });
+  Chain chain;
+  for (size_t i = 0; i < panels.size(); i++) {
+    const int64_t* shape = shapes.data() + 6 * i;
+    const Tensor inputs = i == 0 ? input : at::empty({0, chain.width()}, input.options());
+    with_format(panels[i], [&](auto format) {
+      using Format = decltype(format);
+      const MaybeTensor sums = columns.get(i);
+      const auto conv = convolution<Format>(inputs, before[i], panels[i], sums, after[i], shape[0], shape[1], shape[2], 1, zeros[i]);
+      if (shape[5]) return (void)(static_cast<ConvolutionLayer<Format>&>(*chain.layers.back()).second = conv);
+      auto layer = std::make_unique<ConvolutionLayer<Format>>(conv);
+      layer->hidden = hidden[chain.layers.size()], layer->ratio = shape[3], layer->surplus = shape[4];
+      chain.layers.push_back(std::move(layer));
+    });
+  }
+  const int64_t batch = x.size(0), time = x.size(1);
+  Tensor y = at::empty({batch, chain.outputs_of(time), chain.width()}, input.options());
+  chain.run(input.const_data_ptr<float>(), batch, time, y.mutable_data_ptr<float>());
   return y;
 }
 
@@ -206,9 +215,8 @@ TORCH_LIBRARY(voicereel, library) {
       "convolve(Tensor x, Tensor before, Tensor panels, Tensor? columns, Tensor after, int outputs, "
       "int taps, int dilation, int stride, float zero, int hidden) -> Tensor");
   library.def(
-      "residual(Tensor x, Tensor before, Tensor panels, Tensor? columns, Tensor after, int taps, "
-      "int dilation, float zero, Tensor before_last, Tensor panels_last, Tensor? columns_last, "
-      "Tensor after_last, float zero_last, int hidden) -> Tensor");
+      "chain(Tensor x, Tensor[] before, Tensor[] panels, Tensor?[] columns, Tensor[] after, int[] shapes, "
+      "float[] zeros, int[] hidden) -> Tensor");
   library.def("has_units() -> bool", voicereel::has_units);
   library.def(
       "attend(Tensor qkv, Tensor past, Tensor cos_sin, Tensor? q_norm, Tensor? k_norm, float eps, "
@@ -222,6 +230,6 @@ TORCH_LIBRARY_IMPL(voicereel, CPU, library) {
   library.impl("product", voicereel::product);
   library.impl("attend", voicereel::attend);
   library.impl("convolve", voicereel::convolve_);
-  library.impl("residual", voicereel::residual_);
+  library.impl("chain", voicereel::chain_);
   library.impl("sample", voicereel::sample);
 }
