@@ -33,9 +33,7 @@ _BYTES = 64  # of inputs that matrix units take at a time
 
 
 class KernelConv(nn.Module):
-    """A convolution and the Snake before it, as `convolve` wants them."""
-
-    columns: Tensor | None
+    """A convolution and the Snake before it, as `convolve` and `chain` want them."""
 
     def __init__(self, conv: Any, snake: SnakeTwin | None) -> None:
         """Args:
@@ -57,13 +55,13 @@ class KernelConv(nn.Module):
         if snake is not None:
             before[0] = snake.alpha.detach().flatten() / math.pi
             before[1] = snake.inverse.detach().flatten()
-        self.zero, columns, scale = 0.0, None, torch.ones(self.outputs)
+        self.zero, scale = 0.0, torch.ones(self.outputs)
+        columns = torch.zeros(self.outputs, dtype=torch.int32)
         dot = 1
         if is_int8:
             self.zero, scale, dot = float(conv.zero), conv.scale, 4
             before[2] = conv.per_step.flatten()
-            sums = weight.sum(dim=(1, 2), dtype=torch.int32)
-            columns = F.pad(sums * conv.zero, (0, wide)).to(torch.int32)
+            columns = weight.sum(dim=(1, 2), dtype=torch.int32) * conv.zero
         bias = torch.zeros(self.outputs) if conv.bias is None else conv.bias.detach()
         weight = F.pad(weight, (0, 0, 0, padding, 0, wide)).transpose(1, 2).flatten(1)
         if in_pairs:
@@ -72,7 +70,7 @@ class KernelConv(nn.Module):
             panels = weight.view(-1, _PANEL, weight.shape[1] // dot, dot).transpose(1, 2)
         self.register_buffer("before", F.pad(before, (0, padding)))
         self.register_buffer("panels", panels.contiguous())
-        self.register_buffer("columns", columns)
+        self.register_buffer("columns", F.pad(columns, (0, wide)))
         self.register_buffer("after", F.pad(torch.stack([scale, bias]), (0, wide)))
 
     def forward(self, x: Tensor, hidden: int) -> Tensor:
@@ -101,11 +99,13 @@ class Conv(nn.Module):
 class Chain(nn.Module):
     """Convolutions and residual units, one behind the other, in one pass."""
 
+    shapes: list[int]  # as `chain` wants them
+    zeros: list[float]
+
     def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList()
-        self.shapes: list[int] = []  # as `chain` wants them
-        self.zeros: list[float] = []
+        self.shapes, self.zeros, self.outputs = [], [], 0
 
     def add(self, layer: Any, snake: SnakeTwin | None = None) -> None:
         """Behind the others.
@@ -133,20 +133,17 @@ class Chain(nn.Module):
         self.convs.append(conv)
         self.shapes += [conv.outputs, conv.taps, conv.dilation, times, surplus, int(is_second)]
         self.zeros.append(conv.zero)
+        self.outputs = conv.outputs // times
 
     def forward(self, x: Tensor, hidden: list[int]) -> Tensor:
         """Hidden: of each layer, the first of its inputs that lie before the first frame."""
-        before: list[Tensor] = []
-        panels: list[Tensor] = []
-        columns: list[Tensor | None] = []
-        after: list[Tensor] = []
-        for conv in self.convs:
-            before.append(conv.before)
-            panels.append(conv.panels)
-            columns.append(conv.columns)
-            after.append(conv.after)
         return torch.ops.voicereel.chain(
-            x, before, panels, columns, after, self.shapes, self.zeros, hidden
+            x,
+            [conv.before for conv in self.convs],
+            [conv.panels for conv in self.convs],
+            [conv.columns for conv in self.convs],
+            [conv.after for conv in self.convs],
+            *(self.shapes, self.zeros, hidden),
         )
 
 
@@ -206,10 +203,14 @@ class _Layer(nn.Module):
         attention = layer.attention
         self.heads, self.head_dim = attention.heads, attention.head_dim
         self.window = attention.window
-        self.wqkv = _product(attention.wqkv, layer.attention_norm)
+        norm, int8 = layer.attention_norm, _is_int8(layer.gate)
+        weight = _weight(attention.wqkv)
+        if int8 and torch.ops.voicereel.has_units():
+            weight = weight.bfloat16()  # beside 8 bits nothing is lost, and half is to be read
+        self.wqkv = Product(weight, norm=norm.weight.detach(), eps=norm.eps, split=True)
         self.wo = _product(attention.wo)
         weight = torch.cat([_weight(layer.gate), _weight(layer.up)])
-        norm, int8 = layer.ffn_norm, _is_int8(layer.gate)
+        norm = layer.ffn_norm
         self.gate_up = Product(
             weight, None, norm.weight.detach(), eps=norm.eps, int8=int8, split=True
         )
@@ -274,6 +275,8 @@ class KernelDecoder(nn.Module):
 
     largest: Tensor
     offset: Tensor
+    rates: list[list[int]]  # of what each layer is made of
+    contexts: list[list[int]]
 
     def __init__(self, decoder: ChannelsLastDecoder) -> None:
         super().__init__()
@@ -286,8 +289,7 @@ class KernelDecoder(nn.Module):
         self.transformer = Transformer(graph.transformer) if is_one else None
         self.context_frames = graph.context_frames
         self.layers = nn.ModuleList()
-        self.rates: list[list[int]] = []  # of what each of them is made of
-        self.contexts: list[list[int]] = []
+        self.rates, self.contexts = [], []
         snake, was_narrow = None, False
         for stage, layer in zip(graph.stages, decoder.layers, strict=True):
             if isinstance(layer, SnakeTwin):

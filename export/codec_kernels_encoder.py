@@ -75,7 +75,7 @@ class KernelEncoder(nn.Module):
                 case Residual():
                     twin, inner = ResidualTwin(layer), codec_kernels.Chain()
                     inner.add(twin)
-                    layers.append(_Carrying(inner, twin.left, inner.convs[0].outputs, size))
+                    layers.append(_Carrying(inner, twin.left, inner.outputs, size))
                 case ConvNeXt():
                     inner = codec_kernels.ConvNeXt(ConvNeXtTwin(layer))
                     layers.append(_Carrying(inner, inner.left, inner.narrow.outputs, size))

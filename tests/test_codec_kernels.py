@@ -9,7 +9,9 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 
 from engine import kernels
+from export import codec_kernels
 from export.codec_channels_last import SnakeTwin
+from export.codec_graphs import DecoderGraph
 from export.codec_int8 import Int8Conv
 from export.codec_kernels import KernelConv
 
@@ -116,3 +118,17 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     kernel = KernelConv(convolution(32, 32, 7), None)
     with pytest.raises(RuntimeError, match="do not fit"):
         kernel(numbers(1, 20, 96), 0)
+
+
+def test_layers_in_one_pass_are_as_one_by_one(codec, monkeypatch) -> None:
+    decoder = codec_kernels.ChannelsLastDecoder(DecoderGraph(codec))
+    together = codec_kernels.KernelDecoder(decoder).eval()
+    monkeypatch.setattr(codec_kernels, "_NARROW", 0)
+    alone = codec_kernels.KernelDecoder(decoder).eval()
+    assert len(together.layers) < len(alone.layers)
+    codes = torch.randint(0, 64, (2, 10, 300), generator=torch.Generator().manual_seed(0))
+    frames = torch.arange(300).repeat(2, 1)
+    with torch.inference_mode():
+        for new in (300, 299, 41, 1):  # in pieces of many tiles, of one, and not cut at all
+            window = codes, frames[:, -new:]
+            assert torch.equal(together(*window), alone(*window))

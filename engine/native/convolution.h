@@ -80,7 +80,7 @@ struct Convolution {
   const float *turns, *inverse, *per_step;  // of each channel
   float zero;
   const Weight* panels;
-  const int32_t* columns;  // zero times the sums of the columns of weights
+  const int32_t* columns;  // zero times the sums of the columns of 8-bit weights; else 0
   const float *scale, *bias;
 
   int64_t context() const { return (taps - 1) * dilation; }
@@ -128,7 +128,7 @@ struct Convolution {
         const Sum* sum = sums[!which] + done * kColumns;
 #pragma omp simd
         for (int c = 0; c < kColumns; c++)
-          numbers[c] = (columns ? float(sum[c] - Sum(columns[column + c])) : float(sum[c])) * scale[column + c] + bias[column + c];
+          numbers[c] = float(sum[c] - Sum(columns[column + c])) * scale[column + c] + bias[column + c];
         finish(time + done, column, numbers);
       }
     };

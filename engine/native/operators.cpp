@@ -128,12 +128,12 @@ Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temper
 // What a convolution is made of, as `export.codec_kernels.KernelConv` has it.
 template <class Format>
 Convolution<Format> convolution(const Tensor& x, const Tensor& before, const Tensor& panels,
-                                const MaybeTensor& columns, const Tensor& after, int64_t outputs,
+                                const Tensor& columns, const Tensor& after, int64_t outputs,
                                 int64_t taps, int64_t dilation, int64_t stride, double zero) {
   const int64_t padded = before.size(1), wide = after.size(1);
   TORCH_CHECK(before.size(0) == 3 && padded % Format::step == 0 && x.size(-1) <= padded,
               "convolution: inputs ", x.sizes(), " do not fit ", before.sizes());
-  TORCH_CHECK(after.size(0) == 2 && wide == rounded_up(outputs, kColumns) &&
+  TORCH_CHECK(after.size(0) == 2 && columns.size(0) == wide && wide == rounded_up(outputs, kColumns) &&
                   panels.numel() == wide * taps * padded * (Format::products > 1 ? 2 : 1),
               "convolution: ", outputs, " outputs do not fit ", panels.sizes(), after.sizes());
   const float *given = before.const_data_ptr<float>(), *last = after.const_data_ptr<float>();
@@ -148,7 +148,7 @@ Convolution<Format> convolution(const Tensor& x, const Tensor& before, const Ten
           .per_step = given + 2 * padded,
           .zero = float(zero),
           .panels = (const typename Format::Weight*)panels.const_data_ptr(),
-          .columns = columns ? columns->const_data_ptr<int32_t>() : nullptr,
+          .columns = columns.const_data_ptr<int32_t>(),
           .scale = last,
           .bias = last + wide};
 }
@@ -166,7 +166,7 @@ void with_format(const Tensor& panels, Call call) {
   }
 }
 
-Tensor convolve_(const Tensor& x, const Tensor& before, const Tensor& panels, const MaybeTensor& columns,
+Tensor convolve_(const Tensor& x, const Tensor& before, const Tensor& panels, const Tensor& columns,
                  const Tensor& after, int64_t outputs, int64_t taps, int64_t dilation, int64_t stride, double zero,
                  int64_t hidden) {
   const Tensor input = x.contiguous();
@@ -182,17 +182,19 @@ Tensor convolve_(const Tensor& x, const Tensor& before, const Tensor& panels, co
 
 // Of each convolution: outputs, taps, dilation, times of an output, how many of all these are not
 // wanted, whether it is the second of a residual unit. `hidden` is of each layer.
-Tensor chain_(const Tensor& x, at::TensorList before, at::TensorList panels, const c10::List<MaybeTensor>& columns,
+Tensor chain_(const Tensor& x, at::TensorList before, at::TensorList panels, at::TensorList columns,
               at::TensorList after, at::IntArrayRef shapes, at::ArrayRef<double> zeros, at::IntArrayRef hidden) {
   const Tensor input = x.contiguous();
+  TORCH_CHECK(shapes.size() == 6 * panels.size(), "chain: ", shapes.size(), " numbers for ", panels.size(), " convolutions");
   Chain chain;
   for (size_t i = 0; i < panels.size(); i++) {
     const int64_t* shape = shapes.data() + 6 * i;
     const Tensor inputs = i == 0 ? input : at::empty({0, chain.width()}, input.options());
     with_format(panels[i], [&](auto format) {
       using Format = decltype(format);
-      const MaybeTensor sums = columns.get(i);
-      const auto conv = convolution<Format>(inputs, before[i], panels[i], sums, after[i], shape[0], shape[1], shape[2], 1, zeros[i]);
+      const auto conv = convolution<Format>(inputs, before[i], panels[i], columns[i], after[i], shape[0], shape[1], shape[2], 1, zeros[i]);
+      TORCH_CHECK(!shape[5] || (shape[1] == 1 && panels[i].scalar_type() == panels[i - 1].scalar_type()),
+                  "chain: a residual unit ends with a convolution of one tap, as precise as its first");
       if (shape[5]) return (void)(static_cast<ConvolutionLayer<Format>&>(*chain.layers.back()).second = conv);
       auto layer = std::make_unique<ConvolutionLayer<Format>>(conv);
       layer->hidden = hidden[chain.layers.size()], layer->ratio = shape[3], layer->surplus = shape[4];
@@ -212,10 +214,10 @@ TORCH_LIBRARY(voicereel, library) {
       "product(Tensor x, Tensor panels, int outputs, Tensor? scales, Tensor? columns, "
       "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual) -> Tensor");
   library.def(
-      "convolve(Tensor x, Tensor before, Tensor panels, Tensor? columns, Tensor after, int outputs, "
+      "convolve(Tensor x, Tensor before, Tensor panels, Tensor columns, Tensor after, int outputs, "
       "int taps, int dilation, int stride, float zero, int hidden) -> Tensor");
   library.def(
-      "chain(Tensor x, Tensor[] before, Tensor[] panels, Tensor?[] columns, Tensor[] after, int[] shapes, "
+      "chain(Tensor x, Tensor[] before, Tensor[] panels, Tensor[] columns, Tensor[] after, int[] shapes, "
       "float[] zeros, int[] hidden) -> Tensor");
   library.def("has_units() -> bool", voicereel::has_units);
   library.def(
