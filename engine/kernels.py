@@ -10,8 +10,10 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,10 +92,10 @@ class Product(nn.Module):
     """
 
     panels: Tensor
-    scales: Tensor | None
-    columns: Tensor | None
-    bias: Tensor | None
-    norm: Tensor | None
+    scales: Tensor  # what there is not, has no numbers
+    columns: Tensor
+    bias: Tensor
+    norm: Tensor
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class Product(nn.Module):
         """
         super().__init__()
         self.outputs, depth = weight.shape
-        scales = columns = None
+        scales, columns = torch.empty(0), torch.empty(0, dtype=torch.int32)
         padding = (0, 0, 0, -self.outputs % _PANEL)
         has_units = depth % _UNIT_DEPTH == 0 and torch.ops.voicereel.has_units()
         if int8 and depth % _DOT == 0:
@@ -133,8 +135,8 @@ class Product(nn.Module):
         self.register_buffer("panels", panels.contiguous())
         self.register_buffer("scales", scales)
         self.register_buffer("columns", columns)
-        self.register_buffer("bias", None if bias is None else bias.float())
-        self.register_buffer("norm", None if norm is None else norm.float())
+        self.register_buffer("bias", torch.empty(0) if bias is None else bias.float())
+        self.register_buffer("norm", torch.empty(0) if norm is None else norm.float())
         self.eps, self.gated = eps, gated
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
@@ -155,26 +157,23 @@ def split_panels(weight: Tensor) -> Tensor:
     return panels.permute(1, 3, 0, 4, 2, 5).flatten(3, 4)  # 5 axes
 
 
-class KernelLayer(nn.Module):
-    """Pre-norm attention and gated perceptron, in five passes over the weights and the cache."""
+class Layers(nn.Module):
+    """Pre-norm attention and gated perceptron, all layers of a transformer in one call."""
 
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    head_norms: Tensor
+    outputs: list[int]
 
-    def __init__(self, weights: Weights, block: BlockShape, eps: float, int8: bool) -> None:
+    def __init__(self, layers: Iterable[Any], eps: float) -> None:
+        """Args:
+        layers: `KernelLayer`s of one shape.
+        eps: Of all norms.
+        """
         super().__init__()
-        attention = weights.under("attention")
-        self.wqkv = Product(
-            attention["wqkv.weight"], attention.find("wqkv.bias"),
-            weights["attention_norm.weight"], eps=eps, int8=int8,
-        )  # fmt: skip
-        self.wo = Product(attention["wo.weight"], attention.find("wo.bias"), int8=int8)
-        norm = weights["ffn_norm.weight"]
-        self.gate_up = Product(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8)
-        self.down = Product(weights["down.weight"], gated=True, int8=int8)
-        for name in ("q_norm", "k_norm"):
-            found = attention.find(f"{name}.weight")
-            self.register_buffer(name, None if found is None else found.float())
+        layers = list(layers)
+        self.products = nn.ModuleList(product for layer in layers for product in layer.products)
+        self.outputs = [product.outputs for product in layers[0].products]
+        norms = [norm for layer in layers for norm in layer.head_norms]
+        self.register_buffer("head_norms", torch.stack(norms) if norms else torch.empty(0))
         self.eps = eps
 
     def forward(
@@ -184,6 +183,8 @@ class KernelLayer(nn.Module):
         cos_sin: Tensor,
         keys: Tensor,
         values: Tensor,
+        begins: Tensor | None = None,
+        window: int = _NO_WINDOW,
         shared: Tensor | None = None,
     ) -> Tensor:
         """New positions, float32 (batch, time, dim), behind those cached, into which they go.
@@ -192,17 +193,56 @@ class KernelLayer(nn.Module):
             x: Their input.
             past_lengths: int64 (batch,).
             cos_sin: float32 (positions, head_dim / 2, 2).
-            keys, values: (batch, kv heads, positions, head_dim), with room for the new ones.
+            keys, values: (layers, batch, kv heads, positions, head_dim), with room for new ones.
+            begins: int64 (batch,), what the first cached position is called, for its rotation;
+                those called less than 0 are not seen. None: 0.
+            window: Positions that each sees, itself included.
             shared: See `SlowGraph.extend`.
         """
-        rotated = (past_lengths, cos_sin, self.q_norm, self.k_norm, self.eps)
-        cache = keys, values, None, _NO_WINDOW, shared
-        x = self.wo(torch.ops.voicereel.attend(self.wqkv(x), *rotated, *cache), x)
-        return self.down(self.gate_up(x), x)
+        return torch.ops.voicereel.layers(
+            *(x, past_lengths, cos_sin),
+            [product.panels for product in self.products],
+            [product.scales for product in self.products],
+            [product.columns for product in self.products],
+            [product.bias for product in self.products],
+            [product.norm for product in self.products],
+            *(self.outputs, self.head_norms, self.eps, keys, values, begins, window, shared),
+        )
+
+
+class KernelLayer(nn.Module):
+    """The products of a layer: queries, keys and values; attention's output; gate and up; down.
+
+    `head_norms` are the weights of queries' and keys' norms, if there are such.
+    """
+
+    def __init__(self, *products: Product, head_norms: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.products, self.head_norms = products, [norm.float() for norm in head_norms]
+
+
+def kernel_layer(weights: Weights, block: BlockShape, eps: float, int8: bool) -> KernelLayer:
+    """Of either transformer."""
+    attention, norm = weights.under("attention"), weights["ffn_norm.weight"]
+    found = (attention.find(f"{name}.weight") for name in ("q_norm", "k_norm"))
+    return KernelLayer(
+        Product(
+            attention["wqkv.weight"], attention.find("wqkv.bias"),
+            weights["attention_norm.weight"], eps=eps, int8=int8,
+        ),
+        Product(attention["wo.weight"], attention.find("wo.bias"), int8=int8),
+        Product(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8),
+        Product(weights["down.weight"], gated=True, int8=int8),
+        head_norms=[norm for norm in found if norm is not None],
+    )  # fmt: skip
 
 
 class KernelSlow(SlowGraph):
     """`extend`, the only method that serving takes, by kernels."""
+
+    def __init__(self, shape: LlamaShape, *parts: Any) -> None:
+        super().__init__(shape, *parts)
+        self.stack = Layers(self.layers, shape.norm_eps)
 
     def entries(self, table: nn.Module, ids: Tensor) -> Tensor:
         return table(ids).float()
@@ -216,14 +256,16 @@ class KernelSlow(SlowGraph):
         values: Tensor,
         shared: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        x = self.embed(tokens)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, past_lengths, self.cos_sin, keys[i], values[i], shared)
-        return self.ends(x, lengths)
+        x, past = self.embed(tokens), (past_lengths, self.cos_sin, keys, values)
+        return self.ends(self.stack(x, *past, shared=shared), lengths)
 
 
 class KernelFast(FastGraph):
     """The fast transformer by kernels; its few keys and values stay float32."""
+
+    def __init__(self, shape: LlamaShape, *parts: Any) -> None:
+        super().__init__(shape, *parts)
+        self.stack = Layers(self.layers, shape.norm_eps)
 
     def entries(self, ids: Tensor) -> Tensor:
         return self.embeddings(ids).float()
@@ -232,13 +274,12 @@ class KernelFast(FastGraph):
         return torch.ops.voicereel.sample(*inputs)
 
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
-        if not past:
-            extents = (x.shape[0], self.block.kv_heads, self.codebooks, self.block.head_dim)
-            past = [(x.new_empty(extents), x.new_empty(extents)) for _ in self.layers]
+        if not past:  # of all layers at once
+            block, rows = self.block, (len(self.layers), x.shape[0])
+            extents = (*rows, block.kv_heads, self.codebooks, block.head_dim)
+            past = [(x.new_empty(extents), x.new_empty(extents))]
         lengths = torch.full((x.shape[0],), begin)
-        for layer, (keys, values) in zip(self.layers, past, strict=True):
-            x = layer(x, lengths, self.cos_sin, keys, values)
-        return x[:, -1], past
+        return self.stack(x, lengths, self.cos_sin, *past[0])[:, -1], past
 
 
 class KernelGraphs(LlamaGraphs):
@@ -248,7 +289,7 @@ class KernelGraphs(LlamaGraphs):
 
     def __init__(self, shape: LlamaShape, weights: Weights, int8: bool = False) -> None:
         def layer(weights: Weights, block: BlockShape, eps: float) -> KernelLayer:
-            return KernelLayer(weights, block, eps, int8)
+            return kernel_layer(weights, block, eps, int8)
 
         super().__init__(shape, weights, layer, Product)
 

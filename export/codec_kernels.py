@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kernels import Product, split_panels
+from engine.kernels import KernelLayer, Layers, Product, split_panels
 from engine.layers import RMSNorm
 from export.codec_channels_last import (
     ChannelsLastDecoder,
@@ -195,39 +195,21 @@ class _Tanh(nn.Module):
         return torch.tanh(x)
 
 
-class _Layer(nn.Module):
-    """Of the window-limited transformer, all positions at once."""
-
-    def __init__(self, layer: TransformerLayer) -> None:
-        super().__init__()
-        attention = layer.attention
-        self.heads, self.head_dim = attention.heads, attention.head_dim
-        self.window = attention.window
-        norm, int8 = layer.attention_norm, _is_int8(layer.gate)
-        weight = _weight(attention.wqkv)
-        if int8 and torch.ops.voicereel.has_units():
-            weight = weight.bfloat16()  # beside 8 bits nothing is lost, and half is to be read
-        self.wqkv = Product(weight, norm=norm.weight.detach(), eps=norm.eps, split=True)
-        self.wo = _product(attention.wo)
-        weight = torch.cat([_weight(layer.gate), _weight(layer.up)])
-        norm = layer.ffn_norm
-        self.gate_up = Product(
-            weight, None, norm.weight.detach(), eps=norm.eps, int8=int8, split=True
-        )
-        self.down = Product(_weight(layer.down), gated=True, int8=int8, split=True)
-
-    def forward(
-        self, x: Tensor, past: Tensor, begins: Tensor, cos_sin: Tensor, before: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        kept = before.shape[3]
-        extents = (x.shape[0], self.heads, kept + x.shape[1], self.head_dim)
-        keys, values = torch.empty(extents), torch.empty(extents)
-        keys[:, :, :kept], values[:, :, :kept] = before[:, 0], before[:, 1]
-        y = torch.ops.voicereel.attend(
-            self.wqkv(x), past, cos_sin, None, None, 0.0, keys, values, begins, self.window
-        )
-        x = self.wo(y, x)
-        return self.down(self.gate_up(x), x), keys, values
+def _transformer_layer(layer: TransformerLayer) -> KernelLayer:
+    attention, int8 = layer.attention, _is_int8(layer.gate)
+    weight = _weight(attention.wqkv)
+    if int8 and torch.ops.voicereel.has_units():
+        weight = weight.bfloat16()  # beside 8 bits nothing is lost, and half is to be read
+    norms = [
+        {"norm": norm.weight.detach(), "eps": norm.eps, "split": True}
+        for norm in (layer.attention_norm, layer.ffn_norm)
+    ]
+    return KernelLayer(
+        Product(weight, **norms[0]),
+        _product(attention.wo),
+        Product(torch.cat([_weight(layer.gate), _weight(layer.up)]), int8=int8, **norms[1]),
+        Product(_weight(layer.down), gated=True, int8=int8, split=True),
+    )
 
 
 class Transformer(nn.Module):
@@ -242,10 +224,11 @@ class Transformer(nn.Module):
             for linear in (transformer.project_in, transformer.project_out)
         )
         layers: Any = transformer.layers
-        self.layers = nn.ModuleList(_Layer(layer) for layer in layers)
+        self.layers = Layers(map(_transformer_layer, layers), layers[0].attention_norm.eps)
         self.norm = transformer.norm
         self.register_buffer("cos_sin", transformer.cos_sin)
         first = layers[0].attention
+        self.window, self.count = first.window, len(layers)
         # Keys and values that are carried from chunk to chunk, of each layer and row.
         self.extents = [2, first.heads, transformer.window, first.head_dim]
 
@@ -261,13 +244,13 @@ class Transformer(nn.Module):
             The output, and what lies before the next chunk.
         """
         x, kept = self.project_in(x), before[0].shape[3]
+        old = torch.stack(before)
+        keys, values = F.pad(old, (0, 0, 0, x.shape[1])).unbind(2)
         past = torch.full_like(begins, kept)
-        after: list[Tensor] = []
-        for i, layer in enumerate(self.layers):
-            x, keys, values = layer(x, past, begins, self.cos_sin, before[i])
-            last = keys.shape[2] - kept
-            after.append(torch.stack([keys[:, :, last:], values[:, :, last:]], 1))
-        return self.project_out(self.norm(x)), after
+        x = self.layers(x, past, self.cos_sin, keys, values, begins, self.window)
+        last = keys.shape[3] - kept
+        after = torch.stack([keys[:, :, :, last:], values[:, :, :, last:]], 2)
+        return self.project_out(self.norm(x)), list(after.unbind())
 
 
 class KernelDecoder(nn.Module):
@@ -315,7 +298,7 @@ class KernelDecoder(nn.Module):
         if self.transformer is not None:
             heads = self.transformer.extents
             nothing = torch.empty((x.shape[0], heads[0], heads[1], 0, heads[3]))
-            before = [nothing for _ in range(len(self.transformer.layers))]
+            before = [nothing for _ in range(self.transformer.count)]
             x, _ = self.transformer(x, new_frames[:, 0] - history, before)
         x = F.pad(x, (0, 0, self.context_frames, 0))[:, history:]
         for i, layer in enumerate(self.layers):

@@ -1,7 +1,5 @@
 // Attention of new positions over a cache and themselves, every row by itself.
 #pragma once
-#include <ATen/Parallel.h>
-
 #include "rows.h"
 
 namespace voicereel {
@@ -184,17 +182,17 @@ struct Attention {
     }
   }
 
+  bool worth_threads() const { return batch * time * kv_heads * dim > kWorthThreads / 64; }
+
+  // By all threads of a team.
   template <class Cached>
   void run(Cached* keys, Cached* values) const {
-#pragma omp parallel num_threads(at::get_num_threads()) if (batch * time * kv_heads * dim > kWorthThreads / 64)
-    {
 #pragma omp for
-      for (int64_t row = 0; row < batch * time; row++) prepare(row / time, row % time, keys, values);
-      switch (dim) {
-        case 64: look_at_all<64>(keys, values); break;
-        case 128: look_at_all<128>(keys, values); break;
-        default: look_at_all<0>(keys, values);
-      }
+    for (int64_t row = 0; row < batch * time; row++) prepare(row / time, row % time, keys, values);
+    switch (dim) {
+      case 64: return look_at_all<64>(keys, values);
+      case 128: return look_at_all<128>(keys, values);
+      default: look_at_all<0>(keys, values);
     }
   }
 };

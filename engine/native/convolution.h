@@ -4,6 +4,8 @@
 // Only numbers of a time's own inputs go into it, in one order, so audio depends neither on the window
 // nor on who shares the batch.
 #pragma once
+#include <ATen/Parallel.h>
+
 #include <memory>
 #include <optional>
 
@@ -13,8 +15,6 @@
 namespace voicereel {
 
 constexpr int kTileRows = kUnitRows * kUnitBlocks;  // times whose outputs are computed together
-
-inline int64_t rounded_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // x + sin(alpha x)^2 / alpha, by a polynomial in the square of the distance from the nearest zero.
 inline float snake(float x, float turns, float inverse) {  // turns: alpha / pi

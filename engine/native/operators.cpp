@@ -18,69 +18,85 @@ namespace voicereel {
 using at::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
-const float* numbers(const MaybeTensor& tensor) {
-  return tensor ? tensor->const_data_ptr<float>() : nullptr;
+template <class T>
+const T* numbers(const Tensor& tensor) {  // null: there is none
+  return tensor.numel() ? tensor.const_data_ptr<T>() : nullptr;
 }
 
-Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const MaybeTensor& scales,
-               const MaybeTensor& columns, const MaybeTensor& bias, const MaybeTensor& norm,
-               double eps, bool gated, const MaybeTensor& residual) {
+// What a product is made of, as `engine.kernels.Product` has it; its rows come later.
+Product product_of(const Tensor& panels, const Tensor& scales, const Tensor& columns, const Tensor& bias,
+                   const Tensor& norm, double eps, int64_t rows, int64_t depth, int64_t outputs, bool gated) {
+  using Weights = Product::Weights;
+  const bool is_split = panels.dim() == 5, in_pairs = panels.dim() == 4;
+  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * kColumns * depth * (is_split ? 2 : 1) &&
+                  panels.size(0) == rounded_up(outputs, kColumns) / kColumns,
+              "product: weights ", panels.sizes(), " do not fit ", depth, " inputs and ", outputs, " outputs");
+  const auto type = panels.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kChar, "product: weights are ", type);
+  TORCH_CHECK(type != at::kBFloat16 || panels.dim() == 3 || has_units(),
+              "product: this CPU has no matrix units, for which the weights were laid out");
+  return {.rows = rows,
+          .width = gated ? 2 * depth : depth,
+          .depth = depth,
+          .outputs = outputs,
+          .kind = type == at::kChar    ? Weights::bytes
+                  : type == at::kFloat ? Weights::floats
+                  : is_split           ? Weights::split_pairs
+                  : in_pairs           ? Weights::pairs
+                                       : Weights::halves,
+          .weights = panels.const_data_ptr(),
+          .scales = numbers<float>(scales),
+          .bias = numbers<float>(bias),
+          .norm = numbers<float>(norm),
+          .columns = numbers<int32_t>(columns),
+          .eps = float(eps),
+          .gated = gated};
+}
+
+Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const Tensor& scales, const Tensor& columns,
+               const Tensor& bias, const Tensor& norm, double eps, bool gated, const MaybeTensor& residual) {
   const Tensor input = x.contiguous();
   auto shape = input.sizes().vec();
-  const int64_t width = shape.back(), depth = gated ? width / 2 : width;
+  const int64_t width = shape.back();
   shape.back() = outputs;
-  const int64_t planes = panels.dim() == 5 ? 2 : 1;
-  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * kColumns * depth * planes,
-              "product: weights ", panels.sizes(), " do not fit ", x.sizes());
   const Tensor old = residual ? residual->contiguous() : Tensor();
-  TORCH_CHECK(panels.scalar_type() != at::kBFloat16 || panels.dim() == 3 || has_units(),
-              "product: this CPU has no matrix units, for which the weights were laid out");
   Tensor y = at::empty(shape, input.options());
-  const Product job{.x = input.const_data_ptr<float>(),
-                    .rows = input.numel() / width,
-                    .width = width,
-                    .depth = depth,
-                    .outputs = outputs,
-                    .scales = numbers(scales),
-                    .bias = numbers(bias),
-                    .norm = numbers(norm),
-                    .residual = residual ? old.const_data_ptr<float>() : nullptr,
-                    .columns = columns ? columns->const_data_ptr<int32_t>() : nullptr,
-                    .eps = float(eps),
-                    .gated = gated,
-                    .y = y.mutable_data_ptr<float>()};
-  switch (panels.scalar_type()) {
-    case at::kFloat: job.run(panels.const_data_ptr<float>()); break;
-    case at::kBFloat16: {
-      const auto weights = (const Bfloat16*)panels.const_data_ptr();
-      panels.dim() == 3 ? job.run(weights) : planes == 2 ? job.run_pairs<2>(weights) : job.run_pairs<1>(weights);
-      break;
-    }
-    case at::kChar: job.run(panels.const_data_ptr<int8_t>()); break;
-    default: TORCH_CHECK(false, "product: weights are ", panels.scalar_type());
-  }
+  Product job = product_of(panels, scales, columns, bias, norm, eps, input.numel() / width, gated ? width / 2 : width,
+                           outputs, gated);
+  job.x = input.const_data_ptr<float>();
+  job.residual = residual ? old.const_data_ptr<float>() : nullptr;
+  job.y = y.mutable_data_ptr<float>();
+  char* memory = scratch<char, 2>(job.memory_bytes());
+#pragma omp parallel num_threads(at::get_num_threads()) if (job.worth_threads())
+  job.run(memory);
   return y;
 }
 
-Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
-              const MaybeTensor& q_norm, const MaybeTensor& k_norm, double eps, Tensor& keys,
-              Tensor& values, const MaybeTensor& begins, int64_t window, const MaybeTensor& shared) {
-  const Tensor input = qkv.contiguous(), lengths = past.contiguous();
-  const Tensor names = begins ? begins->contiguous() : Tensor();
+// All layers of a transformer, four products each: queries, keys and values; attention's output; gate
+// and up; down. `outputs` are theirs; `head_norms` (layers, 2, dim) those of queries and keys, or empty.
+Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::TensorList panels,
+              at::TensorList scales, at::TensorList columns, at::TensorList biases, at::TensorList norms,
+              at::IntArrayRef outputs, const Tensor& head_norms, double eps, Tensor& keys, Tensor& values,
+              const MaybeTensor& begins, int64_t window, const MaybeTensor& shared) {
+  const int64_t count = keys.size(0), batch = x.size(0), time = x.size(1), rows = batch * time;
+  const int64_t dim = keys.size(4), kv_heads = keys.size(2), heads = outputs[0] / dim - 2 * kv_heads;
+  TORCH_CHECK(int64_t(panels.size()) == 4 * count && outputs.size() == 4 && outputs[1] == x.size(2) &&
+                  outputs[3] == x.size(2) && outputs[0] % dim == 0 && heads > 0 && heads % kv_heads == 0,
+              "layers: ", panels.size(), " products of ", outputs, " outputs do not fit inputs ", x.sizes(),
+              " and a cache of ", keys.sizes());
+  TORCH_CHECK(keys.strides() == values.strides() && keys.scalar_type() == values.scalar_type() &&
+                  keys.stride(4) == 1 && keys.stride(3) == dim && keys.size(1) >= batch,
+              "layers: a cache of ", keys.sizes(), " does not fit ", x.sizes());
+  const Tensor lengths = past.contiguous(), names = begins ? begins->contiguous() : Tensor();
   const Tensor alike = shared ? shared->contiguous() : Tensor();
-  const int64_t* leads = shared ? alike.const_data_ptr<int64_t>() : nullptr;
-  const int64_t batch = input.size(0), time = input.size(1), dim = keys.size(3);
-  const int64_t kv_heads = keys.size(1), heads = input.size(2) / dim - 2 * kv_heads;
-  TORCH_CHECK(keys.strides() == values.strides() && keys.stride(3) == 1 && keys.stride(2) == dim &&
-                  keys.size(0) >= batch && heads % kv_heads == 0,
-              "attend: a cache of ", keys.sizes(), " does not fit ", qkv.sizes());
-  const int64_t* begin = lengths.const_data_ptr<int64_t>();
+  const int64_t *begin = lengths.const_data_ptr<int64_t>(), *leads = shared ? alike.const_data_ptr<int64_t>() : nullptr;
   for (int64_t b = 0; b < batch; b++)
-    TORCH_CHECK(begin[b] >= 0 && begin[b] + time <= std::min(keys.size(2), cos_sin.size(0)),
-                "attend: ", begin[b], " and ", time, " positions do not fit ", keys.sizes());
-  Tensor y = at::empty({batch, time, heads * dim}, input.options());
-  const Tensor queries = at::empty_like(y);
-  const Attention job{.qkv = input.const_data_ptr<float>(),
+    TORCH_CHECK(begin[b] >= 0 && begin[b] + time <= std::min(keys.size(3), cos_sin.size(0)),
+                "layers: ", begin[b], " and ", time, " positions do not fit ", keys.sizes());
+  Tensor y = x.clone(at::MemoryFormat::Contiguous);
+  float* qkv = scratch<float, 2>(rows * (outputs[0] + 2 * heads * dim + outputs[2]));
+  float *queries = qkv + rows * outputs[0], *attended = queries + rows * heads * dim, *gates = attended + rows * heads * dim;
+  Attention attention{.qkv = qkv,
                       .batch = batch,
                       .time = time,
                       .kv_heads = kv_heads,
@@ -92,17 +108,39 @@ Tensor attend(const Tensor& qkv, const Tensor& past, const Tensor& cos_sin,
                       .leads = leads,
                       .alike = leads ? leads + batch : nullptr,
                       .cos_sin = cos_sin.const_data_ptr<float>(),
-                      .q_norm = numbers(q_norm),
-                      .k_norm = numbers(k_norm),
                       .eps = float(eps),
-                      .row_stride = keys.stride(0),
-                      .head_stride = keys.stride(1),
-                      .queries = queries.mutable_data_ptr<float>(),
-                      .y = y.mutable_data_ptr<float>()};
-  if (keys.scalar_type() == at::kFloat)
-    job.run(keys.mutable_data_ptr<float>(), values.mutable_data_ptr<float>());
-  else
-    job.run((Bfloat16*)keys.mutable_data_ptr(), (Bfloat16*)values.mutable_data_ptr());
+                      .row_stride = keys.stride(1),
+                      .head_stride = keys.stride(2),
+                      .queries = queries,
+                      .y = attended};
+  float* const stream = y.mutable_data_ptr<float>();
+  const float* inputs[] = {stream, attended, stream, gates};
+  float* results[] = {qkv, stream, gates, stream};
+  const int64_t depths[] = {x.size(2), heads * dim, x.size(2), outputs[2] / 2};
+  std::vector<Product> products;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < panels.size(); i++) {
+    const int k = i % 4;
+    Product job = product_of(panels[i], scales[i], columns[i], biases[i], norms[i], eps, rows, depths[k], outputs[k], k == 3);
+    job.x = inputs[k], job.y = results[k], job.residual = k % 2 ? stream : nullptr;
+    bytes = std::max(bytes, job.memory_bytes());
+    products.push_back(job);
+  }
+  char* memory = scratch<char, 2>(bytes);
+  const float* normed = numbers<float>(head_norms);
+  // One team for all: to wake its threads takes longer than many a product.
+#pragma omp parallel num_threads(at::get_num_threads()) if (products[2].worth_threads()) firstprivate(attention)
+  for (int64_t i = 0; i < count; i++) {
+    attention.q_norm = normed ? normed + 2 * i * dim : nullptr;
+    attention.k_norm = normed ? normed + (2 * i + 1) * dim : nullptr;
+    const int64_t at = i * keys.stride(0);
+    products[4 * i].run(memory);
+    if (keys.scalar_type() == at::kFloat)
+      attention.run(keys.mutable_data_ptr<float>() + at, values.mutable_data_ptr<float>() + at);
+    else
+      attention.run((Bfloat16*)keys.mutable_data_ptr() + at, (Bfloat16*)values.mutable_data_ptr() + at);
+    for (int k = 1; k < 4; k++) products[4 * i + k].run(memory);
+  }
   return y;
 }
 
@@ -211,8 +249,12 @@ Tensor chain_(const Tensor& x, at::TensorList before, at::TensorList panels, at:
 
 TORCH_LIBRARY(voicereel, library) {
   library.def(
-      "product(Tensor x, Tensor panels, int outputs, Tensor? scales, Tensor? columns, "
-      "Tensor? bias, Tensor? norm, float eps, bool gated, Tensor? residual) -> Tensor");
+      "product(Tensor x, Tensor panels, int outputs, Tensor scales, Tensor columns, Tensor bias, Tensor norm, "
+      "float eps, bool gated, Tensor? residual) -> Tensor");
+  library.def(
+      "layers(Tensor x, Tensor past, Tensor cos_sin, Tensor[] panels, Tensor[] scales, Tensor[] columns, "
+      "Tensor[] biases, Tensor[] norms, int[] outputs, Tensor head_norms, float eps, Tensor(a!) keys, "
+      "Tensor(b!) values, Tensor? begins, int window, Tensor? shared) -> Tensor");
   library.def(
       "convolve(Tensor x, Tensor before, Tensor panels, Tensor columns, Tensor after, int outputs, "
       "int taps, int dilation, int stride, float zero, int hidden) -> Tensor");
@@ -221,16 +263,13 @@ TORCH_LIBRARY(voicereel, library) {
       "float[] zeros, int[] hidden) -> Tensor");
   library.def("has_units() -> bool", voicereel::has_units);
   library.def(
-      "attend(Tensor qkv, Tensor past, Tensor cos_sin, Tensor? q_norm, Tensor? k_norm, float eps, "
-      "Tensor(a!) keys, Tensor(b!) values, Tensor? begins=None, int window=4611686018427387904, Tensor? shared=None) -> Tensor");
-  library.def(
       "sample(Tensor logits, Tensor previous, Tensor temperature, Tensor top_p, Tensor penalty, "
       "Tensor noise) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(voicereel, CPU, library) {
   library.impl("product", voicereel::product);
-  library.impl("attend", voicereel::attend);
+  library.impl("layers", voicereel::layers);
   library.impl("convolve", voicereel::convolve_);
   library.impl("chain", voicereel::chain_);
   library.impl("sample", voicereel::sample);

@@ -1,7 +1,5 @@
 // Products of rows with constant weights: every row by itself, in one order of summation.
 #pragma once
-#include <ATen/Parallel.h>
-
 #include "units.h"
 
 namespace voicereel {
@@ -60,15 +58,44 @@ inline void any_tile(int count, const Input* x, const Weight* panel, int64_t dep
   }
 }
 
+// All threads of a team run one together; by itself, one does.
 struct Product {
+  enum class Weights { floats, halves, pairs, split_pairs, bytes };
+
   const float* x;
   int64_t rows, width, depth, outputs;  // width: of a row of x; depth: of what is multiplied
+  Weights kind;
+  const void* weights;
   const float *scales, *bias, *norm, *residual;
   const int32_t* columns;  // 128 times the sums of the int8 weights' columns
   float eps;
   bool gated;
-  float* y;
+  float* y;  // may be the residual
 
+  bool worth_threads() const { return rows * depth * outputs > kWorthThreads; }
+
+  // Bytes of memory that a team needs meanwhile.
+  int64_t memory_bytes() const {
+    const int64_t padded = rounded_up(rows, kUnitRows);
+    switch (kind) {
+      case Weights::bytes: return padded * (depth + sizeof(float));
+      case Weights::floats:
+      case Weights::halves: return rows * depth * sizeof(float);
+      default: return padded * depth * 2 * sizeof(Bfloat16);
+    }
+  }
+
+  void run(char* memory) const {
+    switch (kind) {
+      case Weights::floats: return run((const float*)weights, (float*)memory);
+      case Weights::halves: return run((const Bfloat16*)weights, (float*)memory);
+      case Weights::pairs: return run_pairs<1>((const Bfloat16*)weights, (Bfloat16*)memory);
+      case Weights::split_pairs: return run_pairs<2>((const Bfloat16*)weights, (Bfloat16*)memory);
+      case Weights::bytes: return run((const int8_t*)weights, (uint8_t*)memory);
+    }
+  }
+
+ private:
   void prepare(int64_t row, float* to) const {
     const float* from = x + row * width;
     if (gated) return gate_row(from, width / 2, to);
@@ -77,8 +104,7 @@ struct Product {
   }
 
   template <class Weight>
-  void run(const Weight* weights) const {
-    float* inputs = scratch<float>(rows * depth);
+  void run(const Weight* weights, float* inputs) const {
     run<float>(
         weights, false, [&](int64_t row, const float* prepared) { place(prepared, row, inputs); },
         [&](int64_t row, int count, auto... rest) { any_tile<kRows>(count, inputs + row * depth, rest...); },
@@ -88,8 +114,7 @@ struct Product {
   // By matrix units, from bfloat16 weights in pairs. A float32 input is the sum of two bfloat16, but
   // for 1 in 2^17; so may weights be, in two planes.
   template <int planes>
-  void run_pairs(const Bfloat16* weights) const {
-    Bfloat16* inputs = scratch<Bfloat16>(unit_numbers<Bfloat16>(2));
+  void run_pairs(const Bfloat16* weights, Bfloat16* inputs) const {
     run<float, planes>(
         weights, true,
         [&](int64_t row, const float* prepared) {
@@ -101,11 +126,11 @@ struct Product {
         [](float sum, int64_t, int64_t) { return sum; });
   }
 
-  void run(const int8_t* weights) const {
+  void run(const int8_t* weights, uint8_t* memory) const {
     // Sums of integers are the same either way; few rows are faster without.
     const bool by_units = has_units() && rows > kRows && depth % kUnitBytes == 0;
-    uint8_t* inputs = scratch<uint8_t>(by_units ? unit_numbers<uint8_t>(1) : rows * depth);
-    float* scale = scratch<float>(rows);
+    float* scale = (float*)memory;
+    uint8_t* inputs = memory + rounded_up(rows, kUnitRows) * sizeof(float);
     run<int32_t>(
         weights, by_units,
         [&](int64_t row, const float* prepared) {
@@ -122,7 +147,6 @@ struct Product {
         });
   }
 
- private:
   // Tiles of kRows rows; in each, what is multiplied at once lies side by side.
   template <class Input>
   void place(const Input* from, int64_t row, Input* inputs) const {
@@ -134,10 +158,6 @@ struct Product {
 
   // As `unit_tile` wants them, blocks of kUnitRows rows; what lies in rows that are not there counts
   // for nobody.
-  template <class Input>
-  int64_t unit_numbers(int parts) const {
-    return (rows + kUnitRows - 1) / kUnitRows * kUnitRows * depth * parts;
-  }
   template <int parts, class Input>
   void place_in_block(const Input* from, int64_t row, Input* inputs) const {
     constexpr int step = kUnitBytes / sizeof(Input);
@@ -157,31 +177,27 @@ struct Product {
 
   template <class Sum, int planes = 1, class Weight, class Prepare, class Multiply, class Value>
   void run(const Weight* weights, bool by_units, Prepare prepare_row, Multiply multiply, Value value) const {
-    const bool worth = rows * depth * outputs > kWorthThreads;
     const int tile_rows = by_units ? kUnitRows * kUnitBlocks : kRows;
-#pragma omp parallel num_threads(at::get_num_threads()) if (worth)
-    {
 #pragma omp for
-      for (int64_t row = 0; row < rows; row++) {
-        float* prepared = scratch<float, 1>(depth);
-        prepare(row, prepared);
-        prepare_row(row, prepared);
-      }
-      if (by_units) begin_units();
-#pragma omp for
-      for (int64_t begin = 0; begin < outputs; begin += kColumns)
-        for (int64_t row = 0; row < rows; row += tile_rows) {
-          const int count = std::min<int64_t>(tile_rows, rows - row);
-          const Ahead ahead{(rows + tile_rows - 1) / tile_rows, row / tile_rows};
-          alignas(64) Sum sums[kUnitRows * kUnitBlocks * kColumns];
-          multiply(row, count, weights + begin * depth * planes, depth, ahead, sums);
-          for (int r = 0; r < count; r++)
-            finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
-              return value(sums[r * kColumns + c], row + r, begin + c);
-            });
-        }
-      if (by_units) end_units();
+    for (int64_t row = 0; row < rows; row++) {
+      float* prepared = scratch<float, 1>(depth);
+      prepare(row, prepared);
+      prepare_row(row, prepared);
     }
+    if (by_units) begin_units();
+#pragma omp for
+    for (int64_t begin = 0; begin < outputs; begin += kColumns)
+      for (int64_t row = 0; row < rows; row += tile_rows) {
+        const int count = std::min<int64_t>(tile_rows, rows - row);
+        const Ahead ahead{(rows + tile_rows - 1) / tile_rows, row / tile_rows};
+        alignas(64) Sum sums[kUnitRows * kUnitBlocks * kColumns];
+        multiply(row, count, weights + begin * depth * planes, depth, ahead, sums);
+        for (int r = 0; r < count; r++)
+          finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
+            return value(sums[r * kColumns + c], row + r, begin + c);
+          });
+      }
+    if (by_units) end_units();
   }
 
   template <class Value>  // int -> float

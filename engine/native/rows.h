@@ -28,6 +28,8 @@ using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
 using Halves = uint16_t __attribute__((vector_size(2 * kLanes)));
 using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
 
+inline int64_t rounded_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
 struct Bfloat16 {
   uint16_t bits;
 };
