@@ -75,7 +75,13 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     if fault := kernels.fault():
         raise ValueError(fault)
     extra = {compiled.DESCRIPTION: ""}
-    module = torch.jit.load(str(path), _extra_files=extra)
+    try:
+        module = torch.jit.load(str(path), _extra_files=extra)
+    except RuntimeError as error:
+        if "voicereel::" not in str(error):
+            raise
+        reason = f"{filename} calls operators of another version: make export CHECKPOINT=DIR"
+        raise ValueError(reason) from error
     described = json.loads(extra[compiled.DESCRIPTION])
     if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
         raise ValueError(problem)

@@ -1,6 +1,7 @@
 """The decoder in 8 bits: exact in streams and company, near float32, served only if asked for."""
 
 import io
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,6 +104,20 @@ def test_without_it_the_log_says_how_to_get_it(tmp_path, int8) -> None:
     run, log = loaded(tmp_path)
     assert run is None
     assert "there is no model-int8.pt: make export CHECKPOINT=DIR INT8=1" in log
+    assert log.count("\n") == 0
+
+
+@needs_vnni
+def test_one_that_calls_operators_of_another_version_is_not_served(folder, tmp_path, int8) -> None:
+    with (
+        zipfile.ZipFile(folder / compiled.INT8_FILE_NAME) as now,
+        zipfile.ZipFile(tmp_path / compiled.INT8_FILE_NAME, "w") as then,
+    ):
+        for entry in now.infolist():
+            then.writestr(entry, now.read(entry).replace(b"voicereel.layers(", b"voicereel.gone("))
+    run, log = loaded(tmp_path)
+    assert run is None
+    assert "model-int8.pt calls operators of another version: make export" in log
     assert log.count("\n") == 0
 
 
