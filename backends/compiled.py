@@ -2,20 +2,18 @@
 
 import ctypes
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from backends.decoder import Decoder
 from backends.native import Arrays, ServedModel
 from ensemble import compiled
 
 Run = Callable[[Arrays], Arrays]
-Module = Callable[..., Any]  # tensors in, tensors out
 
-# New frames in one run of the decoder. Rows run faster one after the other than together once
-# what lies between two layers, 0.8 MB a frame in S1-mini, is far beyond the caches.
-PIECE_FRAMES = 64
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _INT_MAX = 2**31 - 1
 
@@ -89,11 +87,11 @@ def _load(model: ServedModel, filename: str) -> Run | None:
         raise ValueError("Linux keeps this process from the CPU's matrix units")
     (output,) = (t.name for t in model.signature.outputs)
     keep_memory()
-    served = encode if encoder else decode
-    return lambda arrays: {output: served(module, described, arrays)}
+    run = partial(encode, module, described) if encoder else Decoder(module, described)
+    return lambda arrays: {output: run(arrays)}
 
 
-def encode(module: Module, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
+def encode(module: Callable[..., Any], described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
     """Run the encoder, chunk by chunk, each of `ENCODER_FRAMES` at most.
 
     Args:
@@ -118,42 +116,6 @@ def encode(module: Module, described: Mapping[str, str], arrays: Arrays) -> np.n
             new, state = module(whole[:, begin : begin + chunk], state, torch.tensor(begin * frame))
             codes.append(new)
         return torch.cat(codes, 2).numpy()
-
-
-def decode(module: Module, described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
-    """Likewise the decoder's, piece by piece: `codes` and `new_frames` -> audio."""
-    import torch
-
-    codes, numbers = arrays["codes"], arrays["new_frames"].copy()
-    # Rows of padding alone, which end a stream: nobody hears them, but they must be frames.
-    numbers[:, 0] = np.where(numbers[:, 0] < 0, codes.shape[2] - numbers.shape[1], numbers[:, 0])
-    arrays = {**arrays, "new_frames": numbers}
-    compiled.refuse_window(described, codes, numbers)
-    order, parts, new = described["inputs"].split(), [], arrays["new_frames"].shape[1]
-    with torch.inference_mode():
-        for piece in pieces(arrays):
-            tensors = [torch.from_numpy(np.ascontiguousarray(piece[name])) for name in order]
-            audio = module(*tensors).numpy()
-            valid = piece["new_frames"].shape[1]
-            padding = audio.shape[1] // valid * (new - valid)
-            parts.append(np.pad(audio, ((0, 0), (0, padding))))
-    return np.concatenate(parts)
-
-
-def pieces(arrays: Arrays) -> Iterator[Arrays]:
-    """A batch of windows as runs of at most `PIECE_FRAMES`, or of a single row, in order.
-
-    Frames that are padding in all rows of a run, -1 in `new_frames`, are cut off.
-    """
-    codes, numbers = arrays["codes"], arrays["new_frames"]
-    rows = max(1, PIECE_FRAMES // numbers.shape[1])
-    for begin in range(0, len(numbers), rows):
-        part = numbers[begin : begin + rows]
-        padding = part.shape[1] - max(1, int((part >= 0).sum(axis=1).max()))
-        yield {
-            "codes": codes[begin : begin + rows, :, : codes.shape[2] - padding],
-            "new_frames": part[:, : part.shape[1] - padding],
-        }
 
 
 def keep_memory() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.compiled import encode, keep_memory, pieces
+from backends.compiled import encode, keep_memory
+from backends.decoder import Decoder
 from engine import kernels
 from ensemble import compiled
 from ensemble.reference import CHUNK_FRAMES
-from export.codec_compiled import INPUTS
 from export.parity import Run, onnx_runner
 
 
@@ -38,13 +38,12 @@ def _in_pieces(encoder: Run) -> Run:
 
 
 def _kernels(path: Path) -> Run:
-    """As it is served: in pieces, in memory that is kept; upstream has the good of that too."""
-    module, _ = _loaded(path)
+    """As it is served, in memory that is kept; upstream has the good of that too."""
+    decoder = Decoder(*_loaded(path))
 
     def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
-        parts = pieces({"codes": codes.numpy(), "new_frames": numbers.numpy()})
-        audio = [module(*(torch.from_numpy(p[n].copy()) for n in INPUTS)) for p in parts]
-        return (torch.cat(audio),)
+        arrays = {"codes": codes.numpy(), "new_frames": numbers.numpy()}
+        return (torch.from_numpy(decoder(arrays)),)
 
     return run
 

@@ -47,8 +47,8 @@ def description(
         precision: Of its convolutions.
         needs: Instructions for which its weights are laid out, in Linux's names.
         facts: `frames`, it knows no position beyond this many; the decoder's `codebooks`, rows of
-            codes that it reads; the encoder's `samples_per_frame` and `state_size`, numbers that
-            it carries from chunk to chunk.
+            codes that it reads, and `history_frames`, that a window has at most; the encoder's
+            `samples_per_frame` and `state_size`, numbers that it carries from chunk to chunk.
     """
     return {
         **{name: str(number) for name, number in facts.items()},

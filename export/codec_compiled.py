@@ -135,7 +135,11 @@ class Packaged(nn.Module):
 def _saved_decoder(
     module: KernelDecoder, graph: DecoderGraph, path: Path, precision: str
 ) -> parity.Run:
-    facts = {"codebooks": graph.largest.shape[1], "frames": graph.count.shape[1]}
+    facts = {
+        "codebooks": graph.largest.shape[1],
+        "frames": graph.count.shape[1],
+        "history_frames": graph.history_frames,
+    }
     _save(module, path, INPUTS, precision, **facts)
     return parity.script_runner(torch.jit.load(str(path)))
 

@@ -228,29 +228,26 @@ class Transformer(nn.Module):
         self.norm = transformer.norm
         self.register_buffer("cos_sin", transformer.cos_sin)
         first = layers[0].attention
-        self.window, self.count = first.window, len(layers)
-        # Keys and values that are carried from chunk to chunk, of each layer and row.
-        self.extents = [2, first.heads, transformer.window, first.head_dim]
+        self.window = first.window
+        # Keys and values that are carried from chunk to chunk, of each row.
+        self.extents = [len(layers), 2, first.heads, self.window, first.head_dim]
 
-    def forward(
-        self, x: Tensor, begins: Tensor, before: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, begins: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Args:
         x: Positions that follow those before.
         begins: int64 (batch,), what the first of those before is called; less than 0: it is none.
-        before: Of each layer, (batch, 2, heads, positions, head_dim).
+        before: Keys and values, (batch, layers, 2, heads, positions, head_dim).
 
         Returns:
-            The output, and what lies before the next chunk.
+            The output, and what lies before the next chunk, a window at most.
         """
-        x, kept = self.project_in(x), before[0].shape[3]
-        old = torch.stack(before)
-        keys, values = F.pad(old, (0, 0, 0, x.shape[1])).unbind(2)
+        x, kept = self.project_in(x), before.shape[4]
+        cache = F.pad(before, (0, 0, 0, x.shape[1]))
+        keys, values = cache.transpose(0, 1).unbind(2)
         past = torch.full_like(begins, kept)
         x = self.layers(x, past, self.cos_sin, keys, values, begins, self.window)
-        last = keys.shape[3] - kept
-        after = torch.stack([keys[:, :, :, last:], values[:, :, :, last:]], 2)
-        return self.project_out(self.norm(x)), list(after.unbind())
+        last = max(0, cache.shape[4] - self.window)
+        return self.project_out(self.norm(x)), cache[:, :, :, :, last:]
 
 
 class KernelDecoder(nn.Module):
@@ -270,6 +267,7 @@ class KernelDecoder(nn.Module):
         self.project = _product(graph.project)
         is_one = isinstance(graph.transformer, WindowTransformer)  # a codec may do without
         self.transformer = Transformer(graph.transformer) if is_one else None
+        self.extents = [0, 2, 1, 0, 1] if self.transformer is None else self.transformer.extents
         self.context_frames = graph.context_frames
         self.layers = nn.ModuleList()
         self.rates, self.contexts = [], []
@@ -292,21 +290,47 @@ class KernelDecoder(nn.Module):
 
     def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
         history = codes.shape[2] - new_frames.shape[1]
+        return self.resume(codes, new_frames, history, *self.begin(codes.shape[0]))[0]
+
+    @torch.jit.export
+    def begin(self, rows: int) -> tuple[Tensor, Tensor]:
+        """What `resume` knows where nothing has been decoded."""
+        layers, two, heads, _, head_dim = self.extents
+        before = torch.empty((rows, layers, two, heads, 0, head_dim))
+        return before, torch.empty((rows, 0, self.project.outputs))
+
+    @torch.jit.export
+    def resume(
+        self, codes: Tensor, new_frames: Tensor, history: int, before: Tensor, context: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go on behind what has been decoded.
+
+        Args:
+            codes: int64 (batch, codebooks, frames), all that are not in `before`.
+            new_frames: int64 (batch, new), the numbers of the last of them.
+            history: Frames before the new ones, wherever they are.
+            before: The transformer's keys and values, see `Transformer`.
+            context: What the transformer gave at the last frames of these.
+
+        Returns:
+            Audio (batch, samples), and `before` and `context` for the frames behind.
+        """
+        begins = new_frames[:, 0] - (codes.shape[2] - new_frames.shape[1]) - before.shape[4]
         codes = codes[:, : self.largest.shape[1]].clamp(min=0)
         codes = torch.minimum(codes, self.largest) + self.offset
         x = self.project(self.codebooks(codes.transpose(1, 2)).flatten(2))
         if self.transformer is not None:
-            heads = self.transformer.extents
-            nothing = torch.empty((x.shape[0], heads[0], heads[1], 0, heads[3]))
-            before = [nothing for _ in range(self.transformer.count)]
-            x, _ = self.transformer(x, new_frames[:, 0] - history, before)
-        x = F.pad(x, (0, 0, self.context_frames, 0))[:, history:]
+            x, before = self.transformer(x, begins, before)
+        x = torch.cat([context, x], 1)
+        context = x[:, max(0, x.shape[1] - self.context_frames) :]
+        missing = self.context_frames + new_frames.shape[1] - x.shape[1]
+        x = F.pad(x, (0, 0, missing, 0))  # or less than nothing: cut off
         for i, layer in enumerate(self.layers):
             hidden: list[int] = []
             for j in range(len(self.rates[i])):
                 hidden.append(self.contexts[i][j] - history * self.rates[i][j])
             x = layer(x, hidden)
-        return x.flatten(1)
+        return x.flatten(1), before, context
 
 
 def _is_narrow(layer: nn.Module) -> bool:

@@ -35,17 +35,14 @@ class _Transformer(nn.Module):
         super().__init__()
         self.transformer = codec_kernels.Transformer(layer)
         self.rate, self.at, self.window = rate, at, layer.window
-        self.size = math.prod(self.transformer.extents)
-        self.kept = len(layer.layers) * self.size
+        self.kept = math.prod(self.transformer.extents)
 
     def forward(self, x: Tensor, state: Tensor, after: Tensor, start: Tensor) -> Tensor:
-        before = [
-            part.unflatten(1, self.transformer.extents)
-            for part in state[:, self.at : self.at + self.kept].split(self.size, 1)
-        ]
+        end = self.at + self.kept
+        before = state[:, self.at : end].unflatten(1, self.transformer.extents)
         begins = (start // self.rate - self.window).expand(x.shape[0]).contiguous()
         x, kept = self.transformer(x, begins, before)
-        after[:, self.at : self.at + self.kept] = torch.cat([k.flatten(1) for k in kept], 1)
+        after[:, self.at : end] = kept.flatten(1)
         return x
 
 

@@ -1,5 +1,6 @@
 """The codec by kernels: where it is fit, what it refuses, and that a server falls back."""
 
+import json
 import shutil
 from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from raw import infer
 from tritonclient.utils import InferenceServerException
 
-from backends.compiled import load_compiled, pieces
+from backends import decoder
+from backends.compiled import load_compiled
+from backends.decoder import Decoder, pieces
 from backends.native import ServedModel
 from engine import kernels
 from ensemble import compiled
@@ -193,7 +196,7 @@ def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
 ) -> None:
     monkeypatch.setenv("FISH_SPEECH_PRECISION", "half")
     inputs = Tensor("codes", "INT64", (ANY, ANY, ANY)), Tensor("new_frames", "INT64", (ANY, ANY))
-    decoder = ServedModel(
+    model = ServedModel(
         name="fish_decoder",
         artefact=with_kernels / "fish_decoder" / "1" / "model.pt",
         signature=Signature(inputs, (Tensor("audio", "FP32", (ANY, ANY)),)),
@@ -202,7 +205,7 @@ def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
         graph_level=0,
         gpu=None,
     )
-    run = load_compiled(decoder, print)
+    run = load_compiled(model, print)
     assert run is not None
 
     def audio(codes: np.ndarray, begin: int, end: int) -> np.ndarray:
@@ -219,6 +222,55 @@ def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
     end = run({"codes": company[2:4, :, :26], "new_frames": numbers})["audio"]
     np.testing.assert_array_equal(end[0], whole[0, 24 * 2048 : 26 * 2048])
     assert np.isfinite(end[1]).all()
+
+
+def loaded(folder: Path) -> Decoder:
+    """The decoder that lies there."""
+    import torch
+
+    extra = {compiled.DESCRIPTION: ""}
+    path = folder / "fish_decoder" / "1" / compiled.FILE_NAME
+    module = torch.jit.load(str(path), _extra_files=extra)
+    return Decoder(module, json.loads(extra[compiled.DESCRIPTION]))
+
+
+@pytest.mark.torch
+def test_what_is_known_of_a_history_changes_nothing(with_kernels) -> None:
+    """Streams that take turns, one like another up to a point, longer than a window's history."""
+    kept, forgetful = loaded(with_kernels), loaded(with_kernels)
+    most = kept._history_frames
+    streams = np.random.default_rng(0).integers(0, 64, (3, 10, most + 90))
+    streams[1, :, :56] = streams[0, :, :56]
+    limit = int(kept._described["frames"])
+    ends = [8, 24, 56, 120, *range(184, min(most + 90, limit) + 1, 64)]
+    windows = 0
+    for begin, end in pairwise((0, *ends)):
+        numbers = np.arange(begin, end)[None]
+        for stream in streams:
+            arrays = {
+                "codes": stream[None, :, max(0, begin - most) : end],
+                "new_frames": numbers,
+            }
+            np.testing.assert_array_equal(kept(arrays), forgetful(arrays))
+            forgetful._states.clear()
+            windows += begin > 0
+    # Where two are alike one finds what the other has left, and that is then gone.
+    assert windows - 4 <= kept.resumed < windows and forgetful.resumed == 0
+
+
+@pytest.mark.torch
+def test_what_is_kept_of_histories_is_bounded(with_kernels, monkeypatch) -> None:
+    run = loaded(with_kernels)
+    codes = np.random.default_rng(0).integers(0, 64, (5, 10, 20))
+    for row in codes:
+        run({"codes": row[None, :, :8], "new_frames": np.arange(8)[None]})
+    one = run._bytes // 5
+    assert one > 0 and len(run._states) == 5
+    monkeypatch.setattr(decoder, "STATE_BYTES", 5 * one)
+    for row in codes[:2:-1]:
+        run({"codes": row[None, :, :20], "new_frames": np.arange(8, 20)[None]})
+    assert run.resumed == 2 and len(run._states) <= 3
+    assert run._bytes == sum(map(decoder._num_bytes, run._states.values())) <= 5 * one
 
 
 def encoder_in(repository: Path) -> ServedModel:
