@@ -23,7 +23,7 @@ class Sampling:
         temperature: 0 is greedy.
         top_p, repetition_penalty: As upstream.
         max_new_tokens: Frames, at most.
-        first_chunk_frames, max_chunk_frames: Of the chunk schedule.
+        first_chunk_frames, max_chunk_frames: See `windows.Schedule`.
     """
 
     seed: int = 0
@@ -32,7 +32,7 @@ class Sampling:
     repetition_penalty: float = 1.1
     max_new_tokens: int = 1024
     first_chunk_frames: int = 8
-    max_chunk_frames: int = 64
+    max_chunk_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ class Active:
         # Upstream's `generate_long` takes the last frame for the end and cuts it.
         self.max_frames = max(1, min(sampling.max_new_tokens, room) - self.parity)
         self.schedule = Schedule(
-            sampling.first_chunk_frames, sampling.max_chunk_frames, facts.history_frames
+            sampling.first_chunk_frames,
+            sampling.max_chunk_frames,
+            facts.history_frames,
+            facts.samples_per_frame / facts.sample_rate,
         )
         self.prompt = torch.from_numpy(request.prompt).long()
         self.prefilled = 0

@@ -62,8 +62,10 @@ OPTIONS = (
     Option("repetition_penalty", "FP32", 1.1, 0.5, 2.0),
     Option("max_new_tokens", "INT32", 1024, 1, 32768),  # frames of audio, at most
     Option("first_chunk_frames", "INT32", 8, 1, 512),
-    Option("max_chunk_frames", "INT32", 64, 1, 512),
+    # 0: chunks grow, to LONGEST_CHUNK, where the next will be there before the last is played.
+    Option("max_chunk_frames", "INT32", 0, 0, 512),
 )
+LONGEST_CHUNK = 64  # frames
 _OPTION_INPUTS = tuple(Tensor(o.name, o.dtype, (1,), optional=True) for o in OPTIONS)
 
 # What the caller says of the voice: either audio, encoded on the way, or codes made earlier.

@@ -20,7 +20,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from ensemble import wire
 from ensemble.cancel import PARAMETER, token_in
-from ensemble.contract import MODELS, OPTIONS
+from ensemble.contract import LONGEST_CHUNK, MODELS, OPTIONS
 from ensemble.own_server import grpc_url
 
 _GIVEN_UP = {"cancelled": "by the caller", "timeout": "its timeout has passed"}
@@ -131,8 +131,9 @@ def _input(name: str, dtype: str, values: np.ndarray) -> InferInput:
 
 def _first_chunk(longest: np.ndarray | None) -> InferInput:
     """As long as any: nobody hears the first before the last, and few chunks are less work."""
-    first, most = (next(o for o in OPTIONS if o.name == name) for name in (_FIRST, _LONGEST))
-    asked = np.array([most.default] if longest is None else longest, np.int32)
+    first = next(option for option in OPTIONS if option.name == _FIRST)
+    asked = np.array([0] if longest is None else longest, np.int32)
+    asked[asked == 0] = LONGEST_CHUNK
     return _input(_FIRST, first.dtype, asked.clip(int(first.low), int(first.high)))
 
 

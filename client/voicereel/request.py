@@ -29,7 +29,7 @@ class Options(TypedDict, total=False):
         repetition_penalty: Above 1 avoids what was just said.
         max_new_tokens: Frames of audio at most, 21.5 of them a second.
         first_chunk_frames: Length of the first streamed chunk; shorter is heard sooner.
-        max_chunk_frames: Chunks double up to this length.
+        max_chunk_frames: Chunks double up to this length; left out, where playing allows it.
     """
 
     seed: int | None
