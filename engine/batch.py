@@ -99,6 +99,7 @@ class Batch:
             Whether there were any.
         """
         begin, group, longest = len(self.active), self.joining, 0
+        self.cache.likely = len(self.begun()) + len(self.waiting)
         while self.waiting and begin + len(group) < self.slots:
             active = self.waiting[0]
             if not self.cache.fits([other.need for other in (*self.begun(), active)]):

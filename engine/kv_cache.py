@@ -26,6 +26,7 @@ class KVCache:
         """
         self.limit = limit
         self.most = max(limit, slots * limit if most is None else most)
+        self.likely = 0  # rows that will be asked for soon
         self._new = new
         self.keys, self.values = new(0, 0), new(0, 0)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
@@ -58,10 +59,12 @@ class KVCache:
             return
         needed = min(_in_grains(max(positions, int(self.lengths.max())), GRAIN), self.limit)
         extent = max(extent, needed)
-        # Twice as many, so that they are seldom copied, unless that is more than there may be.
-        count = held if rows <= held else min(2 * rows, len(self.lengths))
+        # More than that, so that they are seldom copied, unless it is more than there may be.
+        more = max(2 * rows, self.likely)
+        count = held if rows <= held else min(more, len(self.lengths))
         if count * extent > self.most:
-            count, extent = max(rows, self._in_use()), needed
+            extent = needed
+            count = max(rows, self._in_use(), min(count, self.most // extent))
         self._resize(count, extent)
 
     def _resize(self, rows: int, extent: int) -> None:

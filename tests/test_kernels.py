@@ -205,6 +205,26 @@ def test_attention_reads_what_rows_share_in_one_of_them() -> None:
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize(("dim", "rows"), [(64, 5), (128, 12), (20, 23)])
+def test_rows_of_several_voices_that_decode_together(dim, rows) -> None:
+    """In whatever order; two query heads for each of two of keys."""
+    cos_sin, qkv = numbers(60, dim // 2, 2), numbers(rows, 1, 8 * dim)
+    past = torch.randint(33, 59, (rows,), generator=torch.Generator().manual_seed(0))
+    leads = [0, 1, 0, *(i % 2 for i in range(3, rows))]
+    alike = [(32, 20)[lead] for lead in leads]
+    keys, values = (numbers(rows, 2, 60, dim, seed=s).bfloat16() for s in (5, 6))
+    for cache in (keys, values):
+        for row, (lead, count) in enumerate(zip(leads, alike, strict=True)):
+            cache[row, :, :count] = cache[lead, :, :count]
+    wanted = attend(qkv, past, cos_sin, (), keys.clone(), values.clone())
+    for cache in (keys, values):
+        for row, count in enumerate(alike):
+            cache[row, :, : count * (row > 1)] = 7.0
+    shared = torch.tensor([leads, alike])
+    found = attend(qkv, past, cos_sin, (), keys, values, shared=shared)
+    assert torch.equal(found, wanted)
+
+
 def test_attention_within_a_window() -> None:
     """Positions called less than 0 and those before the window are not seen."""
     cos_sin, qkv = numbers(90, 32, 2), numbers(2, 50, 3 * 64)

@@ -79,7 +79,7 @@ def test_who_closes_the_connection_frees_the_slots(server) -> None:
     prompt, before = of_llama(server, "Hello there."), outcomes(server)
     connections = [Stream(server) for _ in range(4)]
     for connection in connections:
-        for i in range(8):
+        for i in range(40):  # more than are done before their number is next told
             connection.send("fish_llama", **prompt | {"first_chunk_frames": 1 + 399 * (i > 0)})
     until(lambda: inside(server) >= 24)  # a request still on its way would never be seen
     for connection in connections:

@@ -135,12 +135,10 @@ struct Attention {
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) sum[r] += lanes(query[r] + d) * part;
       }
+      if (d < dim)
+        for (int r = 0; r < rows; r++) sum[r] += lanes(query[r] + d, dim - d) * lanes(key + d, dim - d);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; r++) {
-        float total = added(sum[r]);
-        for (int64_t e = d; e < dim; e++) total += query[r][e] * as_float(key[e]);
-        to[r * longest + p] = total * scale;
-      }
+      for (int r = 0; r < rows; r++) to[r * longest + p] = added(sum[r]) * scale;
     });
   }
 
@@ -162,12 +160,14 @@ struct Attention {
       });
       for (int r = 0; r < rows; r++) __builtin_memcpy(to[r] + d, sum[r], sizeof sum[r]);
     }
-    for (; d < dim; d++)
+    for (; d < dim; d += kLanes) {
+      const int64_t count = std::min<int64_t>(kLanes, dim - d);
       for (int r = 0; r < rows; r++) {
-        float total = 0;
-        values.each(dim, [&](int64_t p, const Cached* value) { total += weights[r * longest + p] * as_float(value[d]); });
-        to[r][d] = total;
+        Floats sum = {};
+        values.each(dim, [&](int64_t p, const Cached* value) { sum += weights[r * longest + p] * lanes(value + d, count); });
+        __builtin_memcpy(to[r] + d, &sum, count * sizeof(float));
       }
+    }
   }
 
   template <int width, class Cached>

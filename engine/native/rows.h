@@ -64,6 +64,13 @@ inline Floats lanes(const Bfloat16* from) {
 #endif
 }
 
+template <class T>
+inline Floats lanes(const T* from, int64_t count) {  // then zeros
+  float numbers[kLanes] = {};
+  for (int64_t i = 0; i < count; i++) numbers[i] = as_float(from[i]);
+  return lanes(numbers);
+}
+
 inline float added(Floats x) {
 #ifdef __AVX512F__
   return _mm512_reduce_add_ps((__m512)x);
