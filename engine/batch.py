@@ -14,6 +14,7 @@ from engine.llama import Llama, Rows, stacked_noise
 from engine.memory import out_of_memory
 from engine.prefix_cache import PrefixCache
 from engine.request import Active
+from engine.windows import Window, alike
 
 PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no more than this
 
@@ -30,7 +31,7 @@ class Batch:
         self.rows = Rows(llama, slots)
         self.prefixes = PrefixCache()
         self.cache = self._new_cache()
-        self.frames = 0
+        self.frames = self.num_steps = 0
         self.steps: Counter[int] = Counter()  # by batch size, rounded up to a power of two
         self.seconds: dict[str, float] = {}  # by phase; a GPU's show where its results are awaited
 
@@ -213,17 +214,24 @@ class Batch:
         columns = torch.cat([tokens[:, None], codes], dim=1).cpu().numpy()
         self.frames += count
         self.steps[1 << (count - 1).bit_length()] += 1
+        self.num_steps += 1
+        due: list[tuple[Active, Window]] = []
+        longest = max(active.num_frames for active in self.active) + 1
         for row in reversed(range(count)):
             active = self.active[row]
             if ended[row] and active.num_frames:  # upstream does not look at the first one
-                active.finish("stop")
+                reason = "stop"
             else:
                 active.add(columns[row])
                 reason = active.over()
-                if not reason:
-                    continue
-                active.finish(reason)
-            self._retire(row)
+            if reason:
+                self._retire(row)
+                due.append((active, active.finish(reason)))
+            elif window := active.cut(self.num_steps, count):
+                due.append((active, window))
+        windows = alike([window for _, window in due], longest, count, llama.facts)
+        for (active, _), window in zip(due, windows, strict=True):
+            active.request.on_window(window)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

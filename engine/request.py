@@ -122,11 +122,14 @@ class Active:
         return window
 
     def add(self, column: np.ndarray) -> None:
-        """One frame more, int64 (1 + codebooks,); hands out the chunk that it fills."""
+        """One frame more, int64 (1 + codebooks,)."""
         self._columns[self.num_frames] = column
         self.num_frames += 1
-        if self.schedule.due(self.num_frames) and self.num_frames < self.max_frames:
-            self.request.on_window(self.schedule.cut(self.frames))
+
+    def cut(self, step: int, company: int) -> Window | None:
+        """The next window, if it is due: see `Schedule.due`."""
+        due = self.schedule.due(self.num_frames, step, company)
+        return self.schedule.cut(self.frames) if due else None
 
     def give_row_back(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         """Begin anew, later, in another row, with these keys and values and the frames so far.
@@ -145,9 +148,9 @@ class Active:
             return "length"
         return "runaway" if not self.parity and runs_away(self.frames) else ""
 
-    def finish(self, reason: str) -> None:
-        """Hand out what is left, marked as the end."""
-        self.request.on_window(self.schedule.cut(self.frames, reason))
+    def finish(self, reason: str) -> Window:
+        """What is left, marked as the end."""
+        return self.schedule.cut(self.frames, reason)
 
     def noise(self, count: int) -> np.ndarray:
         """float32 (count,) from Exp(1), a function of the seed and the frame's number alone."""

@@ -1,14 +1,16 @@
 """The chunk schedule: which frames leave together, and what goes with them to the decoder."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ensemble.contract import LONGEST_CHUNK
+from ensemble.facts import Facts
 
 _MARGIN = 1.2  # the decoder takes time as well
 LAST_GRAIN = 8  # frames; the last window is padded to a multiple, so that few shapes occur
+SHORTEST_SHARE = 16  # frames; what they look back on makes shorter ones dear in any company
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Window:
     """Codes for one call of the decoder.
 
     Attributes:
-        codes: int64 (codebooks, history + new), zeros after the valid frames.
+        codes: int64 (codebooks, history + new), zeros after the valid frames, and before those of
+            the history if there are fewer.
         new_frames: int64 (new,), absolute numbers of the frames to decode, -1 for padding.
         index: 0, 1, ... within the request.
         num_frames: Valid frames among the new ones.
@@ -29,14 +32,29 @@ class Window:
     num_frames: int
     finish_reason: str = ""
 
+    @property
+    def history(self) -> int:
+        """Frames of it, padding included."""
+        return self.codes.shape[1] - len(self.new_frames)
+
+    def padded(self, history: int, new: int) -> "Window":
+        """The same for the ear in a shape that is no smaller."""
+        more = new - len(self.new_frames)
+        around = ((0, 0), (history - self.history, more))
+        return replace(
+            self,
+            codes=np.pad(self.codes, around),
+            new_frames=np.pad(self.new_frames, (0, more), constant_values=-1),
+        )
+
 
 class Schedule:
     """Cuts a growing row of frames into windows.
 
     The first is small, so that sound starts early; each next one is twice as long, up to a
-    maximum, since long ones are less work. Equal shapes at equal index let the decoder batch
-    windows of different requests. Without a maximum a window stays as long as the last where a
-    longer one would come too late for a listener.
+    maximum, since long ones are less work. Without a maximum a window stays as long as the last
+    where a longer one would come too late for a listener; and in company windows are short and
+    end at the same steps, since many short ones in one batch are as little work as a long one.
     """
 
     def __init__(
@@ -55,33 +73,70 @@ class Schedule:
         self.index = 0
         self._pace = None if max_frames else Pace(frame_s)
 
-    def due(self, num_frames: int) -> bool:
-        """Whether the frames generated so far fill the next window."""
-        return num_frames - self.start >= self.size
+    def due(self, num_frames: int, step: int = 0, company: int = 1) -> bool:
+        """Whether the frames generated so far fill the next window.
+
+        Args:
+            num_frames: So many.
+            step: Of the engine, which gives one frame to each of its requests.
+            company: Requests in it.
+        """
+        new = num_frames - self.start
+        if company == 1 or self._pace is None or not self.index:
+            return new >= self.size
+        size = min(self.size, share(company))
+        return new >= size or (new > 0 and step % size == 0)
 
     def cut(self, frames: np.ndarray, finish_reason: str = "") -> Window:
-        """Take the next window.
+        """Take the next window: all frames that are left, but no more than is its size.
 
         Args:
             frames: int64 (all frames so far, codebooks).
-            finish_reason: Set it with the last window, which may be short.
+            finish_reason: Set it with the last window.
         """
-        if finish_reason:
-            left = len(frames) - self.start
-            self.size = max(1, -(-left // LAST_GRAIN) * LAST_GRAIN)
-        valid = min(len(frames) - self.start, self.size)
+        left = len(frames) - self.start
+        valid = left if finish_reason else min(left, self.size)
         history = min(self.start, self.history_frames)
-        codes = np.zeros((frames.shape[1], history + self.size), np.int64)
-        codes[:, : history + valid] = frames[self.start - history : self.start + valid].T
-        new_frames = np.arange(self.start, self.start + self.size, dtype=np.int64)
-        new_frames[valid:] = -1
-        window = Window(codes, new_frames, self.index, valid, finish_reason)
-        self.start += self.size
+        window = Window(
+            frames[self.start - history : self.start + valid].T,
+            np.arange(self.start, self.start + valid, dtype=np.int64),
+            self.index,
+            valid,
+            finish_reason,
+        )
+        if finish_reason:
+            window = window.padded(history, max(1, -(-valid // LAST_GRAIN)) * LAST_GRAIN)
+        self.start += valid
         longer = min(2 * self.size, self.max_frames)
         if self._pace is None or self._pace.allows(self.start, longer):
             self.size = longer
         self.index += 1
         return window
+
+
+def share(company: int) -> int:
+    """Frames of a window, where so many requests have windows in one batch: a power of two."""
+    return max(SHORTEST_SHARE, LONGEST_CHUNK >> (company - 1).bit_length())
+
+
+def alike(windows: list[Window], longest: int, company: int, facts: Facts) -> list[Window]:
+    """Those of one step in one shape, which others of these requests will have too.
+
+    Triton makes a batch of windows that wait side by side and have equal shapes. First windows,
+    which have no history and are to be heard soon, stay as they are.
+
+    Args:
+        windows: Of different requests.
+        longest: Frames that any request has by now.
+        company: Requests.
+        facts: Limits of the codec.
+    """
+    if company == 1 or not facts.padded_history:
+        return windows
+    new = max(share(company), *(len(w.new_frames) for w in windows if w.history), 0)
+    history = 1 << (longest - 1).bit_length()
+    history = min(history, facts.history_frames, facts.max_frames - new)
+    return [w.padded(max(history, w.history), new) if w.history else w for w in windows]
 
 
 class Pace:

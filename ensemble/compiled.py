@@ -47,8 +47,8 @@ def description(
         precision: Of its convolutions.
         needs: Instructions for which its weights are laid out, in Linux's names.
         facts: `frames`, it knows no position beyond this many; the decoder's `codebooks`, rows of
-            codes that it reads, and `history_frames`, that a window has at most; the encoder's
-            `samples_per_frame` and `state_size`, numbers that it carries from chunk to chunk.
+            codes that it reads, and `history_frames`, that can be heard in a window; the encoder's
+            `state_size`, numbers that it carries from chunk to chunk; `samples_per_frame`.
     """
     return {
         **{name: str(number) for name, number in facts.items()},
@@ -68,6 +68,8 @@ def unfit(described: Mapping[str, str], inputs: list[str], asked: str) -> str | 
     """
     if sorted(described.get("inputs", "").split()) != sorted(inputs):
         return f"it takes {described.get('inputs')!r}, config.pbtxt says {' '.join(inputs)!r}"
+    if "samples_per_frame" not in described:
+        return "it is of another version: export it again"
     if missing := set(described.get("instructions", "").split()) - instructions():
         return f"it was made for a CPU with {', '.join(sorted(missing))}: export it again here"
     if described.get("precision") not in PRECISIONS[: PRECISIONS.index(asked) + 1]:
@@ -90,9 +92,5 @@ def refuse_window(described: Mapping[str, str], codes: np.ndarray, new_frames: n
             f"codes is {codes.shape} and new_frames {new_frames.shape}, expected as many rows, "
             f"and at least one new frame among at most {limit}."
         )
-    first = new_frames[:, 0]
-    if first.min() < frames - new or first.max() > limit - new:
-        raise ValueError(
-            f"new_frames begins with {first.min()} to {first.max()}, expected {frames - new}, the "
-            f"frames of history, to {limit - new}."
-        )
+    if new_frames.max() >= limit:
+        raise ValueError(f"new_frames ends with {new_frames.max()}, expected {limit - 1} at most.")

@@ -32,6 +32,8 @@ class Facts:
         full_vocabulary: Parity: a logit for every token, and upstream's oddities when sampling.
             Else logits for the semantic tokens and the end alone.
         num_layers, num_kv_heads, head_dim: Extents of the KV cache.
+        padded_history: Whether the decoder knows padding before the first frame; those of exports
+            before 2026-11-25 did not.
     """
 
     checkpoint_id: str
@@ -50,6 +52,7 @@ class Facts:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    padded_history: bool = False
 
     @property
     def num_codebooks(self) -> int:

@@ -139,6 +139,7 @@ def _saved_decoder(
         "codebooks": graph.largest.shape[1],
         "frames": graph.count.shape[1],
         "history_frames": graph.history_frames,
+        "samples_per_frame": graph.samples_per_frame,
     }
     _save(module, path, INPUTS, precision, **facts)
     return parity.script_runner(torch.jit.load(str(path)))

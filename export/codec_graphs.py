@@ -168,7 +168,9 @@ class DecoderGraph(nn.Module):
 
     Takes codes int64 (batch, codebooks, frames), history first and new frames last, and
     new_frames int64 (batch, new), the absolute numbers of the last `new` frames; gives audio
-    float32 (batch, new * samples_per_frame) in [-1, 1].
+    float32 (batch, new * samples_per_frame) in [-1, 1]. Before the frame numbered 0 there may be
+    padding, so that windows with unequal histories fit into one batch; but before the first of the
+    new ones there must be a frame, or nothing.
 
     The transformer sees all that it is given; from there on each layer gets the new frames and
     what it and the layers after it look back on, no more. The convolutions are nearly all of the
@@ -218,16 +220,25 @@ class DecoderGraph(nn.Module):
 
     def hidden(self, codes: Tensor, new_frames: Tensor) -> Tensor:
         """What the convolutions are given: float32 (batch, dim, frames), history included."""
-        frames, new = codes.shape[2], new_frames.shape[1]
-        positions = new_frames[:, :1] - (frames - new) + self.count[:, :frames]
+        begins = new_frames[:, :1] - (codes.shape[2] - new_frames.shape[1])
+        positions = begins + self.count[:, : codes.shape[2]]
+        # Padding has no number of its own; beyond the last position there must be an error.
+        positions = torch.minimum(positions, new_frames.amax(1, keepdim=True)).clamp(min=0)
         z = self.latents(codes)
         if isinstance(self.transformer, WindowTransformer):  # a codec may do without
-            z = self.transformer(z, positions=positions)
+            z = self.transformer(z, positions=positions, missing=-begins)
         return z
 
     def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
         new = new_frames.shape[1]
+        history = new_frames[:, :1, None].clamp(max=codes.shape[2] - new)
         x = self.hidden(codes, new_frames)
         for stage in self.stages:  # at the start of the audio there is less, and slices are short
-            x = stage.layer(x[:, :, -(new * stage.rate + stage.context) :])
+            x = x[:, :, -(new * stage.rate + stage.context) :]
+            if stage.context > stage.rate and stage.layer.context(0):
+                # It may hear more than the one frame of history that there is: silence, if not.
+                before = x.shape[2] - (history + new) * stage.rate
+                place = torch.ones_like(x[:1, :1], dtype=torch.int64).cumsum(2)  # 1, 2, ...
+                x = torch.where(place <= before, 0.0, x)
+            x = stage.layer(x)
         return x[:, 0, -(new * self.samples_per_frame) :]

@@ -26,7 +26,8 @@ class Blocks(NamedTuple):
     Attributes:
         queries: int64 (blocks, block), positions in the chunk.
         keys: int64 (blocks, window + block), likewise, the `window` positions before it included.
-        mask: bool (blocks, block, window + block), what each query may see.
+        mask: bool (blocks, block, window + block), what each query may see; or one for each row
+            of the batch, (batch, 1, blocks, block, window + block).
     """
 
     queries: Tensor
@@ -149,11 +150,12 @@ class WindowTransformer(nn.Module):
             self.cos_sin = torch.cat([self.cos_sin, more])
             self._count_positions()
 
-    def blocks(self, x: Tensor, start: Tensor | int) -> Blocks:
+    def blocks(self, x: Tensor, start: Tensor | int, missing: Tensor | None) -> Blocks:
         """For a chunk x (batch, time, dim) with `start` positions before it.
 
         A block is a window, or the chunk if that is shorter. Of the last block, what lies beyond
-        the end is the last position over again, and cut off in the end.
+        the end is the last position over again, and cut off in the end. Each row's first `missing`
+        positions, int64 (batch, 1), are none; they see themselves, for softmax must see something.
         """
         time, block = x.shape[1], x[:, : self.window].shape[1]
         first = self.count[: (time + block - 1) // block, None] * block
@@ -162,19 +164,29 @@ class WindowTransformer(nn.Module):
         keys = (first + key).clamp(max=self.window + time - 1)
         visible = (key > query[:, None]) & (key <= query[:, None] + self.window)
         begun = first + key + start >= self.window  # nothing lies before the first position
-        return Blocks(queries, keys, visible & begun[:, None])
+        mask = visible & begun[:, None]
+        if missing is not None:
+            found = first + key >= self.window + missing[:, None]  # batch, blocks, keys
+            found = found[:, None, :, None] | (key == query[:, None] + self.window)
+            mask = mask & found
+        return Blocks(queries, keys, mask)
 
     def forward(
-        self, x: Tensor, carried: Carried | None = None, positions: Tensor | None = None
+        self,
+        x: Tensor,
+        carried: Carried | None = None,
+        positions: Tensor | None = None,
+        missing: Tensor | None = None,
     ) -> Tensor:
         """Args:
         x: All there is, or the next chunk of it.
         carried: From the chunks before.
         positions: int64 (batch, time), absolute; None: x begins where what is carried ends.
+        missing: int64 (batch, 1), how many of the first positions of x are none.
         """
         x = self.project_in(x.transpose(1, 2))
         start = 0 if carried is None else carried.start
-        blocks = self.blocks(x, start)
+        blocks = self.blocks(x, start, missing)
         if positions is None:
             positions = start + self.count[None, : x.shape[1]]
         cos_sin = self.cos_sin[positions]

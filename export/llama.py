@@ -124,15 +124,15 @@ def export_llama(
     shape, weights = llama_shape(genuine), Weights(llama_tensors(genuine, token_ids))
     graphs = LlamaGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
+    report("fish_llama: upstream's logits")
+    cases = parity.llama_cases(genuine, token_ids)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
-    found = _compared(
-        GRAPHS_FILE, _write_torchscript(graphs, shape, path, dtype), genuine, token_ids
-    )
-    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, token_ids)
+    found = _compared(GRAPHS_FILE, _write_torchscript(graphs, shape, path, dtype), genuine, cases)
+    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
     report("fish_llama: ONNX")
     runs = _write_onnx(graphs, folder / "onnx")
-    return found + _compared("onnx", runs, genuine, token_ids)
+    return found + _compared("onnx", runs, genuine, cases)
 
 
 def served_runs(path: Path) -> LlamaRuns:
@@ -153,8 +153,10 @@ def served_runs(path: Path) -> LlamaRuns:
     return LlamaRuns(prefill, decode_step, graphs.fast_loop)
 
 
-def _compared(name: str, runs: LlamaRuns, genuine: Any, token_ids: Tensor) -> list[Comparison]:
-    errors = parity.llama_error(runs, genuine, token_ids)
+def _compared(
+    name: str, runs: LlamaRuns, genuine: Any, cases: list[parity.LlamaCase]
+) -> list[Comparison]:
+    errors = parity.llama_error(runs, genuine, cases)
     return [
         Comparison(f"fish_llama/{name}", f"{graph} logits, max abs", error, parity.LOGITS_LIMIT)
         for graph, error in errors.items()

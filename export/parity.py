@@ -121,6 +121,13 @@ def decoder_cases(codec: Any, sizes: tuple[int, ...], frame: int) -> list[Case]:
     ]  # fmt: skip
 
 
+def with_padding(cases: list[Case]) -> list[Case]:
+    """A decoder's case with the longest history once more, with padding before it."""
+    (codes, new), audio = max(cases, key=lambda case: int(case[0][1][0, 0]))
+    codes = torch.nn.functional.pad(codes, (9, 0))
+    return [*cases, ((codes, new), audio)]
+
+
 @dataclass(frozen=True)
 class LlamaRuns:
     """The three graphs of one exported LLaMA stage."""
@@ -130,30 +137,57 @@ class LlamaRuns:
     fast_loop: Run
 
 
+@dataclass(frozen=True)
+class LlamaCase:
+    """A prompt with one column more, and what upstream makes of it.
+
+    Attributes:
+        tokens: int64 (batch, 1 + codebooks, time + 1).
+        prefill, decode_step: Its logits, (batch, tokens), behind the prompt and the column.
+        state: What it hands to the fast transformer behind the column.
+    """
+
+    tokens: Tensor
+    prefill: Tensor
+    decode_step: Tensor
+    state: Tensor
+
+
 @torch.inference_mode()
-def llama_error(runs: LlamaRuns, genuine: Any, token_ids: Tensor) -> dict[str, float]:
-    """Worst logits difference of each graph, over two lengths and two batch sizes."""
-    worst = {"prefill": 0.0, "decode_step": 0.0, "fast_loop": 0.0}
+def llama_cases(genuine: Any, token_ids: Tensor) -> list[LlamaCase]:
+    """Two lengths, two batch sizes."""
+    cases = []
     for batch, time in ((1, 6), (2, 6), (1, 19), (2, 19)):
         tokens = _prompt(genuine, batch, time + 1)
-        genuine.max_seq_len = genuine.max_batch_size = -1  # makes setup_caches begin anew
-        genuine.setup_caches(batch, time + 1, dtype=torch.float32)  # upstream attends to all of it
-        config = genuine.config
-        none = torch.zeros(config.n_layer, batch, config.n_local_heads, 0, config.head_dim)
+        _empty_caches(genuine, batch, time + 1)
+        prompt = genuine.forward_generate(tokens[:, :, :time].int(), torch.arange(time))
+        column = genuine.forward_generate(tokens[:, :, time:].int(), torch.tensor([time]))
+        logits = [found.logits[:, 0, token_ids] for found in (prompt, column)]
+        cases.append(LlamaCase(tokens, logits[0], logits[1], column.hidden_states))
+    return cases
+
+
+@torch.inference_mode()
+def llama_error(runs: LlamaRuns, genuine: Any, cases: list[LlamaCase]) -> dict[str, float]:
+    """Worst logits difference of each graph."""
+    worst = {"prefill": 0.0, "decode_step": 0.0, "fast_loop": 0.0}
+    for case in cases:
+        (batch, _, time), config = case.tokens[..., :-1].shape, genuine.config
         lengths, past = torch.full((batch,), time), torch.zeros(batch, dtype=torch.int64)
-        logits, _, keys, values = runs.prefill(tokens[:, :, :time], lengths, past, none, none)
-        expected = genuine.forward_generate(tokens[:, :, :time].int(), torch.arange(time))
-        error = max_abs(logits, expected.logits[:, 0, token_ids])
-        worst["prefill"] = max(worst["prefill"], error)
-
-        logits, state, _, _ = runs.decode_step(tokens[:, :, time], lengths, keys, values)
-        expected = genuine.forward_generate(tokens[:, :, time:].int(), torch.tensor([time]))
-        error = max_abs(logits, expected.logits[:, 0, token_ids])
-        worst["decode_step"] = max(worst["decode_step"], error)
-
-        error = _fast_error(runs.fast_loop, genuine, state, expected.hidden_states)
+        none = torch.zeros(config.n_layer, batch, config.n_local_heads, 0, config.head_dim)
+        logits, _, keys, values = runs.prefill(case.tokens[..., :-1], lengths, past, none, none)
+        worst["prefill"] = max(worst["prefill"], max_abs(logits, case.prefill))
+        logits, state, _, _ = runs.decode_step(case.tokens[..., -1], lengths, keys, values)
+        worst["decode_step"] = max(worst["decode_step"], max_abs(logits, case.decode_step))
+        _empty_caches(genuine, batch, time + 1)
+        error = _fast_error(runs.fast_loop, genuine, state, case.state)
         worst["fast_loop"] = max(worst["fast_loop"], error)
     return worst
+
+
+def _empty_caches(genuine: Any, batch: int, positions: int) -> None:
+    genuine.max_seq_len = genuine.max_batch_size = -1  # makes setup_caches begin anew
+    genuine.setup_caches(batch, positions, dtype=torch.float32)  # upstream attends to all of it
 
 
 def _prompt(genuine: Any, batch: int, time: int) -> Tensor:
@@ -177,9 +211,6 @@ def _fast_error(run: Run, genuine: Any, state: Tensor, expected_state: Tensor) -
     noise = torch.ones(batch, config.num_codebooks - 1, choices)
     semantic = torch.arange(batch) + 1
     codes, logits = run(state, semantic, previous, ones, zeros, ones, noise)
-    for layer in genuine.fast_layers:
-        layer.attention.kv_cache.k_cache.zero_()
-        layer.attention.kv_cache.v_cache.zero_()
     genuine.forward_generate_fast(expected_state, torch.tensor([0]))
     errors = []
     for book in range(1, config.num_codebooks):

@@ -157,6 +157,7 @@ def facts_of(
         num_layers=int(config.n_layer),
         num_kv_heads=int(config.n_local_heads),
         head_dim=int(config.head_dim),
+        padded_history=True,
     )
 
 

@@ -90,6 +90,20 @@ def test_a_batch_of_windows_padded_on_the_right(decoder, codes, whole) -> None:
         assert np.abs(audio[: len(expected)].numpy() - expected).max() <= 1e-4
 
 
+@torch.inference_mode()
+def test_a_batch_of_windows_with_unequal_histories(decoder, codes, whole) -> None:
+    """Padding before those that are shorter, down to one frame, and behind those with less new."""
+    history, new, rows = 600, 16, []
+    for start, valid in ((1, 16), (2, 3), (9, 16), (40, 9), (200, 16), (600, 1)):
+        row = np.full((10, history + new), 63)
+        row[:, history - start : history + valid] = codes[: start + valid].T
+        numbers = np.where(np.arange(new) < valid, np.arange(start, start + new), -1)
+        rows.append((row, numbers, whole[start * FRAME : (start + valid) * FRAME]))
+    batch = (torch.from_numpy(np.stack([row[i] for row in rows])) for i in (0, 1))
+    for audio, (_, _, expected) in zip(decoder(*batch), rows, strict=True):
+        assert np.abs(audio[: len(expected)].numpy() - expected).max() <= 1e-4
+
+
 @pytest.fixture(scope="module")
 def three_instances(repository, tmp_path_factory):
     """A server of the decoder alone, three times."""

@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from backends import decoder
 from backends.compiled import load_compiled
-from backends.decoder import Decoder, pieces
+from backends.decoder import Decoder, runs
 from backends.native import ServedModel
 from engine import kernels
 from ensemble import compiled
@@ -20,7 +20,9 @@ from ensemble.artefact import ANY, Signature, Tensor
 from ensemble.launch import Server
 
 INPUTS = ["codes", "new_frames"]
-HERE = compiled.description(INPUTS, "bfloat16", (), codebooks=10, frames=256)
+HERE = compiled.description(
+    INPUTS, "bfloat16", (), codebooks=10, frames=256, samples_per_frame=2048
+)
 
 
 def test_what_is_made_here_is_fit_here() -> None:
@@ -56,7 +58,6 @@ WINDOWS = {  # codebooks, frames, first new frame, new frames
     "too few codebooks": (8, 40, 0, 40),
     "more new frames than codes": (10, 5, 0, 9),
     "beyond the last position": (10, 3, 5000, 3),
-    "history before the first frame": (10, 12, 2, 4),
     "too many frames": (10, 300, 0, 300),
 }
 
@@ -71,30 +72,17 @@ def test_windows_that_would_read_beyond_the_tables_are_refused(case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "valid", "shapes"),
+    ("new", "expected"),
     [
-        (8, [8, 8, 8], [(3, 28, 8)]),
-        (8, [1] * 20, [(8, 21, 1), (8, 21, 1), (4, 21, 1)]),
-        (43, [43, 40], [(1, 63, 43), (1, 60, 40)]),
-        (24, [3, 19, 24], [(2, 39, 19), (1, 44, 24)]),
-        (100, [100, 1], [(1, 120, 100), (1, 21, 1)]),
+        ([8, 8, 8], [[0, 1, 2]]),
+        ([1] * 70, [list(range(64)), list(range(64, 70))]),
+        ([43, 40, 43], [[0], [2], [1]]),
+        ([24, 3, 24, 24, 3], [[0, 2], [3], [1, 4]]),
+        ([100, 1], [[0], [1]]),
     ],
 )
-def test_a_batch_runs_in_pieces_without_common_padding(new, valid, shapes) -> None:
-    """Shapes: rows, frames with a history of 20, new frames."""
-    codes = np.random.default_rng(0).integers(0, 64, (len(valid), 10, 20 + new))
-    counts = np.arange(new)
-    numbers = np.stack([np.where(counts < v, 20 + counts, -1) for v in valid])
-    found = list(pieces({"codes": codes, "new_frames": numbers}))
-    assert [(*p["codes"].shape[::2], p["new_frames"].shape[1]) for p in found] == shapes
-    row = 0
-    for piece in found:
-        for part, part_numbers in zip(piece["codes"], piece["new_frames"], strict=True):
-            np.testing.assert_array_equal(part, codes[row, :, : part.shape[1]])
-            np.testing.assert_array_equal(part_numbers, numbers[row, : len(part_numbers)])
-            assert (numbers[row, len(part_numbers) :] == -1).all()
-            row += 1
-    assert row == len(valid)
+def test_a_batch_runs_in_pieces_of_rows_of_one_kind(new, expected) -> None:
+    assert list(runs({i: (n, -1) for i, n in enumerate(new)})) == expected
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +209,7 @@ def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
     numbers = np.array([[24, 25], [-1, -1]])
     end = run({"codes": company[2:4, :, :26], "new_frames": numbers})["audio"]
     np.testing.assert_array_equal(end[0], whole[0, 24 * 2048 : 26 * 2048])
-    assert np.isfinite(end[1]).all()
+    assert not end[1].any()
 
 
 def loaded(folder: Path) -> Decoder:
@@ -255,8 +243,36 @@ def test_what_is_known_of_a_history_changes_nothing(with_kernels) -> None:
             forgetful._states.clear()
             windows += begin > 0
     # Where two are alike one finds what the other has left, and that is then gone.
-    # Where two are alike one finds what the other has left, and that is then gone.
     assert kept.resumed == windows - 3 and forgetful.resumed == 0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("known", [True, False])
+def test_windows_at_different_places_of_their_streams_share_a_batch(with_kernels, known) -> None:
+    """Of unequal histories and lengths, below and beyond the reach of convolutions and window."""
+    run = loaded(with_kernels)
+    reach, limit = run._history_frames, int(run._described["frames"])
+    starts = sorted({0, 1, 2, 8, 20, 21, 56, min(reach + 9, limit - 16)})
+    codes = np.random.default_rng(0).integers(0, 64, (len(starts), 10, starts[-1] + 16))
+    wholes = [
+        run({"codes": row[None, :, : start + 16], "new_frames": np.arange(start + 16)[None]})
+        for start, row in zip(starts, codes, strict=True)
+    ]
+    run._states.clear()
+    if known:
+        for start, row in zip(starts[1:], codes[1:], strict=True):
+            run({"codes": row[None, :, :start], "new_frames": np.arange(start)[None]})
+    history = max(min(reach, start) for start in starts)
+    batch, numbers, valid = [], [], [16, 16, 7, 16, 3, 16, 16, 16]
+    for start, row, new in zip(starts, codes, valid, strict=True):
+        window = row[:, max(0, start - history) : start + new]
+        batch.append(np.pad(window, ((0, 0), (history + new - window.shape[1], 16 - new))))
+        numbers.append(np.where(np.arange(16) < new, start + np.arange(16), -1))
+    audio = run({"codes": np.stack(batch), "new_frames": np.stack(numbers)})
+    for heard, whole, start, new in zip(audio, wholes, starts, valid, strict=True):
+        expected = whole[0, start * 2048 : (start + new) * 2048]
+        np.testing.assert_array_equal(heard[: new * 2048], expected)
+    assert run.resumed == (len(starts) - 1) * known
 
 
 @pytest.mark.torch

@@ -53,7 +53,11 @@ class Disturbed:
 def jobs(prompts) -> list[tuple[np.ndarray, Sampling]]:  # noqa: F811
     sampling = [{"temperature": 0, "repetition_penalty": 1.2}, {"temperature": 0.9}, {}]
     return [
-        (prompts[i % 3], Sampling(seed=i, max_new_tokens=30, **sampling[i % 3])) for i in range(7)
+        (
+            prompts[i % 3],
+            Sampling(seed=i, max_new_tokens=30, max_chunk_frames=16, **sampling[i % 3]),
+        )
+        for i in range(7)
     ]
 
 
