@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from backends.compiled import keep_memory
 from engine import kernels
 from ensemble.compiled import FILE_NAME, INT8_FILE_NAME
 from ensemble.facts import Facts, max_prompt_length
@@ -69,6 +70,7 @@ def export_checkpoint(
         CheckpointError: If the checkpoint is unusable.
         ParityError: With both numbers of every artefact that differs.
     """
+    keep_memory()
     made = _kernels(compiled, int8, console)
     with console.status("checking the checkpoint") as status:
         checkpoint = load_checkpoint(checkpoint_folder)

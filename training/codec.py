@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from engine import kernels
+from backends.compiled import keep_memory
 from export import demo
 from export.codec_config import build_codec, packaged_config
 from export.codec_graphs import quantizers
@@ -129,9 +129,7 @@ def decoder_losses(
 
 def encoder_losses(codec: Any, waveform: Tensor, latents: Tensor, encode: Half = encode) -> Losses:
     """Mean squares of each subject, likewise without the first frame."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=_has_units()):  # a step takes two thirds
-        found = encode(codec, waveform).float()
-    square = (found - latents)[..., 1:].square().mean((0, 2))
+    square = (encode(codec, waveform) - latents)[..., 1:].square().mean((0, 2))
     return {name: square[where].sum() for name, where in features.SUBJECTS.items()}
 
 
@@ -151,6 +149,7 @@ def train_half(
     codec.quantizer.quantizer.eval()
     spectral = SpectralLoss(wanted.mels, SAMPLE_RATE_HZ, wanted.floor)
     segments = Segments(corpus, latents, wanted)
+    keep_memory()  # a third of a step was spent on new pages
     layers: Any = sys.modules["dac.nn.layers"]
     layers.snake = _snake
     compiled = torch.compile(encode if half == "encoder" else decode)
@@ -164,11 +163,6 @@ def train_half(
 
     trainer.run(losses, deadline)
     return trainer
-
-
-def _has_units() -> bool:
-    """Whether this CPU multiplies bfloat16 several times as fast as float32."""
-    return not kernels.fault() and torch.ops.voicereel.has_units()
 
 
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ class Codec:
 
     encoder: Optimiser = Optimiser(steps=10000, learning_rate=2e-3, betas=(0.8, 0.99))
     decoder: Optimiser = Optimiser(steps=2800, learning_rate=2e-3, betas=(0.8, 0.99))
-    batch: int = 8
-    frames: int = 9
+    batch: int = 4
+    frames: int = 17
     mels: tuple[tuple[int, int], ...] = ((2048, 160), (1024, 80), (512, 40), (256, 20))
     floor: float = 1e-5
     envelope: float = 3.0
