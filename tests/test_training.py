@@ -12,7 +12,15 @@ pytestmark = pytest.mark.torch
 from export.codec_graphs import quantizers
 from export.upstream import ContentSequence, TextPart, VQPart
 from training import codebooks, features, sentences, settings
-from training.codec import decode, decoder_losses, encode, encoder_losses, joined, new_codec
+from training.codec import (
+    decode,
+    decoder_losses,
+    encode,
+    encoder_losses,
+    half_heard,
+    joined,
+    new_codec,
+)
 from training.codes import look_up
 from training.llama import Prompts, corrupted, fast_logits, losses_of, new_llama
 from training.loop import Deadline, StoppedError, Trainer
@@ -186,6 +194,9 @@ def test_codec_step_is_what_the_genuine_class_does() -> None:
         waveform = torch.randn(1, 1, 2048 * 3) * 0.1
         known, _ = look_up(codec, encode(codec, waveform)[0].T)
         assert torch.equal(codec.encode(waveform)[0][0], known)
+        heard, given = half_heard(codec, *pieces)
+        torch.testing.assert_close(heard, encode(codec, pieces[0][:1])[0])
+        assert torch.equal(given, latents[1])
         other = new_codec(seed=1).eval()
         both = joined(codec, other)
         torch.testing.assert_close(encode(both, waveform), encode(codec, waveform))

@@ -37,7 +37,7 @@ def encoder(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
 
 @app.command()
 def decoder(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
-    """Train the codec's decoder."""
+    """Train the codec's decoder, after the encoder."""
     stages.codec(Settings(), state, "decoder", Deadline(minutes))
 
 
@@ -63,9 +63,9 @@ def curves(state: StateOption = STATE, out: OutOption = Path("out")) -> None:
 def everything(
     state: StateOption = STATE, minutes: MinutesOption = 1e9, out: OutOption = WEIGHTS
 ) -> None:
-    """Speech, decoder, encoder, transformers, weights, curves."""
+    """Speech, encoder, decoder, transformers, weights, curves."""
     settings, deadline = Settings(), Deadline(minutes)
-    for half in ("decoder", "encoder"):
+    for half in ("encoder", "decoder"):
         stages.codec(settings, state, half, deadline)
     stages.llama(settings, state, deadline)
     stages.weights(settings, state, out)

@@ -1,7 +1,7 @@
 """Trains the codec: genuine DAC, small, with codebooks fitted beforehand.
 
-Encoder and decoder learn side by side and need nothing of each other: the encoder's target are the
-computed latents, the decoder is given them as the codebooks round them.
+The encoder's target are the computed latents. The decoder is given them as the codebooks round
+them, and, of half of the segments, what the encoder takes them for.
 """
 
 import sys
@@ -22,7 +22,7 @@ from export.random_codec import random_codec
 from export.upstream import DAC
 from training import codebooks, features, settings
 from training.codes import look_up
-from training.loop import Deadline, Losses, Trainer
+from training.loop import Deadline, Losses, StoppedError, Trainer
 from training.spectra import SpectralLoss
 from training.speech import ESPEAK_RATE_HZ, SAMPLE_RATE_HZ, Corpus
 
@@ -133,6 +133,13 @@ def encoder_losses(codec: Any, waveform: Tensor, latents: Tensor, encode: Half =
     return {name: square[where].sum() for name, where in features.SUBJECTS.items()}
 
 
+@torch.no_grad()
+def half_heard(codec: Any, waveform: Tensor, latents: Tensor) -> Tensor:
+    """The latents, but of the first half of the rows as the encoder finds them."""
+    heard = encode(codec, waveform[: len(waveform) // 2])
+    return torch.cat([heard, latents[len(heard) :]])
+
+
 def train_half(
     half: str,
     wanted: settings.Codec,
@@ -141,8 +148,15 @@ def train_half(
     folder: Path,
     deadline: Deadline,
 ) -> Trainer:
-    """Train, or go on training, the "encoder" or the "decoder" into `folder`; see `Trainer.run`."""
+    """Train, or go on training, the "encoder" or then the "decoder" into `folder`.
+
+    Raises:
+        StoppedError: See `Trainer.run`; or if the encoder is still to be trained.
+    """
     optimiser = wanted.encoder if half == "encoder" else wanted.decoder
+    hearing = Trainer("encoder", new_codec(), wanted.encoder, folder)
+    if half == "decoder" and not hearing.step:
+        raise StoppedError("decoder: the encoder comes first: python -m training encoder")
     trainer = Trainer(half, fitted_codec(latents, folder), optimiser, folder)
     codec: Any = trainer.model
     codec.quantizer.semantic_quantizer.eval()
@@ -155,10 +169,12 @@ def train_half(
     compiled = torch.compile(encode if half == "encoder" else decode)
 
     def losses(step: int) -> Losses:
+        waveform, target = segments(step)
         if half == "encoder":
-            found = encoder_losses(codec, *segments(step), compiled)
+            found = encoder_losses(codec, waveform, target, compiled)
         else:
-            found = decoder_losses(codec, *segments(step), spectral, compiled)
+            given = half_heard(hearing.average, waveform, target)
+            found = decoder_losses(codec, waveform, given, spectral, compiled)
         return {name: getattr(wanted, name) * loss for name, loss in found.items()}
 
     trainer.run(losses, deadline)

@@ -56,7 +56,7 @@ class Optimiser:
 @dataclass(frozen=True)
 class Codec:
     """Attributes:
-    encoder, decoder: Each half learns by itself.
+    encoder, decoder: Each half learns by itself, the encoder first.
     batch, frames: Segments a step, and their length; 2048 samples a frame.
     mels: Window in samples -> mel bands of the spectrograms that are compared.
     floor: Amplitude below which they count as silence.
@@ -64,8 +64,8 @@ class Codec:
     waveform, logarithm, amplitude: Of the decoder's.
     """
 
-    encoder: Optimiser = Optimiser(steps=10000, learning_rate=2e-3, betas=(0.8, 0.99))
-    decoder: Optimiser = Optimiser(steps=2800, learning_rate=2e-3, betas=(0.8, 0.99))
+    encoder: Optimiser = Optimiser(steps=20000, learning_rate=2e-3, betas=(0.8, 0.99))
+    decoder: Optimiser = Optimiser(steps=5200, learning_rate=2e-3, betas=(0.8, 0.99))
     batch: int = 4
     frames: int = 17
     mels: tuple[tuple[int, int], ...] = ((2048, 160), (1024, 80), (512, 40), (256, 20))
