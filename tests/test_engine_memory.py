@@ -175,7 +175,7 @@ def test_who_would_need_too_much_waits(llama, prompts, most) -> None:  # noqa: F
     """Long and short ones by turns: all end as they do alone, and memory stays within bounds."""
     limit, each = llama.facts.max_seq_len, kv_bytes_per_position(llama.facts, torch.float32)
     jobs = [
-        (prompts[i % 3], Sampling(seed=i, max_new_tokens=400 if i % 3 == 0 else 20))
+        (prompts[i % 3], Sampling(i, max_new_tokens=20 if i % 3 else 400, max_chunk_frames=64))
         for i in range(9)
     ]
     alone = [run(llama, [job])[0] for job in jobs]

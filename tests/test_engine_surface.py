@@ -152,8 +152,8 @@ def test_a_wrong_variable_is_said_at_once(
 def test_monitor(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     monitor = PerformanceMonitor()
-    monitor.start_timer("encode")
     monitor.start_timer("speak")
+    monitor.start_timer("encode")
     assert 0 <= monitor.end_timer("encode") <= monitor.end_timer("speak")
     with monitor.timed("speak"):
         time.sleep(0.01)

@@ -31,7 +31,7 @@ def codes_of(windows: list[dict]) -> np.ndarray:
         new, valid = window["new_frames"], int(window["num_samples"][0]) // SAMPLES_PER_FRAME
         padding = [-1] * (len(new) - valid)
         assert new.tolist() == [*range(heard, heard + valid), *padding]
-        assert valid == len(new) or window["is_last"][0]  # which may even hold none
+        assert valid or window["is_last"][0]  # which may even hold none
         parts.append(window["codes"][:, -len(new) :][:, :valid])
         heard += valid
     return np.concatenate(parts, axis=1)
