@@ -226,4 +226,4 @@ def _write_onnx(graphs: LlamaGraphs, folder: Path) -> LlamaRuns:
         graph = _Method(graphs, name)
         onnx_graph(graph, examples[name], paths[name], inputs, outputs, axes, external=True)
     share_weights(list(paths.values()), graphs, folder / "weights.bin")
-    return LlamaRuns(*(parity.onnx_runner(path, few=True) for path in paths.values()))
+    return LlamaRuns(*(parity.onnx_runner(path) for path in paths.values()))

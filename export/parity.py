@@ -32,11 +32,9 @@ class Comparison:
         return self.error <= self.limit  # NaN fails
 
 
-def onnx_runner(path: Path, few: bool = False) -> Run:
-    """Run an ONNX file on the CPU, by position; a few times: its weights stay as they lie."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_prepacking", str(int(few)))
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+def onnx_runner(path: Path) -> Run:
+    """Run an ONNX file on the CPU, by position."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
