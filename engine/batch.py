@@ -10,13 +10,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from engine.kv_cache import KVCache
-from engine.llama import Llama, Rows, stacked_noise
+from engine.llama import Llama, Rows
 from engine.memory import out_of_memory
 from engine.prefix_cache import PrefixCache
 from engine.request import Active
 from engine.windows import Window, alike
 
 PREFILL_SLICE = 512  # prompt positions per step: running streams wait for no more than this
+KEPT_POSITIONS = 2048  # of every slot, where steps are recorded: their memory must not move
 
 
 class Batch:
@@ -62,7 +63,8 @@ class Batch:
 
     def _new_cache(self) -> KVCache:
         limit = self.llama.facts.max_seq_len
-        return KVCache(self.llama.new_cache, self.slots, limit, self.max_positions)
+        kept = KEPT_POSITIONS if self.llama.is_recorded else 0
+        return KVCache(self.llama.new_cache, self.slots, limit, self.max_positions, kept)
 
     def halve(self) -> None:
         """Go on with half the slots; everyone gives his row back and waits in front.
@@ -114,7 +116,7 @@ class Batch:
             group.append(active)
         if group:
             rests = [active.prompt[:, active.prefilled :] for active in group]
-            ends = self._extend("prefill", slice(begin, begin + len(group)), rests)
+            ends = self._extend("prefill", begin, rests)
             self.joining = []
             for active, logits, state in zip(group, *ends, strict=True):
                 self._activate(active, logits, state)
@@ -139,7 +141,7 @@ class Batch:
         end = min(begin + PREFILL_SLICE, active.prompt.shape[1])
         if active.needs_voice:  # a slice of its own: the rest is then the same, hot or cold
             end = min(end, prefix)
-        logits, state = self._extend("prefill", slice(row, row + 1), [active.prompt[:, begin:end]])
+        logits, state = self._extend("prefill", row, [active.prompt[:, begin:end]])
         active.prefilled = end
         if end == prefix:
             self.prefixes.put(active.prefix_key, *self.cache.row(row))
@@ -148,21 +150,32 @@ class Batch:
             self.prefilling = None
 
     def _extend(
-        self, phase: str, rows: slice, columns: list[torch.Tensor]
+        self, phase: str, begin: int, columns: list[torch.Tensor], empty: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The slow transformer: new positions of these rows, int64 (1 + codebooks, time) each.
+        """The slow transformer: new positions of some rows, int64 (1 + codebooks, time) each.
+
+        Args:
+            phase: What it is for.
+            begin: The first row.
+            columns: The positions.
+            empty: Rows behind them that are computed as well; what that writes behind the
+                positions of one who joins is overwritten when he goes on.
 
         Returns:
             Logits and the fast transformer's input at the last of them, (rows, ...).
         """
+        count = len(columns)
+        rows = slice(begin, begin + count + empty)
+        columns = columns + [torch.zeros_like(columns[0])] * empty
         times = torch.tensor([c.shape[1] for c in columns])
         with self._timed(phase):
             tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
             lengths, keys, values = self.cache.room(rows, int(times.max()))
             device = self.llama.device
             inputs = tokens.to(device), times.to(device), lengths, keys, values
-            ends = self.llama.extend(*inputs, self._shared(self.begun()[rows]).to(device))
-        self.cache.lengths[rows] += times
+            shared = None if empty else self._shared(self.begun()[rows]).to(device)
+            ends = self.llama.extend(*inputs, shared)
+        self.cache.lengths[begin : begin + count] += times[:count]
         return ends
 
     @staticmethod
@@ -186,32 +199,31 @@ class Batch:
     def _decode(self, count: int) -> None:
         """One frame more, for rows 0 to count - 1."""
         columns = [torch.from_numpy(a.columns[-1:].T) for a in self.active[:count]]
-        ends = self._extend("decode_step", slice(0, count), columns)
-        self.rows.logits[:count], self.rows.state[:count] = ends
+        empty = self.llama.rows_for(count, self.slots) - count
+        logits, state = self._extend("decode_step", 0, columns, empty)
+        self.rows.logits[:count], self.rows.state[:count] = logits[:count], state[:count]
 
     def _sample(self, count: int) -> None:
         """Token, codes, windows; the finished leave."""
         llama, rows = self.llama, self.rows
-        books = llama.facts.num_codebooks
-        need = llama.slow_choices + (books - 1) * llama.fast_choices
-        noises = stacked_noise(
-            [active.noise(need) for active in self.active], llama.slow_choices, books
-        )
-        slow_noise, fast_noise = (noise.to(llama.device) for noise in noises)
-        options = rows.options[:, :count].unbind()
-        previous = torch.from_numpy(np.stack([a.window() for a in self.active])).to(llama.device)
+        computed = llama.rows_for(count, self.slots)
+        slow_noise, fast_noise = llama.noise(self.active, computed)
+        options = rows.options[:, :computed].unbind()
+        windows = [a.window() for a in self.active]
+        windows += [np.full_like(windows[0], -1)] * (computed - count)
+        previous = torch.from_numpy(np.stack(windows)).to(llama.device)
         with self._timed("sample"):
             choices = llama.sample_token(
-                rows.logits[:count], llama.previous_choices(previous), *options, slow_noise
+                rows.logits[:computed], llama.previous_choices(previous), *options, slow_noise
             )
             tokens = llama.token_of(choices)
         with self._timed("fast_loop"):
             codes, _ = llama.fast_loop(
-                rows.state[:count], llama.semantic_code(tokens), previous[:, 2:], *options,
+                rows.state[:computed], llama.semantic_code(tokens), previous[:, 2:], *options,
                 fast_noise,
             )  # fmt: skip
-        ended = (choices == llama.end_choice).tolist()
-        columns = torch.cat([tokens[:, None], codes], dim=1).cpu().numpy()
+            chosen = torch.cat([choices[:, None], tokens[:, None], codes], dim=1).cpu().numpy()
+        ended, columns = chosen[:count, 0] == llama.end_choice, chosen[:count, 1:]
         self.frames += count
         self.steps[1 << (count - 1).bit_length()] += 1
         self.num_steps += 1
@@ -229,8 +241,8 @@ class Batch:
                 due.append((active, active.finish(reason)))
             elif window := active.cut(self.num_steps, count):
                 due.append((active, window))
-        windows = alike([window for _, window in due], longest, count, llama.facts)
-        for (active, _), window in zip(due, windows, strict=True):
+        shaped = alike([window for _, window in due], longest, count, llama.facts)
+        for (active, _), window in zip(due, shaped, strict=True):
             active.request.on_window(window)
 
     @contextmanager

@@ -59,10 +59,14 @@ class Engine(Batch):
     def warm_up(self) -> None:
         """Run every graph for one request and for as many as there are slots, as at work.
 
-        A trace is optimised in its first runs, which nobody should have to wait for.
+        A trace is optimised in its first runs, and a GPU's steps are recorded for each number of
+        rows, which nobody should have to wait for.
         """
         prompt = np.zeros((1 + self.llama.facts.num_codebooks, 8), np.int32)
-        for count in (1, min(self.slots, self.max_waiting)):
+        counts = {1, min(self.slots, self.max_waiting)}
+        if self.llama.is_recorded:
+            counts |= {1 << i for i in range(self.slots.bit_length()) if 1 << i <= max(counts)}
+        for count in sorted(counts):
             for _ in range(count):
                 self.submit(Request(prompt, Sampling(max_new_tokens=4), lambda _: None, _raise))
             while self.step():

@@ -16,19 +16,28 @@ class KVCache:
     """
 
     def __init__(
-        self, new: Callable[[int, int], Tensor], slots: int, limit: int, most: int | None = None
+        self,
+        new: Callable[[int, int], Tensor],
+        slots: int,
+        limit: int,
+        most: int | None = None,
+        kept: int = 0,
     ) -> None:
         """Args:
         new: Makes zeros for this many rows and positions.
         slots: Rows, at most.
         limit: Positions that a row may ever need.
         most: Rows times positions to be held at once; None: `slots` rows of `limit`.
+        kept: Positions of every row that are held from the start, and looked at as a whole by
+            one new position, so that memory and shapes stay as they are.
         """
         self.limit = limit
         self.most = max(limit, slots * limit if most is None else most)
         self.likely = 0  # rows that will be asked for soon
         self._new = new
-        self.keys, self.values = new(0, 0), new(0, 0)
+        self.kept = min(kept, limit, self.most // slots)
+        held = (slots, self.kept) if self.kept else (0, 0)
+        self.keys, self.values = new(*held), new(*held)
         self.lengths = torch.zeros(slots, dtype=torch.int64)
 
     @property
@@ -48,7 +57,9 @@ class KVCache:
         lengths = self.lengths[rows]
         needed = int(lengths.max()) + time
         self.reserve(rows.stop, needed)
-        extent = min(_in_grains(needed, VIEW_GRAIN), self.keys.shape[3])
+        extent = self.keys.shape[3]
+        if time > 1 or not self.kept:
+            extent = min(_in_grains(needed, VIEW_GRAIN), extent)
         views = self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
         return lengths.to(self.keys.device), *views
 
@@ -103,9 +114,9 @@ class KVCache:
 
     def shrink(self) -> None:
         """Give the memory of long requests back; call it when no row is in use."""
-        extent = min(GRAIN, self.limit)
+        extent = self.kept or min(GRAIN, self.limit)
         if self.keys.shape[3] > extent:
-            self._resize(self.keys.shape[1], extent)
+            self._resize(len(self.lengths) if self.kept else self.keys.shape[1], extent)
 
 
 def _in_grains(positions: int, grain: int) -> int:

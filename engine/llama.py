@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import kernels
+from engine import gpu, kernels
 from engine.graphs import LlamaGraphs
 from engine.layers import layers_of
 from engine.linear import alike_in_company, linear_for
+from engine.request import Active
 from engine.sampler import WINDOW
 from engine.settings import Settings
 from engine.weights import GRAPHS_FILE, LlamaShape, Weights, load
@@ -25,8 +26,15 @@ _ALIGNED = 64  # bytes: a row of the cache lies in lines of its own
 def graphs_for(
     shape: LlamaShape, tensors: dict[str, Tensor], settings: Settings
 ) -> tuple[LlamaGraphs, str | None]:
-    """By kernels on a CPU, by torch elsewhere, or where the kernels cannot be had: then why."""
+    """By kernels, or by torch where these cannot be had: then why."""
     device, dtype, fault = settings.device, settings.dtype, None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        choices = tensors["slow.head.weight"].shape[0]
+        fault = gpu.fault() if choices <= gpu.MAX_CHOICES else f"it samples from {choices} tokens"
+        if fault is None:
+            weights = Weights(tensors, lambda t: t.to(device, dtype))
+            return gpu.GpuGraphs(shape, weights).eval().requires_grad_(False), None
     if device.type == "cpu" and dtype != torch.float16:
         fault = kernels.fault()
         if fault is None:
@@ -44,7 +52,8 @@ class Llama:
 
     `extend`, `sample_token` and `fast_loop`; see `engine.graphs` for their arguments.
     `exact_in_company` says whether products round the same for any batch on this machine;
-    `no_kernels`, why a CPU does without its kernels.
+    `no_kernels`, why it does without its kernels; `is_recorded`, whether steps are replayed, as on
+    a GPU.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -65,7 +74,10 @@ class Llama:
         else:
             self.exact_in_company = self._alike(graphs)
         self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
-        traced = self._traced(graphs)
+        self.is_recorded = isinstance(graphs, gpu.GpuGraphs)
+        traced: Any = (
+            gpu.Recorded(graphs) if isinstance(graphs, gpu.GpuGraphs) else self._traced(graphs)
+        )
         self._extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
         self.sample_token: Callable[..., Tensor] = traced.sample_token
         self.fast_loop: Callable[..., tuple[Tensor, Tensor]] = traced.fast_loop
@@ -137,6 +149,30 @@ class Llama:
             warnings.simplefilter("ignore")  # the tracer's, and that it is deprecated
             return torch.jit.trace_module(graphs, inputs, check_trace=False)
 
+    def rows_for(self, count: int, slots: int) -> int:
+        """Rows that a step computes for so many requests: few numbers where each is recorded."""
+        return min(slots, max(2, 1 << (count - 1).bit_length())) if self.is_recorded else count
+
+    def noise(self, actives: Sequence[Active], rows: int) -> tuple[Tensor, Tensor]:
+        """What the next frame's choices are drawn with, a function of seed and frame's number.
+
+        Returns:
+            For the token (rows, ...), and for the fast loop (rows, codebooks - 1, ...): what
+            `sample_token` and `fast_loop` take.
+        """
+        books = self.facts.num_codebooks
+        if not self.is_recorded:
+            need = self.slow_choices + (books - 1) * self.fast_choices
+            noise = torch.from_numpy(np.stack([active.noise(need) for active in actives]))
+            slow, fast = noise.to(self.device).tensor_split([self.slow_choices], dim=1)
+            return slow, fast.unflatten(1, (books - 1, -1))
+        draws = np.zeros((rows, books, 2), np.int64)
+        for row, active in zip(draws, actives, strict=False):
+            row[:, 0] = np.uint64(active.request.sampling.seed).view(np.int64)
+            row[:, 1] = active.num_frames * books + np.arange(books)
+        drawn = torch.from_numpy(draws).to(self.device)
+        return drawn[:, 0], drawn[:, 1:]
+
     @property
     def end_choice(self) -> int:
         """Index of the end token among the logits of the slow transformer."""
@@ -194,10 +230,3 @@ class Rows:
             return
         self.logits[row], self.state[row] = self.logits[last], self.state[last]
         self.options[:, row] = self.options[:, last]
-
-
-def stacked_noise(draws: list[np.ndarray], slow_choices: int, codebooks: int) -> tuple:
-    """Per-row noise -> for the token (rows, choices), for the fast loop (rows, books, choices)."""
-    noise = torch.from_numpy(np.stack(draws))
-    slow, fast = noise[:, :slow_choices], noise[:, slow_choices:]
-    return slow, fast.unflatten(1, (codebooks - 1, -1))
