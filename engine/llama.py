@@ -29,7 +29,8 @@ def graphs_for(
     """By kernels, or by torch where these cannot be had: then why."""
     device, dtype, fault = settings.device, settings.dtype, None
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        if device.index is not None:
+            torch.cuda.set_device(device)
         choices = tensors["slow.head.weight"].shape[0]
         fault = gpu.fault() if choices <= gpu.MAX_CHOICES else f"it samples from {choices} tokens"
         if fault is None:

@@ -231,7 +231,8 @@ class DecoderGraph(nn.Module):
 
     def forward(self, codes: Tensor, new_frames: Tensor) -> Tensor:
         new = new_frames.shape[1]
-        history = new_frames[:, :1, None].clamp(max=codes.shape[2] - new)
+        # From a buffer, for that is on the device: a traced size is not, and clamp minds.
+        history = torch.minimum(new_frames[:, :1, None], self.count[0, codes.shape[2] - new])
         x = self.hidden(codes, new_frames)
         for stage in self.stages:  # at the start of the audio there is less, and slices are short
             x = x[:, :, -(new * stage.rate + stage.context) :]

@@ -160,8 +160,9 @@ class WindowTransformer(nn.Module):
         time, block = x.shape[1], x[:, : self.window].shape[1]
         first = self.count[: (time + block - 1) // block, None] * block
         query, key = self.count[:block], self.count[: self.window + block]
-        queries = (first + query).clamp(max=time - 1)
-        keys = (first + key).clamp(max=self.window + time - 1)
+        last = self.count[time - 1]  # on the device: a traced size is not, and clamp minds
+        queries = torch.minimum(first + query, last)
+        keys = torch.minimum(first + key, last + self.window)
         visible = (key > query[:, None]) & (key <= query[:, None] + self.window)
         begun = first + key + start >= self.window  # nothing lies before the first position
         mask = visible & begun[:, None]

@@ -406,6 +406,16 @@ def test_plain_onnx_runtime_takes_the_artefact(repository, name) -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", CODEC)
+def test_torchscript_has_no_bounds_that_stay_on_the_cpu(repository, name) -> None:
+    """A GPU's clamp refuses a traced size, which is a tensor on the CPU whatever the device."""
+    graph = torch.jit.load(str(repository / name / "1" / "model.pt")).inlined_graph
+    for node in graph.findAllNodes("aten::clamp"):
+        bounds = [str(i.type()) for i in list(node.inputs())[1:]]
+        assert not any("Tensor" in b or "Long" in b for b in bounds), node
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", CODEC)
 def test_plain_torchscript_takes_the_artefact(repository, name) -> None:
     """Arguments by the config's names, which is how Triton's own backend finds them."""
     module = torch.jit.load(str(repository / name / "1" / "model.pt"))
