@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
 _BLOCK = 64  # positions that attention takes at a time
 _SPLITS = 8  # parts of a row's positions, attended to side by side
 _DOT = 16  # the least that a product of tiles takes
