@@ -76,9 +76,11 @@ class Llama:
             self.exact_in_company = self._alike(graphs)
         self.weight_bytes_per_step = self._weight_bytes(tensors, settings.int8)
         self.is_recorded = isinstance(graphs, gpu.GpuGraphs)
-        traced: Any = (
-            gpu.Recorded(graphs) if isinstance(graphs, gpu.GpuGraphs) else self._traced(graphs)
-        )
+        traced: Any = graphs  # a trace on a GPU would be compiled anew for each shape
+        if isinstance(graphs, gpu.GpuGraphs):
+            traced = gpu.Recorded(graphs)
+        elif self.device.type == "cpu":
+            traced = self._traced(graphs)
         self._extend: Callable[..., tuple[Tensor, Tensor]] = traced.extend
         self.sample_token: Callable[..., Tensor] = traced.sample_token
         self.fast_loop: Callable[..., tuple[Tensor, Tensor]] = traced.fast_loop

@@ -33,9 +33,17 @@ def quiet() -> Iterator[None]:
 
 
 def torchscript(graph: nn.Module, inputs: dict[str, tuple[Tensor, ...]]) -> torch.jit.ScriptModule:
-    """Trace the named methods into one module that shares its weights between them."""
-    with quiet(), torch.no_grad():
-        return torch.jit.trace_module(graph, inputs, check_trace=False)
+    """Trace the named methods into one module that shares its weights between them.
+
+    A trace keeps what may be rounded: convolutions in TF32, on a GPU, would not be exact.
+    """
+    cudnn = torch.backends.cudnn
+    allowed, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        with quiet(), torch.no_grad():
+            return torch.jit.trace_module(graph, inputs, check_trace=False)
+    finally:
+        cudnn.allow_tf32 = allowed
 
 
 def onnx_graph(

@@ -102,7 +102,7 @@ def test_an_artefact_that_differs_is_found(copy) -> None:
     encoder = f"{copy}/fish_encoder/1/model.onnx: "
     reason = "the graph's inputs are ['x'], the config's ['chunk_frames', 'waveform']"
     assert f"{encoder}{reason} ({copy}/fish_encoder/config.pbtxt)" in found
-    assert f"{encoder}{reason} ({copy}/fish_encoder/configs/gpu.pbtxt)" in found
+    assert f"{encoder}{reason} ({copy}/fish_encoder/configs/cpu.pbtxt)" in found
     assert any(f"{copy}/fish_decoder/1/model.onnx: cannot be read: " in d for d in found)
 
 

@@ -96,4 +96,8 @@ def _providers(model: ServedModel) -> list[Any]:
     if model.gpu is None:
         return ["CPUExecutionProvider"]
     onnxruntime.preload_dlls()  # CUDA and cuDNN from the nvidia-* wheels, where they are installed
-    return [("CUDAExecutionProvider", {"device_id": model.gpu}), "CPUExecutionProvider"]
+    exact = {
+        "device_id": model.gpu,
+        "use_tf32": 0,
+    }  # else codes are others, and windows do not join
+    return [("CUDAExecutionProvider", exact), "CPUExecutionProvider"]

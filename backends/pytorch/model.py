@@ -18,8 +18,9 @@ class TritonPythonModel:
     Inputs go to the arguments of `forward` by name, else by `NAME__INDEX`, else in the order of
     config.pbtxt; outputs come by `NAME__INDEX`, else in that order. Config parameters, as in the
     native backend: `DISABLE_OPTIMIZED_EXECUTION`, `INFERENCE_MODE`, `INTRA_OP_THREAD_COUNT`,
-    `INTER_OP_THREAD_COUNT` (0: PyTorch chooses); and `COMPILED_FILENAME`, of `backends.compiled`,
-    and `ALLOW_TF32`, for convolutions on a GPU that may be rounded.
+    `INTER_OP_THREAD_COUNT` (0: PyTorch chooses); and `COMPILED_FILENAME`, of `backends.compiled`.
+    On a GPU execution is not optimized by default: for each new shape the fuser compiles, for
+    seconds or, in a loop, minutes.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
@@ -28,10 +29,9 @@ class TritonPythonModel:
         if any(t.dtype == "STRING" for t in model.signature.inputs + model.signature.outputs):
             raise ValueError(f"{model.name}: PyTorch has no tensors of STRING")
         self.device = torch.device("cpu" if model.gpu is None else f"cuda:{model.gpu}")
-        self.optimize = not model.flag("DISABLE_OPTIMIZED_EXECUTION", default=False)
+        on_gpu = model.gpu is not None
+        self.optimize = not model.flag("DISABLE_OPTIMIZED_EXECUTION", default=on_gpu)
         self.inference_mode = model.flag("INFERENCE_MODE", default=True)
-        # What is rounded to TF32 is no longer float32: an encoder's codes would be others.
-        torch.backends.cudnn.allow_tf32 = model.flag("ALLOW_TF32", default=False)
         if threads := model.number("INTRA_OP_THREAD_COUNT"):
             torch.set_num_threads(threads)
         if threads := model.number("INTER_OP_THREAD_COUNT"):
