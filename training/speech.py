@@ -2,16 +2,20 @@
 
 import io
 import json
+import os
 import random
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
+from rich.progress import track
 
 from training.sentences import sentences
 from training.settings import Data
@@ -79,7 +83,12 @@ def at_44100_hz(spoken: np.ndarray) -> np.ndarray:
 
 
 class Corpus:
-    """Every utterance that was made, mapped into memory."""
+    """Every utterance that was made.
+
+    Attributes:
+        utterances: In the order in which they were spoken.
+        samples: int16 (samples,), 22.05 kHz, of all of them, mapped into memory.
+    """
 
     def __init__(self, folder: Path) -> None:
         entries = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
@@ -87,18 +96,12 @@ class Corpus:
             Utterance(entry["text"], Voice(**entry["voice"]), entry["start"], entry["length"])
             for entry in entries
         ]
-        self._samples = np.memmap(folder / "speech.i16", np.int16, "r")
-
-    def waveform(self, utterance: Utterance, start: int = 0, length: int = -1) -> np.ndarray:
-        """float32, 44.1 kHz, of an utterance or of a part of it (in samples of 22.05 kHz)."""
-        return at_44100_hz(self._of(utterance)[start:][: length if length >= 0 else None])
+        self.samples = np.memmap(folder / "speech.i16", np.int16, "c")  # c: as torch asks
 
     def spoken(self, utterance: Utterance) -> np.ndarray:
         """float32, 22.05 kHz, full scale 1: as eSpeak NG spoke it."""
-        return self._of(utterance).astype(np.float32) / 32768
-
-    def _of(self, utterance: Utterance) -> np.ndarray:
-        return self._samples[utterance.start : utterance.start + utterance.length]
+        spoken = self.samples[utterance.start : utterance.start + utterance.length]
+        return spoken.astype(np.float32) / 32768
 
 
 def draw_voices(settings: Data, seed: int) -> list[Voice]:
@@ -119,14 +122,24 @@ def make_corpus(settings: Data, folder: Path) -> Corpus:
     if not (folder / "speech.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         texts = sentences(settings.seed, held_out=False)
+        lines = [
+            (text, voice)
+            for voice in draw_voices(settings, settings.seed)
+            for text in islice(texts, settings.utterances_per_voice)
+        ]
         entries, start = [], 0
-        with (folder / "speech.i16").open("wb") as file:
-            for voice in draw_voices(settings, settings.seed):
-                for text in islice(texts, settings.utterances_per_voice):
-                    spoken = speak(text, voice)
-                    file.write(spoken.tobytes())
-                    entries.append(asdict(Utterance(text, voice, start, len(spoken))))
-                    start += len(spoken)
+        cores = len(os.sched_getaffinity(0))
+        with (
+            (folder / "speech.i16").open("wb") as file,
+            # Forked: nobody needs to import torch to speak.
+            ProcessPoolExecutor(cores, get_context("fork")) as pool,
+        ):
+            spoken = pool.map(speak, *zip(*lines, strict=True), chunksize=16)
+            told = track(spoken, "speech", len(lines))
+            for (text, voice), waveform in zip(lines, told, strict=True):
+                file.write(waveform.tobytes())
+                entries.append(asdict(Utterance(text, voice, start, len(waveform))))
+                start += len(waveform)
         unfinished = folder / "speech.json.part"
         unfinished.write_text(json.dumps(entries), encoding="utf-8")
         unfinished.replace(folder / "speech.json")
