@@ -1,6 +1,7 @@
 """The training: what it learns from, what it learns, that it goes on where it stopped."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.torch
 
 from export.codec_graphs import quantizers
 from export.upstream import ContentSequence, TextPart, VQPart
-from training import codebooks, features, sentences, settings
+from training import codebooks, features, sentences, settings, speech
 from training.codec import (
     decode,
     decoder_losses,
@@ -22,11 +23,13 @@ from training.codec import (
     new_codec,
 )
 from training.codes import look_up
+from training.device import DEVICE
 from training.llama import Prompts, corrupted, fast_logits, losses_of, new_llama
 from training.loop import Deadline, StoppedError, Trainer
+from training.segments import Segments
 from training.spectra import SpectralLoss, mel_filters
 from training.speech import ESPEAK_RATE_HZ as RATE_HZ
-from training.speech import Utterance, Voice
+from training.speech import Utterance, Voice, at_44100_hz
 
 OPTIMISER = settings.Optimiser(steps=6, learning_rate=1e-2, warmup=2)
 TEXTS = ("The train is late.", "Is it?", "Good morning, Bob.", "No.")
@@ -203,6 +206,52 @@ def test_codec_step_is_what_the_genuine_class_does() -> None:
         assert not torch.allclose(decode(both, rounded.T[None]), made)
 
 
+class FakeCorpus:
+    """Three noises, the last shorter than a segment of two frames."""
+
+    samples = np.random.default_rng(4).integers(-9000, 9000, 9000).astype(np.int16)
+    utterances = tuple(
+        Utterance("", Voice("v", 0, 150), *at) for at in ((0, 5000), (5000, 2600), (7600, 1400))
+    )
+
+
+def test_segments_are_pieces_of_resampled_utterances() -> None:
+    corpus, frame = FakeCorpus(), features.FRAME
+    starts = [0, 5, 8, 10]
+    latents = features.Latents(torch.arange(20.0).view(10, 2), starts)
+    segments = Segments(corpus, latents, batch=16, frames=2)
+    waveforms, found = segments(0)
+    assert torch.equal(segments(0)[1], found) and not torch.equal(segments(1)[1], found)
+    for waveform, piece in zip(waveforms[:, 0].cpu().numpy(), found.cpu(), strict=True):
+        row = int(piece[0, 0]) // 2
+        assert piece.tolist() == [[2 * row, 2 * row + 2], [2 * row + 1, 2 * row + 3]]
+        index = max(i for i in range(3) if starts[i] <= row)
+        start, length = corpus.utterances[index].start, corpus.utterances[index].length
+        whole = np.pad(at_44100_hz(corpus.samples[start : start + length]), (0, 4 * frame))
+        first = 2 * (row - starts[index]) * frame
+        inside = min(4 * frame, 2 * length - first)  # behind it, soxr's filter would still ring
+        np.testing.assert_allclose(waveform[:inside], whole[first : first + inside], atol=1e-5)
+
+
+def test_several_processes_speak_in_order(tmp_path) -> None:
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    wanted = settings.Data(voices=3, utterances_per_voice=2)
+    corpus = speech.make_corpus(wanted, tmp_path)
+    assert len(corpus.utterances) == 6 and corpus.utterances[0].text != corpus.utterances[1].text
+    for utterance in corpus.utterances:
+        expected = speech.speak(utterance.text, utterance.voice).astype(np.float32) / 32768
+        np.testing.assert_array_equal(corpus.spoken(utterance), expected)
+
+
+def test_features_do_not_depend_on_company() -> None:
+    sounds = [np.random.default_rng(i).standard_normal(2000 + i).astype(np.float32) for i in (1, 2)]
+    together = features.features_of(sounds)
+    alone = [features.raw_features(sound, RATE_HZ) for sound in sounds]
+    for part, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(part, torch.cat(parts))
+
+
 def test_spectral_loss() -> None:
     assert torch.all(mel_filters(128, 20, 44100).sum(1) > 0)
     loss = SpectralLoss(((512, 40), (128, 10)), 44100, 1e-5)
@@ -214,7 +263,7 @@ def test_spectral_loss() -> None:
 
 
 def losses(model):
-    return lambda step: {"square": (model(torch.randn(4, 3)) - step).square().mean()}
+    return lambda step: {"square": (model(torch.randn(4, 3, device=DEVICE)) - step).square().mean()}
 
 
 def trained(folder, stops: tuple[int, ...]):

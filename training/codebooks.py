@@ -57,8 +57,9 @@ def fit(books: list[Any], subjects: list[slice], latents: Tensor) -> list[float]
     residual, left = latents.clone(), []
     for book, subject in zip(books, subjects, strict=True):
         part = residual[:, subject]
-        axes = torch.zeros(latents.shape[1], min(book.codebook_dim - 1, part.shape[1]))
-        axes[subject] = principal_axes(part, axes.shape[1])
+        width = min(book.codebook_dim - 1, part.shape[1])
+        axes = torch.zeros(latents.shape[1], width, device=latents.device)
+        axes[subject] = principal_axes(part, width)
         vectors = residual @ axes
         centres = k_means(vectors, book.codebook_size, generator)
         install(book, axes, centres)

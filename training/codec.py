@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -22,9 +21,11 @@ from export.random_codec import random_codec
 from export.upstream import DAC
 from training import codebooks, features, settings
 from training.codes import look_up
+from training.device import DEVICE
 from training.loop import Deadline, Losses, StoppedError, Trainer
+from training.segments import Segments
 from training.spectra import SpectralLoss
-from training.speech import ESPEAK_RATE_HZ, SAMPLE_RATE_HZ, Corpus
+from training.speech import SAMPLE_RATE_HZ, Corpus
 
 _FITTED_TO = 80_000  # frames
 Half = Callable[[Any, Tensor], Tensor]
@@ -45,7 +46,7 @@ def fitted_codec(latents: features.Latents, folder: Path) -> DAC:
         chance = torch.Generator().manual_seed(3)
         some = torch.randperm(len(latents.values), generator=chance)[:_FITTED_TO]
         subjects = [features.SUBJECTS[subject] for subject in features.BOOKS]
-        left = codebooks.fit(list(books), subjects, latents.values[some])
+        left = codebooks.fit(list(books), subjects, latents.values[some].to(DEVICE))
         for subject, part in zip(features.BOOKS, left, strict=True):
             print(f"codebooks: {subject}, {part:.1%} of the variance left", flush=True)
         torch.save(books.state_dict(), path)
@@ -53,38 +54,6 @@ def fitted_codec(latents: features.Latents, folder: Path) -> DAC:
     for part in (codec.quantizer.semantic_quantizer, codec.quantizer.quantizer):
         part.requires_grad_(False)
     return codec
-
-
-class Segments:
-    """Pieces of the corpus, by step: the same for everyone, so nothing of it needs saving."""
-
-    def __init__(self, corpus: Corpus, latents: features.Latents, wanted: settings.Codec) -> None:
-        self.corpus, self.latents, self.wanted = corpus, latents, wanted
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """float32 (batch, 1, samples) and (batch, latents, frames)."""
-        chance = np.random.default_rng((7, step))
-        pairs = [self._segment(chance) for _ in range(self.wanted.batch)]
-        waveforms, latents = zip(*pairs, strict=True)
-        return torch.stack(waveforms)[:, None], torch.stack(latents)
-
-    def _segment(self, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
-        index = int(chance.integers(len(self.corpus.utterances)))
-        latents = self.latents.of(index)
-        frames = self.wanted.frames
-        start = int(chance.integers(max(1, len(latents) - frames + 1)))
-        waveform = self.corpus.waveform(
-            self.corpus.utterances[index], start * features.FRAME, frames * features.FRAME
-        )
-        piece = latents[start : start + frames]
-        samples = frames * features.FRAME * SAMPLE_RATE_HZ // ESPEAK_RATE_HZ
-        return _to_length(torch.from_numpy(waveform), samples), _to_length(piece.T, frames)
-
-
-def _to_length(values: Tensor, length: int) -> Tensor:
-    """Zeros behind, and no more than `length`."""
-    values = values[..., :length]
-    return torch.nn.functional.pad(values, (0, length - values.shape[-1]))
 
 
 def encode(codec: Any, waveform: Tensor) -> Tensor:
@@ -134,7 +103,7 @@ def encoder_losses(codec: Any, waveform: Tensor, latents: Tensor, encode: Half =
 
 
 @torch.no_grad()
-def half_heard(codec: Any, waveform: Tensor, latents: Tensor) -> Tensor:
+def half_heard(codec: Any, waveform: Tensor, latents: Tensor, encode: Half = encode) -> Tensor:
     """The latents, but of the first half of the rows as the encoder finds them."""
     heard = encode(codec, waveform[: len(waveform) // 2])
     return torch.cat([heard, latents[len(heard) :]])
@@ -154,6 +123,7 @@ def train_half(
         StoppedError: See `Trainer.run`; or if the encoder is still to be trained.
     """
     optimiser = wanted.encoder if half == "encoder" else wanted.decoder
+    batch = wanted.encoder_batch if half == "encoder" else wanted.decoder_batch
     hearing = Trainer("encoder", new_codec(), wanted.encoder, folder)
     if half == "decoder" and not hearing.step:
         raise StoppedError("decoder: the encoder comes first: python -m training encoder")
@@ -161,20 +131,20 @@ def train_half(
     codec: Any = trainer.model
     codec.quantizer.semantic_quantizer.eval()
     codec.quantizer.quantizer.eval()
-    spectral = SpectralLoss(wanted.mels, SAMPLE_RATE_HZ, wanted.floor)
-    segments = Segments(corpus, latents, wanted)
+    spectral = SpectralLoss(wanted.mels, SAMPLE_RATE_HZ, wanted.floor).to(DEVICE)
+    segments = Segments(corpus, latents, batch, wanted.frames)
     keep_memory()  # a third of a step was spent on new pages
     layers: Any = sys.modules["dac.nn.layers"]
     layers.snake = _snake
-    compiled = torch.compile(encode if half == "encoder" else decode)
+    encoding, decoding = torch.compile(encode), torch.compile(decode)
 
     def losses(step: int) -> Losses:
         waveform, target = segments(step)
         if half == "encoder":
-            found = encoder_losses(codec, waveform, target, compiled)
+            found = encoder_losses(codec, waveform, target, encoding)
         else:
-            given = half_heard(hearing.average, waveform, target)
-            found = decoder_losses(codec, waveform, given, spectral, compiled)
+            given = half_heard(hearing.average, waveform, target, encoding)
+            found = decoder_losses(codec, waveform, given, spectral, decoding)
         return {name: getattr(wanted, name) * loss for name, loss in found.items()}
 
     trainer.run(losses, deadline)

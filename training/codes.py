@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.device import DEVICE
 from training.features import Latents
 from training.speech import Corpus
 
@@ -41,7 +42,7 @@ def digest_of(parts: list[nn.Module]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         for parameter in part.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
+            digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
 
 
@@ -51,7 +52,9 @@ def make_codes(codec: Any, corpus: Corpus, latents: Latents, folder: Path) -> Co
     quantizer = codec.quantizer.eval()
     path = folder / f"codes-{digest_of([quantizer.semantic_quantizer, quantizer.quantizer])}.npz"
     if not path.is_file():
-        codes = torch.cat([look_up(codec, part)[0] for part in latents.values.split(_BITE)], dim=1)
+        codec.to(DEVICE)
+        found = [look_up(codec, v.to(DEVICE))[0].cpu() for v in latents.values.split(_BITE)]
+        codes = torch.cat(found, dim=1)
         unfinished = path.with_suffix(".part.npz")
         np.savez(unfinished, codes=codes.numpy().astype(np.uint16), starts=latents.starts)
         unfinished.replace(path)

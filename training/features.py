@@ -13,8 +13,10 @@ import numpy as np
 import soxr
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from torch import Tensor
 
+from training.device import DEVICE
 from training.spectra import mel_filters
 from training.speech import ESPEAK_RATE_HZ, SAMPLE_RATE_HZ, Corpus
 
@@ -28,6 +30,7 @@ _FLOOR = 1e-4
 _F0_RANGE_HZ = (65.0, 350.0)
 _MIDDLE_HZ = 140.0
 _FFT = 2048
+_TOGETHER = 1 if DEVICE.type == "cpu" else 128  # utterances
 
 ENVELOPE = SLICES * BANDS  # values, before rotation
 PITCH = 4  # log F0 at the first and last moment, voicing likewise
@@ -140,10 +143,14 @@ class Latents:
 
 
 def corpus_latents(corpus: Corpus, width: int, folder: Path) -> Latents:
-    """Computed once: two minutes for five hours."""
+    """Computed once: two minutes for five hours, or some seconds on a GPU."""
     path = folder / "latents.pt"
     if not path.is_file():
-        raw = [raw_features(corpus.spoken(u), ESPEAK_RATE_HZ) for u in corpus.utterances]
+        spoken = [
+            corpus.utterances[i : i + _TOGETHER]
+            for i in range(0, len(corpus.utterances), _TOGETHER)
+        ]
+        raw = [features_of([corpus.spoken(u) for u in some]) for some in track(spoken, "latents")]
         envelope, pitch, phase = (torch.cat(parts) for parts in zip(*raw, strict=True))
         parts = [
             rotated(envelope, SUBJECTS["envelope"].stop),
@@ -152,10 +159,21 @@ def corpus_latents(corpus: Corpus, width: int, folder: Path) -> Latents:
         ]
         values = torch.cat(parts, dim=1)
         values = F.pad(values, (0, width - values.shape[1]))
-        starts = np.cumsum([0, *(len(r[0]) for r in raw)]).tolist()
+        starts = np.cumsum([0, *(-(-u.length // FRAME) for u in corpus.utterances)]).tolist()
         torch.save({"values": values.half(), "starts": starts}, path)
     stored = torch.load(path)
     return Latents(stored["values"].float(), stored["starts"])
+
+
+def features_of(waveforms: list[np.ndarray]) -> list[Tensor]:
+    """Of several utterances in a row, kept apart by a silent frame before each."""
+    silence, parts, speech = np.zeros(FRAME, np.float32), [], []
+    for waveform in waveforms:
+        parts += [silence, waveform, silence[: -len(waveform) % FRAME]]
+        speech += [False, *[True] * -(-len(waveform) // FRAME)]
+    with DEVICE:
+        found = raw_features(np.concatenate(parts), ESPEAK_RATE_HZ)
+    return [values.cpu()[torch.tensor(speech)] for values in found]
 
 
 def rotated(envelopes: Tensor, kept: int) -> Tensor:

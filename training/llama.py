@@ -19,6 +19,7 @@ from export.make_checkpoint import PRESETS, write_tokenizer
 from export.upstream import BaseTransformer, DualARModelArgs, DualARTransformer, FishTokenizer
 from training import settings
 from training.codes import Codes
+from training.device import DEVICE
 from training.loop import Deadline, Losses, Trainer
 
 _IGNORED = -100  # no loss where the next token is not speech
@@ -76,7 +77,7 @@ class Prompts:
             self.sequence(chance.choice(self.codes.by_voice[v], self.wanted.utterances, False))
             for v in voices
         ]
-        longest = max(s.shape[1] for s in sequences)
+        longest = -(-max(s.shape[1] for s in sequences) // 16) * 16 + 1  # the last is only a label
         batch = np.zeros((len(sequences), sequences[0].shape[0], longest), np.int64)
         batch[:, 0] = self.end
         for row, sequence in zip(batch, sequences, strict=True):
@@ -103,10 +104,11 @@ def corrupted(batch: Tensor, begin: int, most: float) -> Tensor:
     true codes alone, half of the words came out as others of the same kind.
     """
     size = demo.LLAMA["codebook_size"]
-    share = most * torch.rand(len(batch), 1, 1)
-    spoiled = torch.rand(batch[:, 1:].shape) < share
+    share = most * torch.rand(len(batch), 1, 1, device=batch.device)
+    spoiled = torch.rand(batch[:, 1:].shape, device=batch.device) < share
     spoiled &= (batch[:, :1] >= begin) & (batch[:, :1] < begin + size)
-    codes = torch.where(spoiled, torch.randint(size, spoiled.shape), batch[:, 1:])
+    others = torch.randint(size, spoiled.shape, device=batch.device)
+    codes = torch.where(spoiled, others, batch[:, 1:])
     semantic = torch.where(spoiled[:, 0], codes[:, 0] + begin, batch[:, 0])
     return torch.cat([semantic[:, None], codes], dim=1)
 
@@ -123,10 +125,13 @@ def losses_of(
         begin: Token of semantic code 0.
         wanted: How much is spoiled, and how many of the frames the fast transformer learns from.
     """
-    slow = BaseTransformer.forward(model, corrupted(batch[:, :, :-1], begin, wanted.corrupted))
+    heard = corrupted(batch[:, :, :-1], begin, wanted.corrupted)
+    # Without a mask upstream asks for flash attention, which GPUs do not have in float32.
+    nothing = torch.zeros_like(heard[:, 0], dtype=torch.bool) if heard.is_cuda else None
+    slow = BaseTransformer.forward(model, heard, nothing)
     semantic = F.cross_entropy(slow.logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
     chosen = labels >= begin
-    chosen &= torch.rand(chosen.shape) < wanted.fast_share
+    chosen &= torch.rand(chosen.shape, device=chosen.device) < wanted.fast_share
     codes = batch[:, 1:, 1:].transpose(1, 2)[chosen]
     logits = fast_logits(model, slow.hidden_states[chosen], codes)
     residual = F.cross_entropy(logits[:, 1:].flatten(0, 1), codes[:, 1:].flatten())
@@ -162,10 +167,11 @@ def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: De
     model: Any = trainer.model
     for layer in (*model.layers, *model.fast_layers):
         layer.compile(dynamic=True)  # a step takes two thirds of the time
+    torch.backends.cuda.matmul.allow_tf32 = True
     prompts = Prompts(codes, wanted, model.tokenizer)
 
     def losses(step: int) -> Losses:
-        batch = prompts.batch(step)
+        batch = prompts.batch(step).to(DEVICE)
         return losses_of(model, batch, prompts.labels(batch), prompts.begin, wanted)
 
     trainer.run(losses, deadline)

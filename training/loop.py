@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from training.device import DEVICE
 from training.settings import Optimiser
 
 Losses = dict[str, Tensor]
-_LOG_EVERY_STEPS = 10
+_LOG_EVERY_STEPS = 50
 _SAVE_EVERY_S = 120.0
 
 
@@ -23,18 +25,29 @@ class StoppedError(RuntimeError):
 
 
 class Deadline:
-    """When to stop: after so many minutes, or on SIGTERM."""
+    """When to stop: after so many minutes, or on SIGTERM, which ends them all."""
+
+    _asked = False
 
     def __init__(self, minutes: float = math.inf) -> None:
         self._end = time.monotonic() + 60 * minutes
-        signal.signal(signal.SIGTERM, self._now)
+        signal.signal(signal.SIGTERM, self._ask)
 
-    def _now(self, *_: object) -> None:
-        self._end = 0.0
+    @staticmethod
+    def _ask(*_: object) -> None:
+        Deadline._asked = True
+
+    @property
+    def minutes_left(self) -> float:
+        return (self._end - time.monotonic()) / 60
+
+    def share(self, part: float) -> "Deadline":
+        """Of the time that is left."""
+        return Deadline(part * self.minutes_left)
 
     @property
     def over(self) -> bool:
-        return time.monotonic() > self._end
+        return self._asked or self.minutes_left < 0
 
 
 class Trainer:
@@ -46,7 +59,7 @@ class Trainer:
     """
 
     def __init__(self, name: str, model: nn.Module, settings: Optimiser, folder: Path) -> None:
-        self.name, self.model, self.settings = name, model, settings
+        self.name, self.model, self.settings = name, model.to(DEVICE), settings
         self.path, self.log = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.step, self.seconds = 0, 0.0
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
@@ -55,8 +68,10 @@ class Trainer:
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            fused=DEVICE.type == "cuda",
         )
-        self._since: dict[str, float] = {}
+        self._weights: tuple[list, list] = [*model.parameters()], [*self.average.parameters()]
+        self._since: list[Tensor] = []
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
             self._load()
@@ -83,10 +98,11 @@ class Trainer:
                 raise StoppedError(f"{self.name}: stopped at step {self.step}, state saved")
             begin = time.monotonic()
             torch.manual_seed(self.step)
-            self._update(losses_of(self.step))
-            self.seconds += time.monotonic() - begin
+            losses = losses_of(self.step)
+            self._update(losses)
             if self.step % _LOG_EVERY_STEPS == 0:
-                self._write_log()
+                self._write_log(["loss", *losses])
+            self.seconds += time.monotonic() - begin
             if time.monotonic() - saved > _SAVE_EVERY_S:
                 self.save()
                 saved = time.monotonic()
@@ -96,21 +112,21 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate_at(self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = torch.stack(list(losses.values())).sum()
+        parts = torch.stack(list(losses.values()))
+        loss = parts.sum()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        now, means = self._weights
+        torch.nn.utils.clip_grad_norm_(now, self.settings.clip)
         self.optimiser.step()
         self.step += 1
         decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
-        for name, value in {"loss": loss, **losses}.items():
-            self._since[name] = self._since.get(name, 0.0) + float(value.detach())
+        get_ema_multi_avg_fn(decay)(means, now, self.step)
+        self._since.append(torch.cat([loss[None], parts]).detach())  # read when logged
 
-    def _write_log(self) -> None:
-        means = {name: value / _LOG_EVERY_STEPS for name, value in self._since.items()}
-        self._since = {}
+    def _write_log(self, names: list[str]) -> None:
+        values = torch.stack(self._since).mean(0).tolist()
+        means = dict(zip(names, values, strict=True))
+        self._since = []
         entry = {"step": self.step, "seconds": self.seconds, **means}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
@@ -133,7 +149,7 @@ class Trainer:
         unfinished.replace(self.path)
 
     def _load(self) -> None:
-        state = torch.load(self.path, weights_only=True)
+        state = torch.load(self.path, DEVICE, weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -57,18 +57,20 @@ class Optimiser:
 class Codec:
     """Attributes:
     encoder, decoder: Each half learns by itself, the encoder first.
-    batch, frames: Segments a step, and their length; 2048 samples a frame.
+    encoder_batch, decoder_batch: Segments a step.
+    frames: Their length; 2048 samples each.
     mels: Window in samples -> mel bands of the spectrograms that are compared.
     floor: Amplitude below which they count as silence.
     envelope, pitch, phase: Weights of the encoder's losses; a wrong phase is hard to hear.
     waveform, logarithm, amplitude: Of the decoder's.
     """
 
-    encoder: Optimiser = Optimiser(steps=20000, learning_rate=2e-3, betas=(0.8, 0.99))
-    decoder: Optimiser = Optimiser(steps=5200, learning_rate=2e-3, betas=(0.8, 0.99))
-    batch: int = 4
+    encoder: Optimiser = Optimiser(steps=8000, learning_rate=2e-3, betas=(0.8, 0.99))
+    decoder: Optimiser = Optimiser(steps=8000, learning_rate=2e-3, betas=(0.8, 0.99))
+    encoder_batch: int = 16
+    decoder_batch: int = 16
     frames: int = 17
-    mels: tuple[tuple[int, int], ...] = ((2048, 160), (1024, 80), (512, 40), (256, 20))
+    mels: tuple[tuple[int, int], ...] = ((4096, 256), (2048, 160), (1024, 80), (512, 40), (256, 20))
     floor: float = 1e-5
     envelope: float = 3.0
     pitch: float = 1.0
