@@ -1,7 +1,7 @@
 """What the demo voice is: the dimensions of its transformers and its codec.
 
 Small enough for two cores to train and to serve. `training/` trains it; the weights that it ends
-with are kept in `assets/demo`, in half precision.
+with are kept in `assets/demo`, in half precision and 8 bits.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 Most are of random weights. Nothing is learnt, so what they speak is noise; but the genuine loaders
 accept them, the codes are valid and vary, the speech ends, and the audio is audible.
-`demo` is the one that was trained: its weights are kept in half precision and expanded here.
+`demo` is the one that was trained: its weights are kept in few bits and expanded here.
 """
 
 import base64
@@ -114,7 +114,7 @@ class Preset:
         num_text_tokens: Pieces of text in the tokenizer.
         num_speakers: Tokens `<|speaker:N|>`; without any, upstream spells the marker out.
         dtype: Of the transformers' weights.
-        weights: Folder of `model.pth` and `codec.pth` in half precision; None: random ones.
+        weights: Folder of `model.pth` and `codec.pth` to expand; None: random ones.
     """
 
     llama: dict[str, Any]
@@ -205,7 +205,7 @@ def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
 
 
 def _expand(weights: Path, folder: Path) -> None:
-    """Half precision -> the single precision that the codec needs and the transformers may have."""
+    """-> the single precision that the codec needs and the transformers may have."""
     for file, read in (("model.pth", read_llama), ("codec.pth", read_codec)):
         tensors = {name: tensor.float() for name, tensor in read(weights / file).items()}
         torch.save(tensors, folder / file)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 _SHOWN = 5  # names listed in a message
 _INTEGERS = (torch.int8, torch.uint8, torch.int32)  # of quantised weights
+_SCALE = ":scale"  # behind the name of a packed matrix
+_PACKED_FROM = 4096  # numbers
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -63,6 +65,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path.name}: holds {listed(sorted(kinds))}, expected tensors by their names"
         )
+    loaded = unpacked(loaded)
     integer = [name for name, tensor in loaded.items() if tensor.dtype in _INTEGERS]
     if integer:
         raise CheckpointError(
@@ -70,6 +73,29 @@ def _read(path: Path) -> dict[str, Tensor]:
             "Export from the checkpoint before quantisation"
         )
     return loaded
+
+
+def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Large matrices in 8 bits, with a scale for each row; all else in half precision."""
+    small: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if tensor.ndim != 2 or tensor.numel() < _PACKED_FROM:
+            small[name] = tensor.half()
+            continue
+        scale = tensor.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        small[name] = (tensor / scale).round().to(torch.int8)
+        small[name + _SCALE] = scale
+    return small
+
+
+def unpacked(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What was packed in float32 again, all else as it is."""
+    scales = {name: t for name, t in weights.items() if name.endswith(_SCALE)}
+    return {
+        name: tensor.float() * scales[name + _SCALE] if name + _SCALE in scales else tensor
+        for name, tensor in weights.items()
+        if name not in scales
+    }
 
 
 def read_llama(path: Path) -> dict[str, Tensor]:

@@ -222,23 +222,25 @@ def test_stand_ins_do_not_stay():
 
 
 def test_trained_weights_are_expanded(tmp_path) -> None:
-    """The demo voice's way: half precision in, a checkpoint that the genuine loaders take out."""
+    """The demo voice's way: few bits in, a checkpoint that the genuine loaders take out."""
     from training.codec import new_codec
     from training.llama import new_llama
-    from training.stages import save_half
+    from training.stages import save_weights
 
     codec, llama = new_codec(seed=3), new_llama()
     weights, out = tmp_path / "weights", tmp_path / "checkpoint"
-    weights.mkdir()
-    save_half(codec, weights / "codec.pth")
-    save_half(llama, weights / "model.pth")
+    save_weights(codec, llama, weights)
     assert sum(file.stat().st_size for file in weights.iterdir()) < 16e6
     maker.make_checkpoint("demo", out, weights=weights)
     for trained, loaded in ((llama, genuine_llama(out)), (codec, genuine_codec(out))):
         found = dict(loaded.named_parameters())
         for name, tensor in trained.named_parameters():
             assert found[name].dtype == torch.float32
-            assert torch.equal(found[name], tensor.detach().half().float()), name
+            if trained is codec or tensor.ndim == 1:
+                assert torch.equal(found[name], tensor.detach().half().float()), name
+            else:  # 8 bits: half a step of each row's
+                limit = 0.501 / 127 * tensor.detach().abs().amax(1, keepdim=True)
+                assert torch.all((found[name] - tensor).abs() <= limit), name
 
 
 def test_untrained_demo_is_not_passed_off(tmp_path) -> None:

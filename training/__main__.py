@@ -49,7 +49,7 @@ def llama(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
 
 @app.command()
 def weights(state: StateOption = STATE, out: OutOption = WEIGHTS) -> None:
-    """Write what has been learnt so far, in half precision."""
+    """Write what has been learnt so far."""
     stages.weights(Settings(), state, out)
 
 
@@ -64,12 +64,7 @@ def everything(
     state: StateOption = STATE, minutes: MinutesOption = 1e9, out: OutOption = WEIGHTS
 ) -> None:
     """Speech, encoder, decoder, transformers, weights, curves."""
-    settings, deadline = Settings(), Deadline(minutes)
-    for half in ("encoder", "decoder"):
-        stages.codec(settings, state, half, deadline)
-    stages.llama(settings, state, deadline)
-    stages.weights(settings, state, out)
-    stages.curves(state, out)
+    stages.everything(Settings(), state, out, Deadline(minutes))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,35 @@
 """The stages of the training, each of which finds in the state folder what those before it left."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from export import demo
+from export.weights import packed
 from training.codec import fitted_codec, joined, new_codec, train_half
 from training.codes import Codes, make_codes
+from training.device import DEVICE
 from training.features import Latents, corpus_latents
 from training.llama import new_llama, train_llama
-from training.loop import Deadline, Trainer
+from training.loop import Deadline, StoppedError, Trainer
 from training.settings import Settings
 from training.speech import Corpus, make_corpus
 
 
+@cache
 def speech(settings: Settings, state: Path) -> Corpus:
     """The corpus, made once."""
     return make_corpus(settings.data, state)
 
 
+@cache
 def latents(settings: Settings, state: Path) -> Latents:
     """What the codec's latents shall be, of the whole corpus."""
     width: int = demo.CODEC["quantizer"]["input_dim"]
@@ -33,6 +42,7 @@ def codec(settings: Settings, state: Path, half: str, deadline: Deadline) -> Non
     train_half(half, settings.codec, corpus, wanted, state, deadline)
 
 
+@cache
 def codes(settings: Settings, state: Path) -> Codes:
     """The corpus in codes; the codec need not have been trained."""
     found = latents(settings, state)
@@ -45,22 +55,70 @@ def llama(settings: Settings, state: Path, deadline: Deadline) -> None:
 
 
 def weights(settings: Settings, state: Path, out: Path) -> None:
-    """Write `codec.pth` and `model.pth`, averaged, in half precision."""
+    """Write what was learnt so far, averaged: `codec.pth` in half precision, `model.pth` packed.
+
+    Raises:
+        StoppedError: If something has not learnt anything yet.
+    """
     hearing = Trainer("encoder", new_codec(), settings.codec.encoder, state)
     sounding = Trainer("decoder", new_codec(), settings.codec.decoder, state)
     digest = codes(settings, state).digest
     spoken = Trainer(f"llama-{digest}", new_llama(), settings.llama.optimiser, state)
-    steps = ", ".join(f"{t.name}: step {t.step}" for t in (hearing, sounding, spoken))
-    print(steps)
-    out.mkdir(parents=True, exist_ok=True)
-    codec = joined(hearing.average, sounding.average)
-    for file, model in (("codec.pth", codec), ("model.pth", spoken.average)):
-        save_half(model, out / file)
+    trainers = (hearing, sounding, spoken)
+    steps = ", ".join(f"{t.name}: step {t.step} of {t.settings.steps}" for t in trainers)
+    if not all(t.step for t in trainers):
+        raise StoppedError(f"weights: nothing to write yet ({steps})")
+    print(steps, flush=True)
+    save_weights(joined(hearing.average, sounding.average), spoken.average, out)
 
 
-def save_half(model: nn.Module, path: Path) -> None:
+def save_weights(codec: nn.Module, llama: nn.Module, out: Path) -> None:
     """The parameters, without the tables that upstream keeps among a codec's."""
-    torch.save({name: p.detach().half() for name, p in model.named_parameters()}, path)
+    out.mkdir(parents=True, exist_ok=True)
+    halves = {name: p.detach().half().cpu() for name, p in codec.named_parameters()}
+    torch.save(halves, out / "codec.pth")
+    torch.save(
+        packed({n: p.detach().cpu() for n, p in llama.named_parameters()}), out / "model.pth"
+    )
+
+
+def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -> None:
+    """All stages; the transformers beside the codec where there is a GPU.
+
+    Raises:
+        StoppedError: If the deadline came first. The weights are written all the same.
+    """
+    codes(settings, state)  # all that is needed by more than one process
+    beside = DEVICE.type == "cuda"
+    stopped: list[StoppedError] = []
+    with llama_beside(state, deadline) if beside else nullcontext():
+        for half, share in (("encoder", 0.35), ("decoder", 1.0 if beside else 0.6)):
+            try:
+                codec(settings, state, half, deadline.share(share))
+            except StoppedError as error:
+                stopped.append(error)
+    try:
+        llama(settings, state, deadline)  # nothing, where it was beside and came to its end
+    except StoppedError as error:
+        stopped.append(error)
+    weights(settings, state, out)
+    curves(state, out)
+    if stopped:
+        raise StoppedError("; ".join(map(str, stopped)))
+
+
+@contextmanager
+def llama_beside(state: Path, deadline: Deadline) -> Iterator[None]:
+    """Train the transformers in a process of its own, which shares the GPU."""
+    options = ("--state", str(state), "--minutes", str(deadline.minutes_left))
+    with subprocess.Popen([sys.executable, "-m", "training", "llama", *options]) as process:
+        try:
+            yield
+        except BaseException:
+            process.terminate()
+            raise
+        if deadline.over:
+            process.terminate()  # it saves its state
 
 
 def curves(state: Path, out: Path) -> None:
