@@ -225,11 +225,13 @@ def test_trained_weights_are_expanded(tmp_path) -> None:
     """The demo voice's way: few bits in, a checkpoint that the genuine loaders take out."""
     from training.codec import new_codec
     from training.llama import new_llama
-    from training.stages import save_weights
+    from training.stages import save_codec, save_llama
 
     codec, llama = new_codec(seed=3), new_llama()
     weights, out = tmp_path / "weights", tmp_path / "checkpoint"
-    save_weights(codec, llama, weights)
+    weights.mkdir()
+    save_codec(codec, weights)
+    save_llama(llama, weights)
     assert sum(file.stat().st_size for file in weights.iterdir()) < 16e6
     maker.make_checkpoint("demo", out, weights=weights)
     for trained, loaded in ((llama, genuine_llama(out)), (codec, genuine_codec(out))):

@@ -58,7 +58,7 @@ def weights(settings: Settings, state: Path, out: Path) -> None:
     """Write what was learnt so far, averaged: `codec.pth` in half precision, `model.pth` packed.
 
     Raises:
-        StoppedError: If something has not learnt anything yet.
+        StoppedError: If one of them has not learnt anything yet, and so was not written.
     """
     hearing = Trainer("encoder", new_codec(), settings.codec.encoder, state)
     sounding = Trainer("decoder", new_codec(), settings.codec.decoder, state)
@@ -66,20 +66,26 @@ def weights(settings: Settings, state: Path, out: Path) -> None:
     spoken = Trainer(f"llama-{digest}", new_llama(), settings.llama.optimiser, state)
     trainers = (hearing, sounding, spoken)
     steps = ", ".join(f"{t.name}: step {t.step} of {t.settings.steps}" for t in trainers)
-    if not all(t.step for t in trainers):
-        raise StoppedError(f"weights: nothing to write yet ({steps})")
     print(steps, flush=True)
-    save_weights(joined(hearing.average, sounding.average), spoken.average, out)
-
-
-def save_weights(codec: nn.Module, llama: nn.Module, out: Path) -> None:
-    """The parameters, without the tables that upstream keeps among a codec's."""
     out.mkdir(parents=True, exist_ok=True)
+    if hearing.step and sounding.step:
+        save_codec(joined(hearing.average, sounding.average), out)
+    if spoken.step:
+        save_llama(spoken.average, out)
+    if not all(t.step for t in trainers):
+        raise StoppedError(f"weights: not all of them can be written yet: {steps}")
+
+
+def save_codec(codec: nn.Module, out: Path) -> None:
+    """The parameters, without the tables that upstream keeps among them."""
     halves = {name: p.detach().half().cpu() for name, p in codec.named_parameters()}
     torch.save(halves, out / "codec.pth")
-    torch.save(
-        packed({n: p.detach().cpu() for n, p in llama.named_parameters()}), out / "model.pth"
-    )
+
+
+def save_llama(llama: nn.Module, out: Path) -> None:
+    """The parameters, packed."""
+    parameters = {name: p.detach().cpu() for name, p in llama.named_parameters()}
+    torch.save(packed(parameters), out / "model.pth")
 
 
 def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -> None:
