@@ -20,6 +20,9 @@ app = typer.Typer(
 STATE = Path("checkpoints/demo-training")  # not in build/: `make clean` takes no hours away
 StateOption = Annotated[Path, typer.Option("--state", help="Where everything is kept")]
 MinutesOption = Annotated[float, typer.Option("--minutes", help="Stop then, to be continued")]
+WithinOption = Annotated[
+    float, typer.Option("--within", help="Minutes to end in: the learning rate follows the clock")
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the weights")]
 
 
@@ -30,21 +33,27 @@ def speech(state: StateOption = STATE) -> None:
 
 
 @app.command()
-def encoder(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+def encoder(
+    state: StateOption = STATE, minutes: MinutesOption = 1e9, within: WithinOption = 0.0
+) -> None:
     """Train the codec's encoder."""
-    stages.codec(Settings(), state, "encoder", Deadline(minutes))
+    stages.codec(Settings(), state, "encoder", _deadline(minutes, within))
 
 
 @app.command()
-def decoder(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+def decoder(
+    state: StateOption = STATE, minutes: MinutesOption = 1e9, within: WithinOption = 0.0
+) -> None:
     """Train the codec's decoder, after the encoder."""
-    stages.codec(Settings(), state, "decoder", Deadline(minutes))
+    stages.codec(Settings(), state, "decoder", _deadline(minutes, within))
 
 
 @app.command()
-def llama(state: StateOption = STATE, minutes: MinutesOption = 1e9) -> None:
+def llama(
+    state: StateOption = STATE, minutes: MinutesOption = 1e9, within: WithinOption = 0.0
+) -> None:
     """Train the transformers."""
-    stages.llama(Settings(), state, Deadline(minutes))
+    stages.llama(Settings(), state, _deadline(minutes, within))
 
 
 @app.command()
@@ -61,10 +70,17 @@ def curves(state: StateOption = STATE, out: OutOption = Path("out")) -> None:
 
 @app.command("all")
 def everything(
-    state: StateOption = STATE, minutes: MinutesOption = 1e9, out: OutOption = WEIGHTS
+    state: StateOption = STATE,
+    minutes: MinutesOption = 1e9,
+    within: WithinOption = 0.0,
+    out: OutOption = WEIGHTS,
 ) -> None:
     """Speech, encoder, decoder, transformers, weights, curves."""
-    stages.everything(Settings(), state, out, Deadline(minutes))
+    stages.everything(Settings(), state, out, _deadline(minutes, within))
+
+
+def _deadline(minutes: float, within: float) -> Deadline:
+    return Deadline(within, final=True) if within else Deadline(minutes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Trains the codec: genuine DAC, small, with codebooks fitted beforehand.
 
 The encoder's target are the computed latents. The decoder is given them as the codebooks round
-them, and, of half of the segments, what the encoder takes them for.
+them, and, of half of the segments, what the encoder takes them for: at the end of its training, or
+as it learns beside.
 """
 
 import sys
@@ -28,6 +29,7 @@ from training.spectra import SpectralLoss
 from training.speech import SAMPLE_RATE_HZ, Corpus
 
 _FITTED_TO = 80_000  # frames
+_HEARD_ANEW_STEPS = 200
 Half = Callable[[Any, Tensor], Tensor]
 
 
@@ -120,12 +122,13 @@ def train_half(
     """Train, or go on training, the "encoder" or then the "decoder" into `folder`.
 
     Raises:
-        StoppedError: See `Trainer.run`; or if the encoder is still to be trained.
+        StoppedError: See `Trainer.run`; or if the encoder is still to be trained, but for a
+            deadline that is final, when both are.
     """
     optimiser = wanted.encoder if half == "encoder" else wanted.decoder
     batch = wanted.encoder_batch if half == "encoder" else wanted.decoder_batch
-    hearing = Trainer("encoder", new_codec(), wanted.encoder, folder)
-    if half == "decoder" and not hearing.step:
+    hearing = Hearing(folder)
+    if half == "decoder" and not (hearing.codec or deadline.final):
         raise StoppedError("decoder: the encoder comes first: python -m training encoder")
     trainer = Trainer(half, fitted_codec(latents, folder), optimiser, folder)
     codec: Any = trainer.model
@@ -136,19 +139,42 @@ def train_half(
     keep_memory()  # a third of a step was spent on new pages
     layers: Any = sys.modules["dac.nn.layers"]
     layers.snake = _snake
-    encoding, decoding = torch.compile(encode), torch.compile(decode)
+    encoding, decoding = encode, decode
+    if DEVICE.type == "cpu":  # on a GPU it takes longer than it saves
+        encoding, decoding = torch.compile(encode), torch.compile(decode)
 
     def losses(step: int) -> Losses:
         waveform, target = segments(step)
         if half == "encoder":
             found = encoder_losses(codec, waveform, target, encoding)
         else:
-            given = half_heard(hearing.average, waveform, target, encoding)
-            found = decoder_losses(codec, waveform, given, spectral, decoding)
+            if step % _HEARD_ANEW_STEPS == 0:
+                hearing.look()
+            if hearing.codec is not None:
+                target = half_heard(hearing.codec, waveform, target, encoding)
+            found = decoder_losses(codec, waveform, target, spectral, decoding)
         return {name: getattr(wanted, name) * loss for name, loss in found.items()}
 
     trainer.run(losses, deadline)
     return trainer
+
+
+class Hearing:
+    """The averaged encoder as it was saved last; None before it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.codec: Any = None
+        self._path, self._seen = folder / "encoder.pt", 0.0
+        self.look()
+
+    def look(self) -> None:
+        """Take a newer one, if there is."""
+        if self._path.is_file() and (found := self._path.stat().st_mtime) > self._seen:
+            state = torch.load(self._path, DEVICE, weights_only=True)["average"]
+            if self.codec is None:
+                self.codec = new_codec().to(DEVICE).requires_grad_(False).eval()
+            self.codec.load_state_dict(state)
+            self._seen = found
 
 
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ _FLOOR = 1e-4
 _F0_RANGE_HZ = (65.0, 350.0)
 _MIDDLE_HZ = 140.0
 _FFT = 2048
-_TOGETHER = 16  # utterances
+_TOGETHER = 16 if DEVICE.type == "cpu" else 128  # utterances
 
 ENVELOPE = SLICES * BANDS  # values, before rotation
 PITCH = 4  # log F0 at the first and last moment, voicing likewise

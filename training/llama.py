@@ -165,8 +165,9 @@ def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: De
     # The name says which codes: weights learnt on others would continue as noise.
     trainer = Trainer(f"llama-{codes.digest}", new_llama(), wanted.optimiser, folder)
     model: Any = trainer.model
-    for layer in (*model.layers, *model.fast_layers):
-        layer.compile(dynamic=True)  # a step takes two thirds of the time
+    if DEVICE.type == "cpu":  # a step takes two thirds of the time
+        for layer in (*model.layers, *model.fast_layers):
+            layer.compile(dynamic=True)
     torch.backends.cuda.matmul.allow_tf32 = True
     prompts = Prompts(codes, wanted, model.tokenizer)
 

@@ -17,7 +17,7 @@ from training.settings import Optimiser
 
 Losses = dict[str, Tensor]
 _LOG_EVERY_STEPS = 50
-_SAVE_EVERY_S = 120.0
+_SAVE_EVERY_S = 120.0 if DEVICE.type == "cpu" else 15.0
 
 
 class StoppedError(RuntimeError):
@@ -25,12 +25,18 @@ class StoppedError(RuntimeError):
 
 
 class Deadline:
-    """When to stop: after so many minutes, or on SIGTERM, which ends them all."""
+    """When to stop: after so many minutes, or on SIGTERM, which ends them all.
+
+    Attributes:
+        final: Whether that is the end, so that the learning rate follows the clock and not the
+            steps; else the same command continues later.
+    """
 
     _asked = False
 
-    def __init__(self, minutes: float = math.inf) -> None:
+    def __init__(self, minutes: float = math.inf, final: bool = False) -> None:
         self._end = time.monotonic() + 60 * minutes
+        self.final = final
         signal.signal(signal.SIGTERM, self._ask)
 
     @staticmethod
@@ -86,20 +92,25 @@ class Trainer:
         Args:
             losses_of: Step -> losses, to be summed. All chance in it must come from the step and
                 from torch's generator, which is seeded with it.
-            deadline: When to stop before.
+            deadline: When to stop before, or to come to the end.
 
         Raises:
-            StoppedError: If it stopped before the last step.
+            StoppedError: If it stopped before the last step, to be continued.
         """
-        saved = time.monotonic()
-        while not self.done:
+        saved, minutes = time.monotonic(), deadline.minutes_left
+        while deadline.final or not self.done:
             if deadline.over:
                 self.save()
+                if deadline.final:
+                    return
                 raise StoppedError(f"{self.name}: stopped at step {self.step}, state saved")
             begin = time.monotonic()
             torch.manual_seed(self.step)
             losses = losses_of(self.step)
-            self._update(losses)
+            done = self.step / self.settings.steps
+            if deadline.final:
+                done = 1 - deadline.minutes_left / minutes
+            self._update(losses, min(1.0, done))
             if self.step % _LOG_EVERY_STEPS == 0:
                 self._write_log(["loss", *losses])
             self.seconds += time.monotonic() - begin
@@ -108,9 +119,9 @@ class Trainer:
                 saved = time.monotonic()
         self.save()
 
-    def _update(self, losses: Losses) -> None:
+    def _update(self, losses: Losses, progress: float) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.learning_rate_at(self.step)
+            group["lr"] = self.settings.learning_rate_at(self.step, progress)
         self.optimiser.zero_grad(set_to_none=True)
         parts = torch.stack(list(losses.values()))
         loss = parts.sum()

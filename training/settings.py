@@ -46,9 +46,8 @@ class Optimiser:
     clip: float = 1.0
     average: float = 0.999
 
-    def learning_rate_at(self, step: int) -> float:
-        """The schedule."""
-        progress = min(1.0, step / self.steps)
+    def learning_rate_at(self, step: int, progress: float) -> float:
+        """The schedule, by the step for the warm-up and by the share of it all that is done."""
         cosine = 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
         return self.learning_rate * cosine * min(1.0, (step + 1) / self.warmup)
 

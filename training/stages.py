@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from export import demo
 from export.weights import packed
 from training.codec import fitted_codec, joined, new_codec, train_half
 from training.codes import Codes, make_codes
-from training.device import DEVICE
 from training.features import Latents, corpus_latents
 from training.llama import new_llama, train_llama
 from training.loop import Deadline, StoppedError, Trainer
@@ -89,42 +87,50 @@ def save_llama(llama: nn.Module, out: Path) -> None:
 
 
 def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -> None:
-    """All stages; the transformers beside the codec where there is a GPU.
+    """All stages; codec and transformers side by side for a final deadline.
 
     Raises:
-        StoppedError: If the deadline came first. The weights are written all the same.
+        StoppedError: If another came first. The weights are written all the same.
     """
     codes(settings, state)  # all that is needed by more than one process
-    beside = DEVICE.type == "cuda"
     stopped: list[StoppedError] = []
-    with llama_beside(state, deadline) if beside else nullcontext():
-        for half, share in (("encoder", 0.35), ("decoder", 1.0 if beside else 0.6)):
+    if deadline.final:
+        side_by_side(state, deadline)
+    else:
+        trainings = (
+            lambda: codec(settings, state, "encoder", deadline.share(0.35)),
+            lambda: codec(settings, state, "decoder", deadline.share(0.6)),
+            lambda: llama(settings, state, deadline),
+        )
+        for training in trainings:
             try:
-                codec(settings, state, half, deadline.share(share))
+                training()
             except StoppedError as error:
                 stopped.append(error)
-    try:
-        llama(settings, state, deadline)  # nothing, where it was beside and came to its end
-    except StoppedError as error:
-        stopped.append(error)
     weights(settings, state, out)
     curves(state, out)
     if stopped:
         raise StoppedError("; ".join(map(str, stopped)))
 
 
-@contextmanager
-def llama_beside(state: Path, deadline: Deadline) -> Iterator[None]:
-    """Train the transformers in a process of its own, which shares the GPU."""
-    options = ("--state", str(state), "--minutes", str(deadline.minutes_left))
-    with subprocess.Popen([sys.executable, "-m", "training", "llama", *options]) as process:
+def side_by_side(state: Path, deadline: Deadline) -> None:
+    """Each in a process of its own, to the deadline; who fails is named, and leaves what it has."""
+    options = ("--state", str(state), "--within", str(deadline.minutes_left))
+    names = ("encoder", "decoder", "llama")
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-m", "training", n, *options]))
+            for n in names
+        ]
         try:
-            yield
+            ended = [process.wait() for process in started]
         except BaseException:
-            process.terminate()
+            for process in started:
+                process.terminate()  # it saves its state
             raise
-        if deadline.over:
-            process.terminate()  # it saves its state
+    failed = [name for name, code in zip(names, ended, strict=True) if code]
+    if failed:
+        print(f"training: {', '.join(failed)} failed", file=sys.stderr, flush=True)
 
 
 def curves(state: Path, out: Path) -> None:
@@ -135,6 +141,8 @@ def curves(state: Path, out: Path) -> None:
     from matplotlib import pyplot
 
     logs = sorted(state.glob("*.jsonl"))
+    if not logs:
+        return
     figure, axes = pyplot.subplots(len(logs), figsize=(8, 3 * len(logs)), squeeze=False)
     for axis, log in zip(axes[:, 0], logs, strict=True):
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
