@@ -67,7 +67,7 @@ def _deeper(transformer: dict[str, Any], layers: int) -> dict[str, Any]:
 # What differs from upstream's configuration, which is S1-mini's.
 CODEC: dict[str, Any] = {
     "encoder_dim": 8,
-    "decoder_dim": 128,  # the convolutions cost 1 / 144 of the full size's
+    "decoder_dim": 192,  # the convolutions cost 1 / 64 of the full size's
     "encoder_transformer_layers": [0, 0, 0, 0],
     "decoder_transformer_layers": [0, 0, 0, 0],  # upstream builds and drops them
     "transformer_general_config": {"block_size": 8192},  # 4 for each frame
@@ -77,6 +77,6 @@ CODEC: dict[str, Any] = {
         "semantic_codebook_size": CODEBOOK_SIZE,
         "quantizer_dropout": 0.0,
         "pre_module": _deeper(_TRANSFORMER, 6),  # what the encoder's few channels missed
-        "post_module": _TRANSFORMER,
+        "post_module": _deeper(_TRANSFORMER, 4),
     },
 }
