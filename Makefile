@@ -43,9 +43,9 @@ load: setup  ## perf_analyzer from one caller to many: benchmarks/report.md [REP
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
 	$(PYTHON_IN_VENV) -m benchmarks.load_cost
 
-train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [MINUTES=60]
+train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [MINUTES=60] [WITHIN=5]
 	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt
-	$(PYTHON_IN_VENV) -m training all $(if $(MINUTES),--minutes $(MINUTES))
+	$(PYTHON_IN_VENV) -m training all $(if $(MINUTES),--minutes $(MINUTES)) $(if $(WITHIN),--within $(WITHIN))
 
 quality: setup  ## words and voice of a checkpoint, heard by a recogniser; needs espeak-ng: CHECKPOINT=DIR [PRECISION=full]
 	@test -n "$(CHECKPOINT)" || { echo "quality: which checkpoint? make quality CHECKPOINT=DIR" >&2; exit 1; }

@@ -116,8 +116,8 @@ def export_int8(
     run = _saved_decoder(module, graph, path, "int8")
     half = ChannelsLastDecoder(graph, torch.bfloat16).eval()
     with torch.inference_mode():
-        limit = _OF_BFLOAT16 * parity.worst(parity.script_runner(half), cases, parity.noise)
-    error = parity.worst(run, cases, parity.noise)
+        limit = _OF_BFLOAT16 * parity.together(parity.script_runner(half), cases, parity.noise)
+    error = parity.together(run, cases, parity.noise)
     return [Comparison(f"fish_decoder/{path.name}", "audio, noise / signal", error, limit)]
 
 

@@ -64,8 +64,8 @@ class Codec:
     waveform, logarithm, amplitude: Of the decoder's.
     """
 
-    encoder: Optimiser = Optimiser(steps=8000, learning_rate=2e-3, betas=(0.8, 0.99))
-    decoder: Optimiser = Optimiser(steps=8000, learning_rate=2e-3, betas=(0.8, 0.99))
+    encoder: Optimiser = Optimiser(steps=4300, learning_rate=2e-3, betas=(0.8, 0.99))
+    decoder: Optimiser = Optimiser(steps=2600, learning_rate=2e-3, betas=(0.8, 0.99))
     encoder_batch: int = 16
     decoder_batch: int = 16
     frames: int = 17
@@ -90,7 +90,7 @@ class Llama:
     """
 
     optimiser: Optimiser = Optimiser(
-        steps=3900, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
+        steps=4650, learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05
     )
     batch: int = 16
     utterances: int = 2
