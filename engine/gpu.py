@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.graphs import FastGraph, LlamaGraphs, SlowGraph
-from engine.layers import Past, layers_of
+from engine.layers import Past, RMSNorm, layers_of
 from engine.linear import Linear
 from engine.weights import LlamaShape, Weights
 from ensemble import compiled
@@ -38,12 +38,8 @@ def fault() -> str | None:
     return None
 
 
-class KernelNorm(nn.Module):
-    """As `layers.RMSNorm`, of (rows, dim)."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.eps
+class KernelNorm(RMSNorm):
+    """Of (rows, dim)."""
 
     def forward(self, x: Tensor) -> Tensor:
         from engine.gpu_kernels import add_norm
@@ -157,7 +153,8 @@ class GpuGraphs(LlamaGraphs):
 
     def __init__(self, shape: LlamaShape, weights: Weights) -> None:
         super().__init__(shape, weights, layers_of(Linear), Linear)
-        self.slow.norm, self.fast.norm = KernelNorm(self.slow.norm), KernelNorm(self.fast.norm)
+        for graph in (self.slow, self.fast):
+            graph.norm = KernelNorm(graph.norm.weight, graph.norm.eps)
 
 
 class Recorded:

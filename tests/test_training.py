@@ -1,7 +1,9 @@
 """The training: what it learns from, what it learns, that it goes on where it stopped."""
 
+import os
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from export.codec_graphs import quantizers
 from export.upstream import ContentSequence, TextPart, VQPart
 from training import codebooks, features, sentences, settings, speech
 from training.codec import (
+    Hearing,
     decode,
     decoder_losses,
     encode,
@@ -290,3 +293,26 @@ def test_interrupted_training_ends_the_same(tmp_path, monkeypatch) -> None:
         )
         assert all(torch.equal(one, other) for one, other in pairs)
     assert parts.done and not list((tmp_path / "parts").glob("*.part"))
+
+
+def test_a_final_deadline_is_the_end(tmp_path) -> None:
+    """However many steps that is: the learning rate has come down by then."""
+    wanted = replace(OPTIMISER, steps=10**9, warmup=1)
+    trainer = Trainer("model", torch.nn.Linear(3, 1), wanted, tmp_path)
+    trainer.run(losses(trainer.model), Deadline(0.5 / 60, final=True))
+    assert trainer.step > 1 and (tmp_path / "model.pt").is_file()
+    (group,) = trainer.optimiser.param_groups
+    assert group["lr"] == pytest.approx(0.1 * wanted.learning_rate, rel=0.3)
+
+
+def test_the_decoder_hears_through_the_newest_encoder(tmp_path, monkeypatch) -> None:
+    hearing = Hearing(tmp_path)
+    assert hearing.codec is None
+    codec = new_codec()
+    for mark in (1.0, 2.0):
+        with torch.no_grad():
+            next(codec.parameters()).fill_(mark)
+        torch.save({"average": codec.state_dict()}, tmp_path / "encoder.pt")
+        os.utime(tmp_path / "encoder.pt", (mark, mark))
+        hearing.look()
+        assert (next(hearing.codec.parameters()) == mark).all()
