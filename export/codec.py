@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.codec_int8 import example_codes
 from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
 from export.parity import Comparison, Run
-from export.write import onnx_graph, torchscript
+from export.write import onnx_graph, save_with_weights, torchscript
 
 Report = Callable[[str], None]
 
@@ -103,8 +102,9 @@ def _write_encoder(
     """Yield each file's name and a runner for it; the example is the step's."""
     report("fish_encoder: ONNX")
     path = folder / "model.onnx"
-    onnx_graph(graph.step, example, path, STEP_INPUTS, STEP_OUTPUTS, STEP_AXES)
-    onnx.save(looped(path, graph.samples_per_frame, graph.codebooks, graph.state_size), str(path))
+    step = onnx_graph(graph.step, example, STEP_INPUTS, STEP_OUTPUTS, STEP_AXES)
+    model = looped(step, graph.samples_per_frame, graph.codebooks, graph.state_size)
+    save_with_weights(model, graph.step, path)
     yield path.name, parity.onnx_runner(path)
     report("fish_encoder: TorchScript")
     path = folder / "model.pt"
@@ -118,7 +118,8 @@ def _write(graph, example, folder, input_names, output_names, axes, report):
     folder.mkdir(parents=True)
     report(f"{folder.parent.name}: ONNX")
     path = folder / "model.onnx"
-    onnx_graph(graph, example, path, input_names, output_names, axes)
+    model = onnx_graph(graph, example, input_names, output_names, axes)
+    save_with_weights(model, graph, path)
     yield path.name, parity.onnx_runner(path)
     report(f"{folder.parent.name}: TorchScript")
     path = folder / "model.pt"

@@ -3,8 +3,6 @@
 The exporter itself loses the ranks of all tensors inside of a loop, and gives up.
 """
 
-from pathlib import Path
-
 import onnx
 from onnx import ModelProto
 
@@ -58,22 +56,22 @@ encoder (float[batch, samples] waveform, int64[batch, one] chunk_frames)
 """
 
 
-def looped(step: Path, frame: int, books: int, state_size: int) -> ModelProto:
+def looped(step: ModelProto, frame: int, books: int, state_size: int) -> ModelProto:
     """What `EncoderGraph.forward` does, around an exported `EncoderStep`.
 
     Args:
-        step: ONNX file with `STEP_INPUTS` and `STEP_OUTPUTS`.
+        step: With `STEP_INPUTS` and `STEP_OUTPUTS`.
         frame: Samples per frame.
         books: Codebooks.
         state_size: Numbers carried between chunks.
     """
-    inner = onnx.load(str(step))
-    opset = inner.opset_import[0].version
+    opset = step.opset_import[0].version
     text = _LOOP.format(opset=opset, frame=frame, books=books, numbers=state_size)
     model = onnx.parser.parse_model(text)
     body = next(node for node in model.graph.node if node.op_type == "Loop").attribute[0].g
     *before, joined = body.node
     del body.node[:]
-    body.node.extend([*before, *inner.graph.node, joined])
-    model.graph.initializer.extend(inner.graph.initializer)
+    body.node.extend([*before, *step.graph.node, joined])
+    model.graph.input.extend(i for i in step.graph.input if i.name not in STEP_INPUTS)  # weights
+    model.graph.initializer.extend(step.graph.initializer)
     return model

@@ -1,6 +1,5 @@
 """The LLaMA stage: prefill, decode step and fast loop, as TorchScript and as ONNX."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,9 @@ def export_llama(
     cases = parity.llama_cases(genuine, token_ids)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
-    found = _compared(GRAPHS_FILE, _write_torchscript(graphs, shape, path, dtype), genuine, cases)
+    found = _compared(
+        GRAPHS_FILE, _write_torchscript(graphs, shape, weights, path, dtype), genuine, cases
+    )
     found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
     report("fish_llama: ONNX")
     runs = _write_onnx(graphs, folder / "onnx")
@@ -183,10 +184,12 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
 
 
 def _write_torchscript(
-    graphs: LlamaGraphs, shape: LlamaShape, path: Path, dtype: torch.dtype
+    graphs: LlamaGraphs, shape: LlamaShape, weights: Weights, path: Path, dtype: torch.dtype
 ) -> LlamaRuns:
     """Traced in bfloat16: a trace in float32 would forget every conversion to float32."""
-    half = copy.deepcopy(graphs).bfloat16()
+    halved = Weights(weights.tensors, lambda t: t.bfloat16())
+    half = LlamaGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
+    half = half.bfloat16()  # the tables too
     inputs = {
         name: tuple(t.bfloat16() if t.is_floating_point() else t for t in example)
         for name, example in _examples(graphs).items()
@@ -220,10 +223,10 @@ def _write_onnx(graphs: LlamaGraphs, folder: Path) -> LlamaRuns:
         "decode_step": (DECODE_STEP, SLOW_OUT),
         "fast_loop": (FAST_LOOP, ["codes", "fast_logits"]),
     }
-    paths = {name: folder / f"{name}.onnx" for name in names}
+    models = {}
     for name, (inputs, outputs) in names.items():
         axes = {n: AXES[n] for n in (*inputs, *outputs)}
         graph = _Method(graphs, name)
-        onnx_graph(graph, examples[name], paths[name], inputs, outputs, axes, external=True)
-    share_weights(list(paths.values()), graphs, folder / "weights.bin")
-    return LlamaRuns(*(parity.onnx_runner(path) for path in paths.values()))
+        models[folder / f"{name}.onnx"] = onnx_graph(graph, examples[name], inputs, outputs, axes)
+    share_weights(models, graphs, folder / "weights.bin")
+    return LlamaRuns(*(parity.onnx_runner(path) for path in models))

@@ -34,7 +34,10 @@ class Comparison:
 
 def onnx_runner(path: Path) -> Run:
     """Run an ONNX file on the CPU, by position."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # To lay gigabytes of weights out takes longer than the few runs of a comparison without.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

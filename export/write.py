@@ -6,17 +6,20 @@ minutes, and drops the state of a stateful model without a word; nothing here ne
 """
 
 import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import onnx
 import torch
-from onnx import TensorProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from torch import Tensor, nn
 
 OPSET = 17
+_TURNED = ".T"  # behind the name of a matrix
 Axes = dict[str, dict[int, str]]
 
 
@@ -46,78 +49,172 @@ def torchscript(graph: nn.Module, inputs: dict[str, tuple[Tensor, ...]]) -> torc
         cudnn.allow_tf32 = allowed
 
 
+class _WeightsGiven(nn.Module):
+    """A graph whose weights are inputs behind its own: the exporter would copy them, twice."""
+
+    def __init__(self, graph: nn.Module, weights: list[Tensor]) -> None:
+        super().__init__()
+        self.graph, self.weights = [graph], weights  # in a list, nobody finds its weights
+
+    def forward(self, *inputs: Tensor) -> Any:
+        count = len(inputs) - len(self.weights)
+        given = {id(w): x for w, x in zip(self.weights, inputs[count:], strict=True)}
+        (graph,) = self.graph
+        tables: list[dict] = [t for m in graph.modules() for t in (m._parameters, m._buffers)]
+        kept = [dict(table) for table in tables]
+        try:  # `torch.func.functional_call` refuses to be traced
+            for table in tables:
+                table.update({n: given[id(t)] for n, t in table.items() if id(t) in given})
+            return graph(*inputs[:count])
+        finally:
+            for table, before in zip(tables, kept, strict=True):
+                table.update(before)
+
+
 def onnx_graph(
     graph: nn.Module,
     inputs: tuple[Tensor, ...],
-    path: Path,
     input_names: list[str],
     output_names: list[str],
     axes: Axes,
-    external: bool = False,
-) -> None:
-    """Write one ONNX file.
+) -> ModelProto:
+    """A graph without its weights, which are inputs of their names; see `share_weights`.
 
     Args:
         graph: Its `forward` is exported.
         inputs: Example inputs; the sizes of the axes named in `axes` do not matter.
-        path: Where to.
         input_names, output_names: In the order of `forward`.
         axes: Tensor name -> axis -> symbolic name, for every axis that varies.
-        external: Leave the weights out; see `share_weights`.
     """
+    weights, file = _own_weights(graph), io.BytesIO()
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            graph,
-            inputs,
-            str(path),
-            input_names=input_names,
+            _WeightsGiven(graph, list(weights.values())),
+            (*inputs, *weights.values()),
+            cast(Any, file),
+            input_names=[*input_names, *weights],
             output_names=output_names,
             dynamic_axes=axes,
             opset_version=OPSET,
-            export_params=not external,
-            do_constant_folding=not external,
+            do_constant_folding=False,
             dynamo=False,
         )
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx.load_model_from_string(file.getvalue())
     for value in (*model.graph.input, *model.graph.output):
         for axis, symbol in axes.get(value.name, {}).items():
             # A size that the exporter could infer is still the checkpoint's, not the contract's.
             value.type.tensor_type.shape.dim[axis].dim_param = symbol
-    onnx.save(model, str(path))
+    _turn_weights(model, weights_of(graph))
+    used = {name for node in model.graph.node for name in node.input}
+    _keep_inputs(model, lambda name: name in used or name not in weights)
+    return model
 
 
-def share_weights(paths: list[Path], graph: nn.Module, weights: Path) -> None:
-    """Give ONNX files written with `external=True` their weights: one file for all of them.
+def _own_weights(graph: nn.Module) -> dict[str, Tensor]:
+    return {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+
+
+def weights_of(graph: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, and matrices turned."""
+    weights = _own_weights(graph)
+    turned = {name + _TURNED: w.T for name, w in weights.items() if w.dim() == 2}
+    return {name: w.detach() for name, w in (*weights.items(), *turned.items())}
+
+
+def _turn_weights(model: ModelProto, weights: Collection[str]) -> None:
+    """Take turned matrices instead of turning them: a load can map them, not copy."""
+    kept, turned = [], {}
+    for node in model.graph.node:
+        name = node.input[0] + _TURNED if node.op_type == "Transpose" else ""
+        if name in weights:
+            turned[node.output[0]] = name
+        else:
+            kept.append(node)
+    for node in kept:
+        node.input[:] = [turned.get(name, name) for name in node.input]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.input.extend(ValueInfoProto(name=name) for name in dict.fromkeys(turned.values()))
+
+
+def _keep_inputs(model: ModelProto, wanted: Callable[[str], bool]) -> None:
+    kept = [i for i in model.graph.input if wanted(i.name)]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def share_weights(models: dict[Path, ModelProto], graph: nn.Module, file: Path) -> None:
+    """Write models of `onnx_graph` with their weights: one file for all of them.
 
     Args:
-        paths: Each takes its weights as inputs that are named like the entries of
-            `graph.state_dict()`.
+        models: By where to.
         graph: Holds the weights.
-        weights: File beside the others, written here.
+        file: Beside the models, written here.
     """
-    state = graph.state_dict()
-    models = {path: onnx.load(str(path), load_external_data=False) for path in paths}
-    needed = {i.name for m in models.values() for i in m.graph.input if i.name in state}
-    entries = {}
-    with weights.open("wb") as file:
+    weights = weights_of(graph)
+    needed = {i.name for m in models.values() for i in m.graph.input if i.name in weights}
+    places = {}
+    with file.open("wb") as out:
         for name in sorted(needed):
-            tensor = state[name].detach().contiguous()
-            file.write(b"\0" * (-file.tell() % 4096))  # pages, so that it can be mapped
-            entries[name] = _entry(name, tensor, weights.name, file.tell())
-            file.write(memoryview(tensor.numpy()).cast("B"))
+            out.write(b"\0" * (-out.tell() % 4096))  # pages, so that it can be mapped
+            begin, data = out.tell(), _bytes(weights[name])
+            out.write(data)
+            places[name] = ("location", file.name), ("offset", begin), ("length", len(data))
     for path, model in models.items():
-        inputs = list(model.graph.input)
-        del model.graph.input[:]
-        model.graph.input.extend(i for i in inputs if i.name not in entries)
-        model.graph.initializer.extend(entries[i.name] for i in inputs if i.name in entries)
+        for entry in _initializers(model, weights):
+            entry.data_location = TensorProto.EXTERNAL
+            for key, value in places[entry.name]:
+                entry.external_data.add(key=key, value=str(value))
         onnx.save(model, str(path))
 
 
-def _entry(name: str, tensor: Tensor, location: str, offset: int) -> TensorProto:
+def save_with_weights(model: ModelProto, graph: nn.Module, path: Path) -> None:
+    """Write a model of `onnx_graph` as one file.
+
+    Laid out as protobuf does it, but weight by weight: one message would be copied four times.
+    """
+    weights = weights_of(graph)
+    entries = list(_initializers(model, weights))
+    parts = []
+    for entry in entries:
+        data = _bytes(weights[entry.name])
+        head = entry.SerializeToString() + _field(TensorProto.RAW_DATA_FIELD_NUMBER, len(data))
+        number, size = GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + len(data)
+        parts += [_field(number, size) + head, data]
+    del model.graph.initializer[-len(entries) :]
+    rest = model.graph.SerializeToString()
+    model.ClearField("graph")
+    size = len(rest) + sum(map(len, parts))
+    start = model.SerializeToString() + _field(ModelProto.GRAPH_FIELD_NUMBER, size)
+    with path.open("wb") as out:
+        out.writelines([start, rest, *parts])
+
+
+def _field(number: int, size: int) -> bytes:
+    """What stands before so many bytes of a field."""
+    return _varint(number << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    digits = []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+def _initializers(model: ModelProto, weights: dict[str, Tensor]) -> Iterator[TensorProto]:
+    """Its inputs that are weights become initializers, whose numbers are for the caller to add."""
     types = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64}
-    entry = TensorProto(name=name, data_type=types[tensor.dtype], dims=tensor.shape)
-    entry.data_location = TensorProto.EXTERNAL
-    length = tensor.numel() * tensor.element_size()
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        entry.external_data.add(key=key, value=str(value))
-    return entry
+    needed = [i.name for i in model.graph.input if i.name in weights]
+    _keep_inputs(model, lambda name: name not in weights)
+    for name in needed:
+        tensor = weights[name]
+        yield model.graph.initializer.add(
+            name=name, data_type=types[tensor.dtype], dims=tensor.shape
+        )
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    array: Any = tensor.contiguous().reshape(-1).numpy()
+    return memoryview(array).cast("B")
