@@ -170,7 +170,7 @@ def main(
     names = {"as it is": None, f"cache {short_cache}": short_cache} if upstream_frames else {}
     upstream = {name: Upstream(checkpoint, settings.dtype, n) for name, n in names.items()}
     cells = {(int(b), int(kv)): Cell() for b in batches.split(",") for kv in kvs.split(",")}
-    rates = [machine.read_bytes_per_s()]
+    rates = [machine.read_bytes_per_s(settings.device)]
     for i in range(rounds):
         for name, model in upstream.items():
             console.print(f"round {i + 1}: upstream, {name}")
@@ -184,7 +184,7 @@ def main(
                 continue
             console.print(f"round {i + 1}: batch {batch}, KV {kv}")
             measure(llama, cell, batch, kv, steps)
-            rates.append(machine.read_bytes_per_s())
+            rates.append(machine.read_bytes_per_s(settings.device))
     for (batch, kv), cell in cells.items():
         cell.bound_s = bound_seconds(llama, batch, kv, max(rates))
     console.print(_table(cells))

@@ -51,10 +51,10 @@ def median_seconds(call: Callable[[], object], repeats: int, warmup: int = 2) ->
     return statistics.median(times)
 
 
-def read_bytes_per_s() -> float:
-    """Memory read rate: summing 512 MiB, best of a few."""
-    block = torch.ones(2**27)
-    return block.numel() * 4 / median_seconds(block.sum, 5)
+def read_bytes_per_s(device: torch.device | str = "cpu") -> float:
+    """Memory read rate of a CPU or a GPU: summing 512 MiB, the median of a few."""
+    block = torch.ones(2**27, device=device)
+    return block.numel() * 4 / median_seconds(lambda: block.sum().item(), 5)
 
 
 def matmul_flops_per_s(dtype: torch.dtype, size: int = 2048) -> float:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.graphs import LlamaGraphs
 from engine.kv_cache import VIEW_GRAIN
 from engine.llama import Llama, graphs_for
+from engine.request import Active, Request, Sampling
 from engine.sampler import WINDOW
 from engine.settings import Settings
 from engine.weights import GRAPHS_FILE, load
@@ -118,7 +120,7 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
     for tensor in (keys, values):
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
     columns = random_columns(llama.facts, batch, 1).to(device)
-    noise = torch.rand(batch, books - 1, llama.fast_choices, generator=generator).to(device) + 0.1
+    _, noise = llama.noise([_asking(llama, seed) for seed in range(batch)], batch)
     state = torch.randn(batch, llama.fast_dim, generator=generator).to(device, llama.activations)
     previous = torch.full((batch, books - 1, WINDOW), -1, device=device)
 
@@ -126,16 +128,21 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
         extent = min(longest, int(lengths[rows].max()) // VIEW_GRAIN * VIEW_GRAIN + VIEW_GRAIN)
         past = keys[:, rows, :, :extent].clone(), values[:, rows, :, :extent].clone()
         one = torch.ones_like(lengths[rows])
-        slow = llama.extend(columns[rows], one, lengths[rows], *past)
+        slow = [t.clone() for t in llama.extend(columns[rows], one, lengths[rows], *past)]
         options = torch.full((3, len(one)), 0.8, device=device)
         inputs = (state[rows], columns[rows, 1, 0], previous[rows], *options, noise[rows])
         return {
             "slow": [*slow, *(t[:, range(len(one)), :, lengths[rows]] for t in past)],
-            "fast": list(llama.fast_loop(*inputs)),
+            "fast": [t.clone() for t in llama.fast_loop(*inputs)],
         }
 
     together = step(slice(0, batch))
     return {name: _differing(tensors, name, step) for name, tensors in together.items()}
+
+
+def _asking(llama: Llama, seed: int) -> Active:
+    prompt = np.zeros((1 + llama.facts.num_codebooks, 1), np.int32)
+    return Active(Request(prompt, Sampling(seed), print, print), llama.facts)
 
 
 def _differing(
