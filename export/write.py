@@ -181,7 +181,7 @@ def save_with_weights(model: ModelProto, graph: nn.Module, path: Path) -> None:
         head = entry.SerializeToString() + _field(TensorProto.RAW_DATA_FIELD_NUMBER, len(data))
         number, size = GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + len(data)
         parts += [_field(number, size) + head, data]
-    del model.graph.initializer[-len(entries) :]
+    del model.graph.initializer[len(model.graph.initializer) - len(entries) :]
     rest = model.graph.SerializeToString()
     model.ClearField("graph")
     size = len(rest) + sum(map(len, parts))

@@ -32,7 +32,7 @@ class Deadline:
             steps; else the same command continues later.
     """
 
-    _asked = False
+    asked = False  # by SIGTERM
 
     def __init__(self, minutes: float = math.inf, final: bool = False) -> None:
         self._end = time.monotonic() + 60 * minutes
@@ -41,7 +41,7 @@ class Deadline:
 
     @staticmethod
     def _ask(*_: object) -> None:
-        Deadline._asked = True
+        Deadline.asked = True
 
     @property
     def minutes_left(self) -> float:
@@ -53,7 +53,7 @@ class Deadline:
 
     @property
     def over(self) -> bool:
-        return self._asked or self.minutes_left < 0
+        return self.asked or self.minutes_left < 0
 
 
 class Trainer:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -90,12 +91,13 @@ def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -
     """All stages; codec and transformers side by side for a final deadline.
 
     Raises:
-        StoppedError: If another came first. The weights are written all the same.
+        StoppedError: If another came first, or one of them failed. The weights are written all the
+            same.
     """
     codes(settings, state)  # all that is needed by more than one process
     stopped: list[StoppedError] = []
     if deadline.final:
-        side_by_side(state, deadline)
+        stopped += side_by_side(state, deadline)
     else:
         trainings = (
             lambda: codec(settings, state, "encoder", deadline.share(0.35)),
@@ -113,8 +115,8 @@ def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -
         raise StoppedError("; ".join(map(str, stopped)))
 
 
-def side_by_side(state: Path, deadline: Deadline) -> None:
-    """Each in a process of its own, to the deadline; who fails is named, and leaves what it has."""
+def side_by_side(state: Path, deadline: Deadline) -> list[StoppedError]:
+    """Each in a process of its own, to the deadline; those that failed leave what they have."""
     options = ("--state", str(state), "--within", str(deadline.minutes_left))
     names = ("encoder", "decoder", "llama")
     with ExitStack() as stack:
@@ -122,15 +124,18 @@ def side_by_side(state: Path, deadline: Deadline) -> None:
             stack.enter_context(subprocess.Popen([sys.executable, "-m", "training", n, *options]))
             for n in names
         ]
-        try:
-            ended = [process.wait() for process in started]
-        except BaseException:
-            for process in started:
-                process.terminate()  # it saves its state
-            raise
-    failed = [name for name, code in zip(names, ended, strict=True) if code]
-    if failed:
-        print(f"training: {', '.join(failed)} failed", file=sys.stderr, flush=True)
+        asked = False
+        while any(process.poll() is None for process in started):
+            if deadline.asked and not asked:
+                asked = True
+                for process in started:
+                    process.terminate()  # it saves its state
+            time.sleep(1.0)
+    return [
+        StoppedError(f"{name}: failed, see above")
+        for name, process in zip(names, started, strict=True)
+        if process.returncode
+    ]
 
 
 def curves(state: Path, out: Path) -> None:
