@@ -16,10 +16,10 @@ setup:  ## virtual environment with the pinned requirements; nothing to do a sec
 	@tools/setup.sh $(VENV)
 
 demo: setup  ## a two-speaker script through a real server: out/demo.wav, .srt, .png
-	$(PYTHON_IN_VENV) -m ensemble.demo
+	$(PYTHON_IN_VENV) -m benchmarks.demo
 
 serve: setup  ## tritonserver in the foreground [REPOSITORY=DIR] [PROFILE=cpu]
-	$(PYTHON_IN_VENV) -m ensemble.serve --repository $(REPOSITORY) $(if $(PROFILE),--profile $(PROFILE))
+	$(PYTHON_IN_VENV) -m launch.serve --repository $(REPOSITORY) $(if $(PROFILE),--profile $(PROFILE))
 
 export: setup  ## a Fish-Speech checkpoint into a servable repository: CHECKPOINT=DIR [REPOSITORY=DIR] [INT8=1]
 	@test -n "$(CHECKPOINT)" || { echo "export: which checkpoint? make export CHECKPOINT=DIR" >&2; exit 1; }

@@ -22,11 +22,11 @@ from rich.table import Table
 
 from benchmarks import machine, workload
 from benchmarks.bounds import LlamaShape, Rates
+from benchmarks.prepared import ROOT, prepared
 from benchmarks.server_stats import Snapshot, snapshot
 from benchmarks.upstream import AS_IT_IS, SHORT_CACHE_NAME, Upstream
-from ensemble.launch import Server
-from ensemble.prepared import ROOT, prepared
-from ensemble.prompt import PromptBuilder, Reference
+from families.fish_s1.prompt import PromptBuilder, Reference
+from launch.server import Server
 from voicereel import Client, VoiceFeatures, synthesize_script
 
 HISTORY = ROOT / "benchmarks" / "history.jsonl"

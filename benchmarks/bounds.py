@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from export.upstream import DualARModelArgs
+from families.fish_s1.upstream import DualARModelArgs
 
 BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

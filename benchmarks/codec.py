@@ -19,8 +19,8 @@ from benchmarks import machine
 from benchmarks.bounds import Rates
 from benchmarks.codec_cells import UPSTREAM, Cell, Codec, decode_cells
 from benchmarks.codec_stream import server_overhead, streamed
-from ensemble.prepared import ROOT, prepared
-from export.checkpoint import load_checkpoint, load_codec
+from benchmarks.prepared import ROOT, prepared
+from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
 SECOND = 22  # frames: a little more than that of audio
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.compiled import encode, keep_memory
-from backends.decoder import Decoder
-from engine import kernels
-from ensemble import compiled
-from ensemble.reference import CHUNK_FRAMES
+from engine.codec import package as compiled
+from engine.codec.session import Decoder
+from engine.kernels import transformer as kernels
+from ensemble.contract.reference import CHUNK_FRAMES
+from ensemble.serving.kernel_file import encode, keep_memory
 from export.parity import Run, onnx_runner
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.codec_artefacts import decoders, encoders
-from ensemble.compiled import INT8_FILE_NAME
+from engine.codec.graphs import quantizers, samples_per_frame
+from engine.codec.package import INT8_FILE_NAME
 from export import parity
-from export.codec_graphs import quantizers, samples_per_frame
 from export.parity import Run
 
 UPSTREAM = "upstream"

@@ -12,11 +12,11 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.codec_cells import Codec, taking_turns, windows
 from benchmarks.load_cost import exponent
-from engine.windows import Schedule
-from ensemble.contract import OPTIONS
-from ensemble.launch import Server
-from export.codec_graphs import DecoderGraph
+from engine.codec.graphs import DecoderGraph
+from engine.schedule.chunk_schedule import Schedule
+from ensemble.contract.tensors import OPTIONS
 from export.parity import Run
+from launch.server import Server
 
 
 @dataclass(frozen=True)

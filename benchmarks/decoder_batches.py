@@ -23,9 +23,9 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.load_profile import Answer
+from benchmarks.prepared import prepared
 from benchmarks.server_stats import Snapshot, snapshot
-from ensemble.launch import Server
-from ensemble.prepared import prepared
+from launch.server import Server
 from voicereel import Client
 
 TEXT = "So what will you play for us this morning?"

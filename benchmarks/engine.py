@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, precision
-from engine.engine import Engine
-from engine.llama import Llama
-from engine.memory import free_bytes, kv_bytes_per_position
-from engine.request import Request, Sampling
-from engine.settings import settings_from
+from engine.lm.llama import Llama
+from engine.schedule.memory import free_bytes, kv_bytes_per_position
+from engine.schedule.request import Request, Sampling
+from engine.schedule.scheduler import Engine
+from ensemble.contract.settings import settings_from
 
 PROMPT_POSITIONS = 8
 
@@ -110,7 +110,7 @@ class Upstream:
     """The genuine model, one request at a time."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype, cache: int | None) -> None:
-        from export.checkpoint import load_checkpoint, load_llama
+        from families.fish_s1.checkpoint import load_checkpoint, load_llama
 
         self.model = load_llama(load_checkpoint(checkpoint), dtype, max_seq_len=cache)
         self.model.setup_caches(1, self.model.config.max_seq_len, dtype=dtype)
@@ -121,7 +121,7 @@ class Upstream:
         """Time `decode_one_token_ar`, its attention backend as upstream sets it."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        from export import upstream
+        from families.fish_s1 import upstream
 
         decode: Any = upstream.decode_one_token_ar
         column = torch.zeros(1, 1 + self.model.config.num_codebooks, 1, dtype=torch.int)

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import load_report, load_rows, machine, perf_analyzer
+from benchmarks.demo import run as demo
 from benchmarks.load_sweep import Plan, Row, Sweep
-from ensemble import demo
-from ensemble.facts import Facts
-from ensemble.launch import LaunchError, Server
-from ensemble.prepared import ROOT, console, prepared
+from benchmarks.prepared import ROOT, console, prepared
+from ensemble.contract.facts import Facts
+from launch.server import LaunchError, Server
 from voicereel import Client, VoiceFeatures, VoiceReelError
 
 QUICK = Plan(concurrencies=(1, 4), shares=(0.8,), seconds=2, minutes=1)

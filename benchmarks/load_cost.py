@@ -20,11 +20,11 @@ import numpy as np
 import typer
 
 from benchmarks import load_report, load_rows, machine
+from benchmarks.demo import run as demo
+from benchmarks.prepared import ROOT, console, prepared
 from benchmarks.server_stats import memory_bytes
-from ensemble import demo
-from ensemble.facts import Facts
-from ensemble.launch import Server
-from ensemble.prepared import ROOT, console, prepared
+from ensemble.contract.facts import Facts
+from launch.server import Server
 from voicereel import Audio, Client, VoiceFeatures, stream_script
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 

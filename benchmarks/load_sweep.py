@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks import load_profile, load_server
 from benchmarks.perf_analyzer import Load, PerfAnalyzer, PerfAnalyzerError
 from benchmarks.server_stats import memory_bytes, snapshot
-from ensemble.launch import LaunchError, Server
+from launch.server import LaunchError, Server
 
 PATIENCE = 5  # times the expected seconds, before a load is given up
 _MIN_PATIENCE_S = 60

@@ -67,7 +67,7 @@ def int8_ops_per_s(channels: int = 384, time: int = 4096) -> float:
     """Of a convolution in 8-bit integers as the decoder has them, the median of a few."""
     from torch import nn
 
-    from export.codec_int8 import Int8Conv
+    from engine.codec.int8 import Int8Conv
 
     conv = nn.Conv2d(channels, channels, (1, 7)).requires_grad_(False)
     int8 = Int8Conv(conv, -torch.ones(channels), torch.ones(channels))

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.graphs import LlamaGraphs
-from engine.kv_cache import VIEW_GRAIN
-from engine.llama import Llama, graphs_for
-from engine.request import Active, Request, Sampling
-from engine.sampler import WINDOW
-from engine.settings import Settings
-from engine.weights import GRAPHS_FILE, load
-from ensemble.facts import Facts
+from engine.lm.graphs import LlamaGraphs
+from engine.lm.llama import Llama, graphs_for
+from engine.lm.sampler import WINDOW
+from engine.lm.weights import GRAPHS_FILE, load
+from engine.schedule.kv_cache import VIEW_GRAIN
+from engine.schedule.request import Active, Request, Sampling
+from ensemble.contract.facts import Facts
+from ensemble.contract.settings import Settings
 
 PROMPT, FRAMES, ROWS = 64, 24, 4  # positions pushed through first; frames compared; sequences
 

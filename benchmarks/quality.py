@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.prepared import ROOT, export_command
 from benchmarks.recogniser import Recogniser
 from benchmarks.voice_measures import (
     cepstral_distance_db,
@@ -27,10 +28,9 @@ from benchmarks.voice_measures import (
     mel_cepstra,
     word_errors,
 )
-from ensemble.launch import LaunchError, Server
-from ensemble.prepared import ROOT, export_command
-from export.checkpoint import load_checkpoint, load_codec
-from export.weights import CheckpointError
+from families.fish_s1.checkpoint import load_checkpoint, load_codec
+from families.fish_s1.weights import CheckpointError
+from launch.server import LaunchError, Server
 from training.sentences import jsgf, read_rules, sentences, words
 from training.settings import Data
 from training.speech import SAMPLE_RATE_HZ, Voice, at_44100_hz, speak

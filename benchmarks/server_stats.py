@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ensemble.launch import Server
+from launch.server import Server
 
 _SAMPLE = re.compile(r"^(?P<name>[a-z_:A-Z0-9]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

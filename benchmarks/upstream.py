@@ -11,8 +11,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.workload import FRAMES, REFERENCE_S
-from export import upstream
-from export.checkpoint import load_checkpoint, load_codec, load_llama
+from families.fish_s1 import upstream
+from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 
 SHORT_CACHE = 2304  # positions: upstream's best honest setting, answer and prompt just fit
 AS_IT_IS, SHORT_CACHE_NAME = "as it is", f"cache {SHORT_CACHE}"

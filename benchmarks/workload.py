@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble import demo
-from ensemble.prepared import ROOT
+from benchmarks.demo import run as demo
+from benchmarks.prepared import ROOT
 from voicereel import Audio, Client, VoiceFeatures
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 

@@ -30,8 +30,8 @@ def make_checkpoint(
 
     demo is trained (`python -m training`).
     """
-    from export.make_checkpoint import make_checkpoint as make
-    from export.weights import CheckpointError
+    from families.fish_s1.make_checkpoint import make_checkpoint as make
+    from families.fish_s1.weights import CheckpointError
 
     try:
         make(name, out, seed, force, endless, weights)
@@ -58,9 +58,9 @@ def run(
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
 
-    from ensemble.compiled import wanted
+    from engine.codec.package import wanted
     from export.run import ParityError, export_checkpoint, tables
-    from export.weights import CheckpointError
+    from families.fish_s1.weights import CheckpointError
 
     console = Console(stderr=True)
     try:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble.facts import Facts
-from export import codec_compiled, parity
-from export.codec_graphs import DecoderGraph, EncoderGraph
-from export.codec_int8 import example_codes
-from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
+from engine.codec.graphs import DecoderGraph, EncoderGraph
+from engine.codec.int8 import example_codes
+from ensemble.contract.facts import Facts
+from export import codec_kernels as codec_compiled
+from export import parity
+from export.onnx_loop import STEP_INPUTS, STEP_OUTPUTS, looped
 from export.parity import Comparison, Run
 from export.write import onnx_graph, save_with_weights, torchscript
 

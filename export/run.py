@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from backends.compiled import keep_memory
-from engine import kernels
-from ensemble.compiled import FILE_NAME, INT8_FILE_NAME
-from ensemble.facts import Facts, max_prompt_length
-from export.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
+from engine.codec.graphs import DecoderGraph, quantizers, samples_per_frame
+from engine.codec.int8 import machine_fault
+from engine.codec.package import FILE_NAME, INT8_FILE_NAME
+from engine.kernels import transformer as kernels
+from ensemble.contract.facts import Facts, max_prompt_length
+from ensemble.serving.kernel_file import keep_memory
 from export.codec import export_decoder, export_encoder
-from export.codec_graphs import DecoderGraph, quantizers, samples_per_frame
-from export.codec_int8 import machine_fault
-from export.llama import export_llama, num_semantic
+from export.lm import export_llama, num_semantic
 from export.parity import Comparison
+from families.fish_s1.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
 TOKENIZER_FILES = ("tokenizer.tiktoken", "special_tokens.json")
@@ -61,7 +61,7 @@ def export_checkpoint(
         checkpoint_folder: A Fish-Speech checkpoint.
         repository: Where the models lie or shall lie; if it is not the committed one, the
             committed configurations and Python models are copied there.
-        full_vocabulary: See `export.llama.sampled_tokens`.
+        full_vocabulary: See `export.lm.sampled_tokens`.
         console: For progress; results are for the caller to print.
         compiled: Also lay the codec out for this machine's CPU, if it has a C++ compiler.
         int8: Likewise the decoder in 8 bits, beside that, if that is faster here.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ensemble.launch import Server
+from launch.server import Server
 
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "build" / "tests"
@@ -21,7 +21,7 @@ CACHE = PROJECT / "build" / "tests"
 def _export_key() -> str:
     """What the exported repository depends on: this project's files."""
     digest = hashlib.sha256()
-    for folder in ("engine", "ensemble", "export", "model_repository"):
+    for folder in ("engine", "ensemble", "export", "families", "model_repository"):
         for path in sorted((PROJECT / folder).rglob("*.p*")):
             if path.suffix in (".py", ".pbtxt"):
                 digest.update(str(path.relative_to(PROJECT)).encode() + path.read_bytes())
@@ -64,7 +64,10 @@ def tiny_checkpoint(tiny: Path) -> Path:
 @pytest.fixture(scope="module")
 def codec(tiny_checkpoint: Path) -> Any:
     """Its genuine codec, in eval mode."""
-    from export.checkpoint import load_checkpoint, load_codec  # slow: not for tests without torch
+    from families.fish_s1.checkpoint import (  # slow: not for tests without torch
+        load_checkpoint,
+        load_codec,
+    )
 
     return load_codec(load_checkpoint(tiny_checkpoint))
 
@@ -82,3 +85,39 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with Server(repository, log_path=log) as server:
         yield server
         assert server.running, log.read_text()[-4000:]
+
+
+@pytest.fixture(scope="module")
+def llama(repository: Path) -> Any:
+    """The tiny checkpoint's `Llama`, in float32 on the CPU."""
+    from engine.lm.llama import Llama
+    from support.engine import FULL
+
+    return Llama(repository / "fish_llama" / "1", FULL)
+
+
+@pytest.fixture(scope="module")
+def builder(repository: Path) -> Any:
+    """Its `PromptBuilder`."""
+    from families.fish_s1.prompt import PromptBuilder
+
+    return PromptBuilder(repository / "fish_prompt" / "1")
+
+
+@pytest.fixture(scope="module")
+def prompts(builder: Any) -> list[Any]:
+    """Prompts without a voice, with one reference and with three, int32 (1 + codebooks, time)."""
+    from support.engine import with_voices
+
+    return [prompt for prompt, _ in with_voices(builder)]
+
+
+@pytest.fixture(scope="module")
+def spoken(prompts: list[Any], tiny_checkpoint: Path) -> list[Any]:
+    """What upstream's greedy `generate` says to each of `prompts`."""
+    from families.fish_s1.checkpoint import load_checkpoint, load_llama
+    from support.engine import GREEDY
+    from support.genuine import greedy
+
+    model = load_llama(load_checkpoint(tiny_checkpoint))
+    return [greedy(model, prompt, GREEDY.max_new_tokens) for prompt in prompts]

@@ -29,10 +29,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine, workload  # noqa: E402
 from benchmarks.measured import Measured, warmed_up  # noqa: E402
-from ensemble.launch import LaunchError, Server  # noqa: E402
-from ensemble.prepared import prepared  # noqa: E402
-from export.checkpoint import load_checkpoint  # noqa: E402
-from export.weights import CheckpointError  # noqa: E402
+from benchmarks.prepared import prepared  # noqa: E402
+from families.fish_s1.checkpoint import load_checkpoint  # noqa: E402
+from families.fish_s1.weights import CheckpointError  # noqa: E402
+from launch.server import LaunchError, Server  # noqa: E402
 from voicereel import Client, ConfigurationError, VoiceReelError  # noqa: E402
 from voicereel.engine import Engine  # noqa: E402
 from voicereel.fish_speech_regular import RegularSpeaker  # noqa: E402

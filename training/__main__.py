@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from export.demo import WEIGHTS
+from families.fish_s1.demo import WEIGHTS
 from training import stages
 from training.loop import Deadline, StoppedError
 from training.settings import Settings

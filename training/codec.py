@@ -14,12 +14,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from backends.compiled import keep_memory
-from export import demo
-from export.codec_config import build_codec, packaged_config
-from export.codec_graphs import quantizers
-from export.random_codec import random_codec
-from export.upstream import DAC
+from engine.codec.graphs import quantizers
+from ensemble.serving.kernel_file import keep_memory
+from families.fish_s1 import demo
+from families.fish_s1.codec_config import build_codec, packaged_config
+from families.fish_s1.random_codec import random_codec
+from families.fish_s1.upstream import DAC
 from training import codebooks, features, settings
 from training.codes import look_up
 from training.device import DEVICE

@@ -14,9 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from export import demo
-from export.make_checkpoint import PRESETS, write_tokenizer
-from export.upstream import BaseTransformer, DualARModelArgs, DualARTransformer, FishTokenizer
+from families.fish_s1 import demo
+from families.fish_s1.make_checkpoint import PRESETS, write_tokenizer
+from families.fish_s1.upstream import (
+    BaseTransformer,
+    DualARModelArgs,
+    DualARTransformer,
+    FishTokenizer,
+)
 from training import settings
 from training.codes import Codes
 from training.device import DEVICE

@@ -1,4 +1,4 @@
-"""Every setting of the training. What the model is (its dimensions) is `export/demo.py`."""
+"""Every setting of the training. What the model is is `families/fish_s1/demo.py`."""
 
 import math
 from dataclasses import dataclass, field

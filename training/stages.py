@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from export import demo
-from export.weights import packed
+from families.fish_s1 import demo
+from families.fish_s1.weights import packed
 from training.codec import fitted_codec, joined, new_codec, train_half
 from training.codes import Codes, make_codes
 from training.features import Latents, corpus_latents

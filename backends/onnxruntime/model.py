@@ -7,9 +7,9 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-from backends.compiled import Run, load_compiled
-from backends.native import Arrays, ServedModel, run_batch
-from ensemble.artefact import onnx_differences, onnx_signature
+from ensemble.contract.artefact import onnx_differences, onnx_signature
+from ensemble.serving.kernel_file import Run, load_compiled
+from ensemble.serving.stand_in import Arrays, ServedModel, run_batch
 
 # `optimization { graph { level } }`, read as the native backend reads it.
 _GRAPH_LEVELS = {
@@ -28,7 +28,7 @@ class TritonPythonModel:
 
     Config parameters: `intra_op_thread_count`, `inter_op_thread_count` (0: ONNX Runtime
     chooses) and `execution_mode` (0: sequential, 1: parallel), as in the native backend; and
-    `COMPILED_FILENAME`, of `backends.compiled`.
+    `COMPILED_FILENAME`, of `ensemble.serving.kernel_file`.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:

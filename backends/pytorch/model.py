@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from backends.compiled import Run, load_compiled
-from backends.native import NUMPY_DTYPES, Arrays, ServedModel, run_batch
-from ensemble.artefact import forward_arguments, positions, torchscript_differences
+from ensemble.contract.artefact import forward_arguments, positions, torchscript_differences
+from ensemble.serving.kernel_file import Run, load_compiled
+from ensemble.serving.stand_in import NUMPY_DTYPES, Arrays, ServedModel, run_batch
 
 
 class TritonPythonModel:
@@ -18,7 +18,8 @@ class TritonPythonModel:
     Inputs go to the arguments of `forward` by name, else by `NAME__INDEX`, else in the order of
     config.pbtxt; outputs come by `NAME__INDEX`, else in that order. Config parameters, as in the
     native backend: `DISABLE_OPTIMIZED_EXECUTION`, `INFERENCE_MODE`, `INTRA_OP_THREAD_COUNT`,
-    `INTER_OP_THREAD_COUNT` (0: PyTorch chooses); and `COMPILED_FILENAME`, of `backends.compiled`.
+    `INTER_OP_THREAD_COUNT` (0: PyTorch chooses); and `COMPILED_FILENAME`, of
+    `ensemble.serving.kernel_file`.
     On a GPU execution is not optimized by default: for each new shape the fuser compiles, for
     seconds or, in a loop, minutes.
     """

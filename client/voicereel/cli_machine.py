@@ -95,7 +95,7 @@ def serve(context: typer.Context) -> None:
     arguments = list(context.args)
     if not any(argument.startswith("--repository") for argument in arguments):
         arguments += ["--repository", str(root / "model_repository")]
-    go_on_as(root, ["-m", "ensemble.serve", *arguments])
+    go_on_as(root, ["-m", "launch.serve", *arguments])
 
 
 def bench(context: typer.Context) -> None:

@@ -18,7 +18,7 @@ from voicereel.voice import VoiceFeatures
 
 
 class Finding(TypedDict):
-    """As ensemble.doctor of voicereel-triton prints them.
+    """As launch.doctor of voicereel-triton prints them.
 
     Attributes:
         check: Its name.
@@ -39,7 +39,7 @@ def examine(url: str | None, server_arguments: Sequence[str]) -> Iterator[Findin
     Args:
         url: Of a server that must answer; None: that of the settings, which may be down unless
             VOICEREEL_URL names it.
-        server_arguments: Of `python -m ensemble.doctor`.
+        server_arguments: Of `python -m launch.doctor`.
     """
     yield from _settings()
     try:
@@ -80,7 +80,7 @@ def _settings() -> Iterator[Finding]:
 def _server_side(root: str, arguments: Sequence[str]) -> list[Finding]:
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "ensemble.doctor", *arguments],
+        [sys.executable, "-m", "launch.doctor", *arguments],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -37,7 +37,7 @@ class ServerError(VoiceReelError):
 
 # What is said counts more than the status: a stream's errors come without one, and a unary front
 # door sees every error of the models behind it as INTERNAL (Triton 24.10). Our models say which
-# kind it is (ensemble/wire.py); the other words are Triton's own.
+# kind it is (ensemble/serving/wire.py); the other words are Triton's own.
 _BY_WORDS = (
     (re.compile(r"\bfish_\w+: invalid request: "), InvalidRequest),
     (re.compile(r"\bfish_\w+: overloaded: "), Overloaded),

@@ -88,7 +88,7 @@ def _speak_module() -> ModuleType:
     if root not in sys.path:
         sys.path.append(root)
     try:
-        return importlib.import_module("export.speak")
+        return importlib.import_module("families.fish_s1.speak")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"the regular engine runs upstream's code, and {error.name} is not installed. "

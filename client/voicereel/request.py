@@ -1,6 +1,6 @@
 """What a caller asks -> the model to ask and the tensors to send.
 
-The tensors are those of the server's contract: ensemble/contract.py of voicereel-triton.
+The tensors are those of the server's contract: ensemble/contract/tensors.py of voicereel-triton.
 """
 
 import operator

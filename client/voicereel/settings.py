@@ -1,6 +1,6 @@
 """The documented environment variables, checked once.
 
-The server reads those marked so from its own environment (engine/settings.py of
+The server reads those marked so from its own environment (ensemble/contract/settings.py of
 voicereel-triton): same names, same values, same defaults.
 """
 

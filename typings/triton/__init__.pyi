@@ -1,4 +1,4 @@
-# OpenAI's Triton, which only torch for CUDA brings: as much of it as engine/gpu_kernels.py takes.
+# OpenAI's Triton, which only torch for CUDA brings: as much of it as engine/kernels/gpu.py takes.
 from typing import Any
 
 def jit(function: Any) -> Any: ...

@@ -3,12 +3,12 @@
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ensemble import wire
-from ensemble.cancel import take_back
+from ensemble.serving import wire
+from ensemble.serving.cancel import take_back
 
 
 class TritonPythonModel:
-    """Takes a caller's token back; see `ensemble.cancel`."""
+    """Takes a caller's token back; see `ensemble.serving.cancel`."""
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]

@@ -1,4 +1,4 @@
-"""fish_llama: prompt and options -> windows of codes, decoupled. See `ensemble.contract`.
+"""fish_llama: prompt and options -> windows of codes, decoupled. See `ensemble.contract.tensors`.
 
 Each response holds one window for fish_decoder and what the caller must know of it. The stream
 is closed with FINAL exactly once, after the last window or after an error.
@@ -14,18 +14,18 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from engine.engine import CancelledError, Engine, OverloadedError
-from engine.llama import Llama
-from engine.memory import MAX_SLOTS, positions_that_fit
-from engine.request import Request, Sampling
-from engine.settings import Settings, settings_from
-from engine.windows import Window
-from ensemble import wire
-from ensemble.cancel import CancelToken
-from ensemble.contract import OPTIONS
-from ensemble.facts import Facts
-from ensemble.llama_metrics import LlamaMetrics
-from ensemble.options import checked_options
+from engine.lm.llama import Llama
+from engine.schedule.chunk_schedule import Window
+from engine.schedule.memory import MAX_SLOTS, positions_that_fit
+from engine.schedule.request import Request, Sampling
+from engine.schedule.scheduler import CancelledError, Engine, OverloadedError
+from ensemble.contract.facts import Facts
+from ensemble.contract.options import checked_options
+from ensemble.contract.settings import Settings, settings_from
+from ensemble.contract.tensors import OPTIONS
+from ensemble.serving import wire
+from ensemble.serving.cancel import CancelToken
+from ensemble.serving.metrics import LlamaMetrics
 
 
 def _engine(folder: Path, settings: Settings) -> Engine:

@@ -1,5 +1,5 @@
 """fish_prompt: text, and a voice as codes -> prompt INT32 (1 + codebooks, positions),
-prefix_length. See `ensemble.contract`, `ensemble.voice` and `ensemble.prompt`.
+prefix_length. See `ensemble.contract.voice` and `families.fish_s1.prompt`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -7,9 +7,9 @@ from __future__ import annotations  # pb_utils gets its classes only after this 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ensemble import wire
-from ensemble.prompt import PromptBuilder, PromptError
-from ensemble.voice import references_from
+from ensemble.contract.voice import references_from
+from ensemble.serving import wire
+from families.fish_s1.prompt import PromptBuilder, PromptError
 
 
 class TritonPythonModel:

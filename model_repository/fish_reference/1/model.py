@@ -1,6 +1,6 @@
 """fish_reference: reference_audio FP32 (samples,), reference_sample_rate?, chunk_size_s? ->
-waveform, padded, chunk_frames, reference_frames, checkpoint_id. See `ensemble.contract` and
-`ensemble.reference`.
+waveform, padded, chunk_frames, reference_frames, checkpoint_id. See `ensemble.contract.tensors` and
+`ensemble.contract.reference`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -8,9 +8,9 @@ from __future__ import annotations  # pb_utils gets its classes only after this 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ensemble import wire
-from ensemble.facts import Facts
-from ensemble.reference import chunk_frames, padded_reference
+from ensemble.contract.facts import Facts
+from ensemble.contract.reference import chunk_frames, padded_reference
+from ensemble.serving import wire
 
 
 class TritonPythonModel:

@@ -1,6 +1,6 @@
 """fish_tts: fish_tts_stream, answered once with the whole waveform."""
 
-from ensemble.front_door import FrontDoor
+from ensemble.serving.front_door import FrontDoor
 
 
 class TritonPythonModel(FrontDoor):

@@ -1,0 +1,1 @@
+"""`make demo`: a two-speaker script through a real server."""

@@ -1,0 +1,161 @@
+"""`make demo`: a two-speaker script through a real server, with captions and a picture.
+
+Everything is made when missing or outdated: a checkpoint, its export, then out/demo.{wav,srt,png}.
+The last line on stdout is one JSON object; all else goes to stderr.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import voicereel.captions
+from benchmarks.demo.plot import plot
+from benchmarks.prepared import ROOT, console, prepared
+from launch.server import LaunchError, Server
+from voicereel import Audio, Client, ReelPiece, VoiceReelError, stream_script
+
+OUT, VOICES = ROOT / "out", ROOT / "assets" / "voices"
+IN_FLIGHT = 4  # lines at a time
+MAX_FRAMES = 200  # 9 s: a line that does not end by itself
+
+SEED = 3  # of some that were tried, a recogniser hears its words best
+WORDS = {  # of the recordings, assets/voices/README.md
+    "Alice": "Please bring me seven candles and some chocolate.",
+    "Bob": "The train to Paris leaves at seven in the morning.",
+}
+SCRIPT = (  # of words that the demo voice knows, training/sentences.txt
+    ("Alice", "Good morning, Bob. Did you sleep well?"),
+    ("Bob", "Good morning, Alice. Let us begin."),
+    ("Alice", "Did the captain find the guitar last night?"),
+    ("Bob", "Michael has studied for eleven hours without a sandwich."),
+    ("Alice", "Once upon a time, a sleepy dolphin lived inside the library."),
+    ("Bob", "Sunday will be foggy and freezing in the valley."),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the script, spoken.
+
+    Attributes:
+        speaker: Who says it.
+        text: What is said.
+        audio: How it sounds.
+        ttfa_s: Seconds from the beginning of the whole script to its first audio, heard in order.
+    """
+
+    speaker: str
+    text: str
+    audio: Audio
+    ttfa_s: float
+
+
+@dataclass(frozen=True)
+class Caption:
+    """When which line is heard: samples `start` to `end` of the whole."""
+
+    speaker: str
+    text: str
+    start: int
+    end: int
+
+
+def main() -> None:
+    """Make the demo; exits with 1 and a message if it cannot."""
+    try:
+        _, repository = prepared("demo", "demo")
+        with (
+            console.status("serving"),
+            Server(repository) as server,
+            Client(server.grpc_url, timeout_s=120) as client,
+        ):
+            lines, wall_s = speak(client)
+    except (LaunchError, VoiceReelError, subprocess.CalledProcessError) as error:
+        console.print(f"[red]demo:[/red] {error}", highlight=False)
+        sys.exit(1)
+    result = write(lines, wall_s)
+    console.print(
+        "A small voice, trained from nothing on synthetic speech (training/). "
+        "For one that sounds human: make export CHECKPOINT=DIR",
+        style="yellow",
+    )
+    print(json.dumps(result))
+
+
+def speak(client: Client) -> tuple[list[Line], float]:
+    """Speak the script, several lines at a time; returns also the seconds that took."""
+    voices = {
+        name: client.encode_voice(VOICES / f"{name.lower()}.flac", words)
+        for name, words in WORDS.items()
+    }
+    client.synthesize(SCRIPT[0][1], voices["Alice"], seed=0)  # first calls are slow: not counted
+    script = [
+        {"speaker_id": speaker, "text": text, "options": {"seed": SEED}} for speaker, text in SCRIPT
+    ]
+    begin = time.perf_counter()
+    pieces = stream_script(client, script, voices, max_workers=IN_FLIGHT, max_new_tokens=MAX_FRAMES)
+    return list(_lines(pieces, begin)), time.perf_counter() - begin
+
+
+def _lines(pieces: Iterable[ReelPiece], begin: float) -> Iterator[Line]:
+    waveforms, ttfa_s = [], 0.0
+    for piece in pieces:
+        ttfa_s = ttfa_s or time.perf_counter() - begin
+        waveforms.append(piece.waveform)
+        if piece.caption:
+            speaker, text = piece.caption["speaker"], piece.caption["text"]
+            audio = Audio(np.concatenate(waveforms), piece.sample_rate_hz, piece.finish_reason)
+            console.print(f"{speaker}: {text} [dim]({audio.duration_s:.2f} s)", highlight=False)
+            yield Line(speaker, text, audio, ttfa_s)
+            waveforms, ttfa_s = [], 0.0
+
+
+def captions_of(lines: Iterable[Line]) -> list[Caption]:
+    """Where each line lies when they are heard one after the other."""
+    captions, start = [], 0
+    for line in lines:
+        end = start + len(line.audio.waveform)
+        captions.append(Caption(line.speaker, line.text, start, end))
+        start = end
+    return captions
+
+
+def srt(captions: Iterable[Caption], sample_rate_hz: int) -> str:
+    """Captions as a SubRip file, which knows milliseconds."""
+    return voicereel.captions.srt(
+        voicereel.Caption(
+            start=c.start / sample_rate_hz,
+            end=c.end / sample_rate_hz,
+            speaker=c.speaker,
+            text=c.text,
+        )
+        for c in captions
+    )
+
+
+def write(lines: list[Line], wall_s: float) -> dict[str, object]:
+    """Write out/demo.{wav,srt,png}; returns what the last line on stdout says."""
+    OUT.mkdir(exist_ok=True)
+    sample_rate_hz = lines[0].audio.sample_rate_hz
+    waveform = np.concatenate([line.audio.waveform for line in lines])
+    captions = captions_of(lines)
+    audio = Audio(waveform, sample_rate_hz, "stop")
+    audio.save(OUT / "demo.wav")
+    (OUT / "demo.srt").write_text(srt(captions, sample_rate_hz), encoding="utf-8")
+    with console.status("drawing out/demo.png"):
+        plot(waveform, sample_rate_hz, captions, OUT / "demo.png")
+    return {
+        "wav": "out/demo.wav",
+        "captions": "out/demo.srt",
+        "segments": len(lines),
+        "speakers": len({line.speaker for line in lines}),
+        "audio_s": audio.duration_s,
+        "wall_s": wall_s,
+        "rtf": wall_s / audio.duration_s,
+        "ttfa_s": lines[0].ttfa_s,
+    }

@@ -1,0 +1,1 @@
+"""Operators for CPUs (C++) and GPUs (OpenAI's Triton), one wrapper each."""

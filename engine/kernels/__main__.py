@@ -1,0 +1,7 @@
+"""`python -m engine.kernels`: compiles the operators for this machine beforehand."""
+
+from engine.kernels.transformer import fault, library
+
+reason = fault()
+print(f"kernels: {reason or library()}")
+raise SystemExit(reason is not None)

@@ -1,0 +1,1 @@
+"""Checks that the contract, every config.pbtxt and every exported artefact agree."""

@@ -1,0 +1,1 @@
+"""What the stages agree on: tensors, options, settings, checkpoint facts. NumPy only."""

@@ -1,0 +1,71 @@
+"""A caller's recording, checked and padded for the encoder."""
+
+import math
+
+import numpy as np
+
+from ensemble.contract.facts import Facts
+
+MIN_SECONDS = 0.1  # shorter holds no voice
+BUCKET_FRAMES = 32  # about 1.5 s: recordings padded to a multiple of it can be encoded together
+CHUNK_FRAMES = 64  # about 3 s: encoded at a time where nothing else is asked for
+
+
+def chunk_frames(chunk_size_s: float | None, facts: Facts) -> int:
+    """Frames that the encoder shall take at a time; more than there are: all at once.
+
+    Raises:
+        ValueError: If it is not above 0.
+    """
+    if chunk_size_s is None:
+        return CHUNK_FRAMES
+    if not chunk_size_s > 0:
+        raise ValueError(f"chunk_size_s is {chunk_size_s:g}, expected seconds above 0.")
+    return math.ceil(min(chunk_size_s / facts.seconds(1), facts.max_reference_frames))
+
+
+def padded_reference(
+    audio: np.ndarray, sample_rate: int | None, facts: Facts
+) -> tuple[np.ndarray, int]:
+    """Check a recording and fill it up with zeros; the codec is causal, so codes do not change.
+
+    Args:
+        audio: float32 (samples,), mono, in [-1, 1].
+        sample_rate: What the caller says it is, Hz; None if nothing was said.
+        facts: Of the checkpoint.
+
+    Returns:
+        float32 (padded samples,), and the number of frames that are not padding.
+
+    Raises:
+        ValueError: If it is no recording the encoder can take.
+    """
+    rate, frame = facts.sample_rate, facts.samples_per_frame
+    if sample_rate is not None and sample_rate != rate:
+        raise ValueError(
+            f"reference_sample_rate is {sample_rate} Hz, expected {rate}. "
+            "Resample the recording (voicereel.Client does)."
+        )
+    if audio.ndim != 1 or len(audio) < MIN_SECONDS * rate:
+        raise ValueError(
+            f"reference_audio has {audio.size} samples, expected at least "
+            f"{int(MIN_SECONDS * rate)} ({MIN_SECONDS:g} s), better 5 to 30 s."
+        )
+    if not np.isfinite(audio).all():
+        raise ValueError("reference_audio holds NaN or infinity, expected samples in [-1, 1].")
+    peak = float(np.abs(audio).max())
+    if peak > 4.0:
+        raise ValueError(
+            f"reference_audio peaks at {peak:g}, expected samples in [-1, 1]. "
+            "Divide integer samples by their full scale."
+        )
+    frames = -(-len(audio) // frame)
+    limit = min(facts.max_reference_frames, facts.max_prompt_length)
+    if frames > limit:
+        raise ValueError(
+            f"reference_audio lasts {len(audio) / rate:.1f} s, expected at most "
+            f"{facts.seconds(limit):.1f} s, which is what the prompt can hold, less one frame for "
+            "each piece of text. Cut it: 5 to 30 s are enough for a voice."
+        )
+    padded = min(-(-frames // BUCKET_FRAMES) * BUCKET_FRAMES, facts.max_reference_frames)
+    return np.pad(audio, (0, padded * frame - len(audio))), frames

@@ -1,0 +1,43 @@
+"""A voice as it comes over the wire -> references for the prompt."""
+
+import numpy as np
+
+from families.fish_s1.prompt import PromptError, Reference
+
+
+def references_from(
+    texts: list[str], codes: np.ndarray | None, frames: np.ndarray | None
+) -> list[Reference]:
+    """Cut the references of one voice apart.
+
+    Args:
+        texts: Words of each reference.
+        codes: int64 (codebooks, frames), all references side by side, maybe padded at the end.
+        frames: int32 (references,), frames of each; None if there is one, without padding.
+
+    Raises:
+        PromptError: If they do not fit together.
+    """
+    if codes is None:
+        codes = np.zeros((0, 0), np.int64)
+    available = codes.shape[1]
+    counts = (
+        [available]
+        if frames is None and available
+        else [int(n) for n in (() if frames is None else frames)]
+    )
+    if len(texts) != len(counts):
+        raise PromptError(
+            f"reference_text has {len(texts)} texts for {len(counts)} recordings, expected one "
+            "each. A voice needs reference_codes and the words spoken in them, or neither."
+        )
+    if any(n < 1 for n in counts) or sum(counts) > available:
+        raise PromptError(
+            f"reference_frames is {counts}, expected positive counts that add up to at most the "
+            f"{available} frames of reference_codes."
+        )
+    ends = np.cumsum(counts)
+    return [
+        Reference(text, codes[:, end - count : end])
+        for text, count, end in zip(texts, counts, ends, strict=True)
+    ]

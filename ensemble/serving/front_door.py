@@ -1,0 +1,158 @@
+"""The whole waveform in one answer: a thin front door over a streaming ensemble.
+
+For HTTP /infer, unary gRPC and load tests. It reaches the ensemble as any client does, through
+the server's own gRPC port: Triton's way from model to model (BLS) lost its process or hung after
+some hundred streams. Nor may a model whose answers are not decoupled ask whether the caller has
+gone: the server dies of it (both in Triton 24.10). Imports only in a server.
+"""
+
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
+
+from ensemble.contract.tensors import LONGEST_CHUNK, MODELS, OPTIONS
+from ensemble.serving import wire
+from ensemble.serving.cancel import PARAMETER, token_in
+from ensemble.serving.own_server import grpc_url
+
+_GIVEN_UP = {"cancelled": "by the caller", "timeout": "its timeout has passed"}
+_FIRST, _LONGEST = "first_chunk_frames", "max_chunk_frames"
+MAX_IN_FLIGHT = 256  # requests; more are refused at once
+
+
+class FrontDoor:
+    """Forwards every input to `stream_model` and joins the chunks that come back.
+
+    Requests wait in one event loop, not in `execute`, so that one instance keeps many in flight.
+    """
+
+    name: str
+    stream_model: str
+
+    def initialize(self, args: dict) -> None:
+        self.in_flight: set[asyncio.Task] = set()
+        self.places = threading.Semaphore(MAX_IN_FLIGHT)
+        self.loop = asyncio.new_event_loop()
+        self.client: InferenceServerClient | None = None
+        self.thread = threading.Thread(target=self.loop.run_forever, name=self.name, daemon=True)
+        self.thread.start()
+
+    def execute(self, requests: list) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            if self.places.acquire(blocking=False):
+                forwarded = self._forwarded(request)
+                asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
+            else:
+                problem = RuntimeError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
+                _reply(sender, wire.error(self.name, problem, "UNAVAILABLE"))
+
+    def finalize(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+
+    async def _close(self) -> None:
+        for task in self.in_flight:
+            task.cancel()
+        if self.client is not None:
+            await self.client.close()
+
+    def _forwarded(self, request) -> dict:
+        """What tritonclient sends; copies, for a request's tensors go when execute returns."""
+        inputs = []
+        for t in MODELS[self.name].inputs:
+            if (values := wire.array(request, t.name)) is not None:
+                inputs.append(_input(t.name, t.dtype, np.array(values)))
+            elif t.name == _FIRST:
+                inputs.append(_first_chunk(wire.array(request, _LONGEST)))
+        token = token_in(request.parameters())
+        return {
+            "model_name": self.stream_model,
+            "inputs": inputs,
+            "timeout": request.timeout() or None,
+            "parameters": None if token is None else {PARAMETER: token},
+        }
+
+    async def _answer(self, forwarded: dict, sender) -> None:
+        task = asyncio.ensure_future(self._joined(forwarded))
+        self.in_flight.add(task)
+        try:
+            response = await task
+        except asyncio.CancelledError:
+            response = wire.error(self.name, RuntimeError("the server is shutting down"))
+        except Exception as problem:
+            response = wire.error(self.name, problem)
+        finally:
+            self.in_flight.discard(task)
+            self.places.release()
+        _reply(sender, response)
+
+    async def _joined(self, forwarded: dict) -> pb_utils.InferenceResponse:
+        """Chunks may come in any order."""
+        if self.client is None:  # not before: the server's ports open after its models
+            self.client = InferenceServerClient(grpc_url())
+        chunks = []
+        answers: Any = self.client.stream_infer(_once(forwarded))  # typed as None by mistake
+        async for result, problem in answers:
+            if problem is not None:
+                return wire.passed_on(pb_utils.TritonError(problem.message()))
+            if result.get_response().outputs:
+                chunks.append(_Chunk(result))
+        chunks.sort(key=lambda chunk: chunk.index)
+        last = chunks[-1] if chunks else None
+        if last is None or not last.finish_reason or last.index != len(chunks) - 1:
+            raise RuntimeError(f"{self.stream_model} ended after {len(chunks)} chunks, unfinished")
+        if why := _GIVEN_UP.get(last.finish_reason):
+            return wire.error(self.name, RuntimeError(why), "CANCELLED")
+        return pb_utils.InferenceResponse(
+            [
+                wire.tensor("audio", np.concatenate([c.audio for c in chunks]), np.float32),
+                wire.tensor("finish_reason", [last.finish_reason], np.object_),
+                wire.tensor("sample_rate", [last.sample_rate], np.int32),
+            ]
+        )
+
+
+def _input(name: str, dtype: str, values: np.ndarray) -> InferInput:
+    batch = values[None]
+    made = InferInput(name, list(batch.shape), dtype)
+    made.set_data_from_numpy(batch)
+    return made
+
+
+def _first_chunk(longest: np.ndarray | None) -> InferInput:
+    """As long as any: nobody hears the first before the last, and few chunks are less work."""
+    first = next(option for option in OPTIONS if option.name == _FIRST)
+    asked = np.array([0] if longest is None else longest, np.int32)
+    asked[asked == 0] = LONGEST_CHUNK
+    return _input(_FIRST, first.dtype, asked.clip(int(first.low), int(first.high)))
+
+
+async def _once(forwarded: dict) -> AsyncIterator[dict]:
+    yield forwarded
+
+
+class _Chunk:
+    """One response of the ensemble; audio float32 (num_samples,), padding cut off."""
+
+    def __init__(self, result) -> None:
+        def value(name: str):
+            return result.as_numpy(name)[0]
+
+        self.index = int(value("chunk_index")[0])
+        self.audio = np.array(value("audio")[: int(value("num_samples")[0])])
+        self.finish_reason = value("finish_reason")[0].decode()
+        self.sample_rate = int(value("sample_rate")[0])
+
+
+def _reply(sender, response: pb_utils.InferenceResponse) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,1 @@
+"""Checkpoint families: one folder for each, which knows its files, weights and prompt."""

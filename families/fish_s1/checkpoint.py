@@ -1,0 +1,273 @@
+"""Loads a Fish-Speech checkpoint folder, strictly, into the genuine upstream classes.
+
+    checkpoint = load_checkpoint("checkpoints/openaudio-s1-mini")
+    llama = load_llama(checkpoint, torch.bfloat16)
+    codec = load_codec(checkpoint)
+
+Upstream's own loaders are not used: `from_pretrained` changes the model when the *path* contains
+"int8", ignores missing tensors, and first fills hundreds of megabytes of masks and random numbers.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.weight_norm import WeightNorm
+
+from families.fish_s1.codec_config import codec_facts_fault, empty_codec
+from families.fish_s1.upstream import (
+    DAC,
+    DualARModelArgs,
+    DualARTransformer,
+    FishTokenizer,
+    WindowLimitedTransformer,
+    codec_freqs_cis,
+    precompute_freqs_cis,
+)
+from families.fish_s1.weights import (
+    CheckpointError,
+    check,
+    listed,
+    read_codec,
+    read_llama,
+    reject_lfs_pointer,
+)
+
+FILES = ("config.json", "model.pth", "codec.pth", "tokenizer.tiktoken", "special_tokens.json")
+CODEC_CONFIG = "codec.yaml"  # upstream's own configuration where there is none
+ANSWER_POSITIONS = 2048  # kept free behind every prompt (upstream's `generate_long`)
+_IM_END, _INTERLEAVE = "<|im_end|>", "<|interleave|>"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose every file has been checked, not yet in memory.
+
+    Attributes:
+        path: The folder.
+        config: What the transformers are, as upstream's own dataclass.
+        tokenizer: Upstream's own; holds `semantic_begin_id` and `semantic_end_id`.
+        checkpoint_id: First 16 hex digits of the SHA-256 over the files' contents.
+    """
+
+    path: Path
+    config: DualARModelArgs
+    tokenizer: FishTokenizer
+    checkpoint_id: str
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Check everything in the folder that can be wrong.
+
+    Raises:
+        CheckpointError: With what was found, what was expected and what to do.
+    """
+    path = Path(path)
+    _require_files(path)
+    config = _read_config(path)
+    tokenizer = _read_tokenizer(path, config)
+    check("model.pth", read_llama(path / "model.pth"), _empty_llama(config, tokenizer))
+    codec = empty_codec(path / CODEC_CONFIG)
+    if fault := codec_facts_fault(codec, config):
+        raise CheckpointError(fault)
+    check("codec.pth", read_codec(path / "codec.pth"), codec)
+    return Checkpoint(path, config, tokenizer, _content_hash(path))
+
+
+def load_llama(
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, max_seq_len: int | None = None
+) -> DualARTransformer:
+    """The two transformers, in eval mode, on the CPU.
+
+    Args:
+        checkpoint: What `load_checkpoint` returned.
+        dtype: Of the weights and of the rotary tables, as in upstream's `init_model`.
+        max_seq_len: Positions the rotary table and mask are made for; the checkpoint's if None.
+
+    Raises:
+        CheckpointError: If the weights changed under us or max_seq_len cannot be served.
+    """
+    config = checkpoint.config
+    if max_seq_len is not None:
+        if max_seq_len < 8 or max_seq_len % 8:
+            raise CheckpointError(f"max_seq_len: got {max_seq_len}, expected a multiple of 8")
+        config = replace(config, max_seq_len=max_seq_len)
+    model = _empty_llama(config, checkpoint.tokenizer)
+    weights = read_llama(checkpoint.path / "model.pth")
+    check("model.pth", weights, model)
+    model.load_state_dict(weights, strict=False, assign=True)  # not the tables, made next
+    length, base = config.max_seq_len, config.rope_base
+    model.freqs_cis = precompute_freqs_cis(length, config.head_dim, base)
+    model.fast_freqs_cis = precompute_freqs_cis(config.num_codebooks, config.fast_head_dim, base)
+    model.causal_mask = torch.tril(torch.ones(length, length, dtype=torch.bool))
+    return model.to(dtype).requires_grad_(False).eval()
+
+
+def load_codec(checkpoint: Checkpoint) -> DAC:
+    """The codec in eval mode, float32, on the CPU.
+
+    Its `causal_mask` tables (16384 x 16384) are left empty: the window-limited transformers are
+    always handed a mask and never look at them.
+
+    Raises:
+        CheckpointError: If the weights changed under us.
+    """
+    codec = empty_codec(checkpoint.path / CODEC_CONFIG)
+    weights = read_codec(checkpoint.path / "codec.pth")
+    check("codec.pth", weights, codec)
+    return fill_codec(codec, weights)
+
+
+@torch.no_grad()
+def fill_codec(codec: DAC, weights: dict[str, torch.Tensor]) -> DAC:
+    """Give an empty codec its weights, float32, and the tables it makes itself."""
+    tables = {name for name, _ in codec.named_buffers()}
+    weights = {n: t if n in tables else t.float() for n, t in weights.items()}
+    codec.load_state_dict(weights, strict=False, assign=True)
+    for module in codec.modules():
+        if isinstance(module, WindowLimitedTransformer):
+            config = module.config
+            if module.freqs_cis.is_meta:
+                module.freqs_cis = codec_freqs_cis(
+                    config.block_size, config.head_dim, config.rope_base
+                )
+            module.causal_mask = torch.empty(0, 0, dtype=torch.bool)
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                hook(module, None)  # remakes `weight`, still empty, of the older weight norm
+    return codec.requires_grad_(False).eval()
+
+
+def _empty_llama(config: DualARModelArgs, tokenizer: FishTokenizer) -> DualARTransformer:
+    """Without memory or random numbers behind its tensors."""
+    try:
+        with torch.device("meta"):
+            return DualARTransformer(config, tokenizer)  # pyright: ignore[reportArgumentType]
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"config.json: upstream cannot build this model ({error!r}). "
+            "Take the config.json that came with model.pth"
+        ) from error
+
+
+def _require_files(path: Path) -> None:
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder, expected one holding {', '.join(FILES)}")
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if "model.pth" in missing and any(path.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path}: a Fish-Speech S2 checkpoint (*.safetensors), expected OpenAudio S1-mini's "
+            "format (model.pth). S2 needs upstream 2.0 and is not supported"
+        )
+    firefly = next(path.glob("firefly-gan-vq*"), None)
+    if "codec.pth" in missing and firefly:
+        raise CheckpointError(
+            f"{path}: a Fish-Speech 1.4 or 1.5 checkpoint ({firefly.name}), expected OpenAudio "
+            "S1-mini's codec.pth. The older codec is gone from fish-speech 0.1.0"
+        )
+    if missing:
+        raise CheckpointError(
+            f"{path}: {', '.join(missing)} missing, expected {', '.join(FILES)}. "
+            "Make a random one with: python -m export make-checkpoint tiny --out DIR"
+        )
+
+
+def _read_json(path: Path) -> Any:
+    reject_lfs_pointer(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path.name}: is not JSON ({error}). Download it again") from error
+
+
+def _read_config(path: Path) -> DualARModelArgs:
+    values = _read_json(path / "config.json")
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind == "fish_qwen3_omni":
+        raise CheckpointError(
+            "config.json: model_type fish_qwen3_omni, a Fish-Speech S2 checkpoint, expected "
+            "dual_ar (OpenAudio S1-mini). S2 needs upstream 2.0 and is not supported"
+        )
+    if kind == "naive":
+        raise CheckpointError(
+            "config.json: model_type naive, without a fast transformer, expected dual_ar"
+        )
+    if kind != "dual_ar":
+        raise CheckpointError(f"config.json: model_type {kind!r}, expected dual_ar")
+    known = {field.name for field in fields(DualARModelArgs)}
+    if unknown := sorted(set(values) - known):
+        raise CheckpointError(
+            f"config.json: {len(unknown)} unknown keys: {listed(unknown)}. Expected only those of "
+            "fish-speech 0.1.0; remove one only if the model does not depend on it"
+        )
+    try:
+        config = DualARModelArgs(**values)
+        _check_extents(config)
+    except (TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"config.json: unusable values ({error}). Take the one that came with model.pth"
+        ) from error
+    return config
+
+
+def _check_extents(config: DualARModelArgs) -> None:
+    """What upstream notices only when it generates, or never."""
+    length = config.max_seq_len
+    if not isinstance(length, int) or length % 8 or length <= ANSWER_POSITIONS:
+        raise CheckpointError(
+            f"config.json: max_seq_len {length!r}, expected a multiple of 8 above "
+            f"{ANSWER_POSITIONS}, which upstream keeps free for the answer"
+        )
+    heads = ((config.n_head, config.n_local_heads), (config.fast_n_head, config.fast_n_local_heads))
+    if any(n_head % n_local for n_head, n_local in heads):  # pyright: ignore[reportOperatorIssue]
+        raise CheckpointError(
+            f"config.json: (n_head, n_local_heads) of slow and fast: {heads}, expected n_head to "
+            "be a multiple of n_local_heads"
+        )
+
+
+def _read_tokenizer(path: Path, config: DualARModelArgs) -> FishTokenizer:
+    special = _read_json(path / "special_tokens.json")
+    size = config.codebook_size
+    required = [_IM_END, _INTERLEAVE, *(f"<|semantic:{i}|>" for i in range(size))]
+    if not isinstance(special, dict | list):
+        raise CheckpointError(
+            f"special_tokens.json: got {type(special).__name__}, expected an object or a list"
+        )
+    if lacking := [token for token in required if token not in special]:
+        raise CheckpointError(
+            f"special_tokens.json: {len(lacking)} tokens missing: {listed(lacking)}. Expected "
+            f"{_IM_END}, {_INTERLEAVE} and a semantic token for each of codebook_size {size}"
+        )
+    reject_lfs_pointer(path / "tokenizer.tiktoken")
+    try:
+        tokenizer = FishTokenizer.from_pretrained(str(path))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"tokenizer.tiktoken: cannot be read ({error!r}), expected lines of a token in "
+            "base64 and its rank. Download it again"
+        ) from error
+    begin, semantic = tokenizer.semantic_begin_id, tokenizer.semantic_id_to_token_id
+    if any(semantic[i] != begin + i for i in range(size)):
+        raise CheckpointError(
+            "special_tokens.json: the semantic tokens are out of order, expected them in a row"
+        )
+    tokens = tokenizer.vocab_size + tokenizer.num_special_tokens
+    if config.vocab_size < tokens:
+        raise CheckpointError(
+            f"config.json: vocab_size {config.vocab_size}, but the tokenizer has {tokens} tokens. "
+            "Use the tokenizer that came with model.pth"
+        )
+    return tokenizer
+
+
+def _content_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (*FILES, CODEC_CONFIG):
+        if (path / name).is_file():
+            with (path / name).open("rb") as file:
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

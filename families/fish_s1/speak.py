@@ -1,0 +1,116 @@
+"""Genuine upstream from end to end in this process: recording to codes, text to speech.
+
+What the served models are compared with, and VoiceReel's regular engine. As it is upstream: one
+request at a time, attention over all positions of the cache, the codec once for the whole speech,
+and control tokens in a text are obeyed.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensemble.contract.facts import max_prompt_length
+from ensemble.contract.options import checked_options
+from ensemble.contract.settings import settings_from
+from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
+from families.fish_s1.upstream import decode_one_token_ar, generate_long
+from families.fish_s1.weights import CheckpointError
+
+__all__ = ["CheckpointError", "UpstreamSpeaker"]
+
+_LOWEST = 1e-5  # upstream asserts temperature and top_p above 0; it cuts temperature off here
+
+
+class UpstreamSpeaker:
+    """A checkpoint in memory.
+
+    Attributes:
+        checkpoint_id: As in `Checkpoint`.
+        sample_rate_hz: Of what it hears and says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Load it as FISH_SPEECH_DEVICE and FISH_SPEECH_PRECISION say; the codec in float32.
+
+        Raises:
+            CheckpointError: If the folder is no usable checkpoint.
+            ValueError: If a variable is wrong.
+        """
+        checkpoint, settings = load_checkpoint(folder), settings_from()
+        self._device = settings.device
+        self._llama = load_llama(checkpoint, settings.dtype).to(settings.device)
+        self._codec = load_codec(checkpoint).to(settings.device)
+        self.checkpoint_id = checkpoint.checkpoint_id
+        self.sample_rate_hz = int(self._codec.sample_rate)
+        frames = min(
+            int(self._codec.quantizer.pre_module.config.block_size),
+            max_prompt_length(int(self._llama.config.max_seq_len)),
+        )
+        self._limit_s = frames * int(self._codec.frame_length) / self.sample_rate_hz
+
+    @torch.inference_mode()
+    def encode(self, waveform: np.ndarray) -> np.ndarray:
+        """float32 (samples,), mono, at its sample rate -> int64 (codebooks, frames).
+
+        Raises:
+            ValueError: If it is longer than upstream's tables, or than the prompt can hold.
+        """
+        if len(waveform) > self._limit_s * self.sample_rate_hz:
+            raise ValueError(
+                f"lasts {len(waveform) / self.sample_rate_hz:.1f} s, expected at most "
+                f"{self._limit_s:.1f} s. Cut it: 5 to 30 s are enough for a voice."
+            )
+        audio = torch.from_numpy(waveform).float().to(self._device)[None, None]
+        codes, lengths = self._codec.encode(audio, torch.tensor([audio.shape[-1]]).to(audio.device))
+        return codes[0, :, : int(lengths[0])].cpu().numpy().astype(np.int64)
+
+    @torch.inference_mode()
+    def speak(
+        self,
+        text: str,
+        reference_texts: Sequence[str],
+        reference_codes: Sequence[np.ndarray],
+        asked: Mapping[str, Any],
+    ) -> tuple[np.ndarray, str]:
+        """Say a text.
+
+        Args:
+            text: What.
+            reference_texts: Words of each recording of the voice; none for the model's own.
+            reference_codes: int64 (codebooks, frames) of each.
+            asked: Options of the contract.
+
+        Returns:
+            float32 (samples,), mono, in [-1, 1]; and "stop", or "length" if it was cut off.
+
+        Raises:
+            ValueError: If an option is out of range, or the prompt too long.
+        """
+        options = checked_options(asked)
+        torch.manual_seed(options["seed"])
+        generate: Any = generate_long
+        answers = generate(
+            model=self._llama,
+            device=self._device,
+            decode_one_token=decode_one_token_ar,
+            text=text,
+            max_new_tokens=options["max_new_tokens"] + 1,  # the last is taken for the end and cut
+            top_p=max(options["top_p"], _LOWEST),
+            temperature=min(max(options["temperature"], _LOWEST), 2 - _LOWEST),
+            repetition_penalty=min(options["repetition_penalty"], 2 - _LOWEST),
+            prompt_text=list(reference_texts),
+            prompt_tokens=[torch.from_numpy(codes) for codes in reference_codes],
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # upstream's own, about how it copies its options
+            codes = next(answers).codes
+        if not codes.shape[1]:
+            return np.zeros(0, np.float32), "stop"
+        lengths = torch.tensor([codes.shape[1]], device=self._device)
+        audio = self._codec.decode(codes[None].long(), lengths)[0]
+        cut = codes.shape[1] >= options["max_new_tokens"]
+        return audio[0, 0].float().cpu().numpy(), "length" if cut else "stop"

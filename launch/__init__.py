@@ -1,0 +1,1 @@
+"""Starts a tritonserver on this machine, and says what is wrong with it."""

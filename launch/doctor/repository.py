@@ -1,0 +1,78 @@
+"""The model repository: artefacts, checkpoint, version."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from ensemble.check.config import ARTEFACTS, ModelConfig
+from ensemble.contract import facts
+from launch.doctor import Finding
+from launch.tritonserver import PROJECT
+
+TEMPLATE = PROJECT / "model_repository"
+# What the export puts beside the Python models; the other models' artefacts are in their configs.
+EXPORTED = {
+    "fish_llama": ("llama.pt", facts.FILE_NAME),
+    "fish_prompt": ("tokenizer.tiktoken", "special_tokens.json", facts.FILE_NAME),
+    "fish_reference": (facts.FILE_NAME,),
+}
+_EXPORT = "make export CHECKPOINT=DIR"
+
+
+def artefacts(repository: Path) -> Iterator[Finding]:
+    """Everything that the export makes is there, from one checkpoint, as this checkout has it."""
+    if not repository.is_dir():
+        yield Finding("artefacts", "broken", f"{repository} does not exist", _EXPORT)
+        return
+    missing = [path for path in _needed(repository) if not path.is_file()]
+    if missing:
+        few = ", ".join(str(p.relative_to(repository)) for p in missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        yield Finding("artefacts", "broken", f"{repository} lacks {few}{more}", _EXPORT)
+    else:
+        yield Finding("artefacts", "ok", f"{repository}: all there")
+    ids = checkpoint_ids(repository)
+    if len(set(ids.values())) > 1:
+        each = ", ".join(f"{model} {made_of}" for model, made_of in ids.items())
+        yield Finding("checkpoint", "broken", f"models of different checkpoints: {each}", _EXPORT)
+    elif ids:
+        yield Finding("checkpoint", "ok", next(iter(ids.values())))
+    yield _version_of(repository)
+
+
+def checkpoint_ids(repository: Path) -> dict[str, str]:
+    """Which checkpoint each exported model was made of."""
+    return {
+        path.parent.parent.name: json.loads(path.read_text("utf-8")).get("checkpoint_id", "?")
+        for path in sorted(repository.glob(f"*/*/{facts.FILE_NAME}"))
+    }
+
+
+def _needed(repository: Path) -> Iterator[Path]:
+    for template in sorted(TEMPLATE.glob("*/config.pbtxt")):
+        name = template.parent.name
+        folder = repository / name
+        yield folder / "config.pbtxt"
+        here = folder / "config.pbtxt" if (folder / "config.pbtxt").is_file() else template
+        config = text_format.Parse(here.read_text("utf-8"), ModelConfig())
+        artefact = config.default_model_filename or ARTEFACTS.get(config.backend)
+        files = (artefact, *EXPORTED.get(name, ())) if artefact else ()
+        yield from (folder / "1" / file for file in files)
+
+
+def _version_of(repository: Path) -> Finding:
+    """An exported repository has copies of the committed files, made when it was exported."""
+    committed = [p for kind in ("*.pbtxt", "model.py") for p in TEMPLATE.rglob(kind)]
+    differing = [
+        str(path.relative_to(TEMPLATE))
+        for path in sorted(committed)
+        if not (copy := repository / path.relative_to(TEMPLATE)).is_file()
+        or copy.read_bytes() != path.read_bytes()
+    ]
+    if differing:
+        few = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
+        return Finding("version", "warning", f"not as in this checkout: {few}",
+                       f"{_EXPORT}, if these are not your own changes")  # fmt: skip
+    return Finding("version", "ok", "configs and models are those of this checkout")

@@ -1,0 +1,252 @@
+"""Starts a tritonserver on a model repository, waits until it serves, and ends it cleanly.
+
+Example:
+    with launch.Server("model_repository") as server:
+        tritonclient.grpc.InferenceServerClient(server.grpc_url)
+"""
+
+import contextlib
+import ctypes
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch import startup_log, tritonserver
+from launch.run_folder import RunFolder
+from launch.tritonserver import LaunchError
+
+__all__ = ["LaunchError", "Server"]
+
+CACHE_BYTES = 256 * 2**20  # a reference's codes are some 20 kB: thousands of voices
+EXIT_TIMEOUT_S = 30  # how long a stopping server waits for requests in flight
+# Threads that wait for their next share of work spin for a moment, since to sleep and be woken
+# takes longer than most shares, and then sleep: spinning on, the LLaMA stage and the codec would
+# take the cores from each other. The caller's own environment goes before this.
+_WAITING = {"GOMP_SPINCOUNT": "3000"}
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl = ctypes.CDLL(None).prctl  # looked up here: not safe between fork and exec
+
+
+class Server:
+    """A tritonserver of this machine, serving one repository.
+
+    Attributes:
+        address: It listens at.
+        ports: Of http, grpc and metrics.
+        log_path: The server's log; a clean stop removes it unless the caller named it.
+    """
+
+    def __init__(
+        self,
+        repository: Path | str,
+        profile: str | None = None,
+        *,
+        address: str = "127.0.0.1",
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        deadline_s: float = 180,
+        log_path: Path | None = None,
+        environment: dict[str, str] | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
+        """Say what to serve and where; nothing happens before `start`.
+
+        Args:
+            repository: The model repository.
+            profile: `configs/<profile>.pbtxt` of each model that has one; None: config.pbtxt.
+            address: To listen at.
+            http_port: 0 takes a free one.
+            grpc_port: 0 takes a free one.
+            metrics_port: 0 takes a free one.
+            deadline_s: How long all models together may take to load.
+            log_path: File for the server's log, replaced.
+            environment: Variables for the server and its models, beside this process's.
+            flags: Further ones for tritonserver.
+        """
+        self.repository, self.profile, self.address = Path(repository), profile, address
+        self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self.deadline_s, self.environment, self.flags = deadline_s, environment or {}, tuple(flags)
+        self.log_path = log_path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: RunFolder | None = None
+
+    @property
+    def http_url(self) -> str:
+        """host:port, as tritonclient.http wants it."""
+        return f"{self.address}:{self.ports['http']}"
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port, as tritonclient.grpc wants it."""
+        return f"{self.address}:{self.ports['grpc']}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Of the Prometheus page."""
+        return f"http://{self.address}:{self.ports['metrics']}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Of the started server."""
+        if self._process is None:
+            raise RuntimeError("the server has not been started")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until every model is ready.
+
+        Raises:
+            LaunchError: If that fails or takes too long; nothing is left running.
+        """
+        self._check_repository()
+        self._choose_ports()
+        self._folder = folder = RunFolder.create()
+        self.log_path = self.log_path or folder.path / "server.log"
+        try:
+            installation = tritonserver.find(folder.path / "backends")
+            self._process = process = self._spawn(installation, folder, self.log_path)
+            self._wait_until_ready(process, self.log_path)
+        except BaseException:  # also a signal's: whatever ends the wait ends the server
+            self._end(patience_s=5)
+            folder.abandon()
+            raise
+
+    def stop(self) -> None:
+        """End the server and its stubs, and remove what they left. Harmless when it has ended."""
+        self._end(patience_s=EXIT_TIMEOUT_S + 5)
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
+
+    def wait(self) -> int:
+        """Wait for the server to end; its exit status, negative for a signal's number."""
+        return self._process.wait() if self._process else 0
+
+    def _check_repository(self) -> None:
+        if not self.repository.is_dir():
+            raise LaunchError(f"model repository {self.repository} does not exist")
+        models = sorted(p for p in self.repository.iterdir() if p.is_dir())
+        if not models:
+            raise LaunchError(f"model repository {self.repository} has no models")
+        profiles = {p.stem for model in models for p in model.glob("configs/*.pbtxt")}
+        if self.profile and self.profile not in profiles:
+            raise LaunchError(
+                f"no model in {self.repository} has configs/{self.profile}.pbtxt; "
+                f"profiles there: {', '.join(sorted(profiles)) or 'none'}"
+            )
+
+    def _choose_ports(self) -> None:
+        """Check the named ports and find free ones, so that a taken one is said at once."""
+        held = []
+        for use, port in self.ports.items():
+            probe = socket.socket()
+            held.append(probe)  # until all are chosen, or the same one might be chosen twice
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.address, port))
+            except OSError as error:
+                raise LaunchError(
+                    f"{use} port {port} at {self.address}: {error.strerror}. "
+                    f"Choose another with --{use}-port"
+                ) from None
+            self.ports[use] = probe.getsockname()[1]
+        for probe in held:
+            probe.close()
+
+    def _spawn(
+        self, installation: tritonserver.Installation, folder: RunFolder, log_path: Path
+    ) -> subprocess.Popen[bytes]:
+        command = [
+            str(installation.binary),
+            *installation.flags,
+            f"--model-repository={self.repository.resolve()}",
+            *([f"--model-config-name={self.profile}"] if self.profile else []),
+            "--disable-auto-complete-config",  # every config is complete; saves a stub per model
+            f"--backend-config=python,shm-region-prefix-name={folder.name}_",
+            f"--cache-config=local,size={CACHE_BYTES}",
+            "--metrics-config=summary_latencies=true",
+            "--metrics-config=histogram_latencies=true",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        ]
+        for use, port in self.ports.items():
+            command += [f"--{use}-address={self.address}", f"--{use}-port={port}"]
+        # A server must not outlive who started it. The kernel ties that to the starting thread.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [*command, *self.flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**_WAITING, **os.environ, **installation.environment, **self.environment},
+                cwd=tritonserver.PROJECT,  # the wheel's stub ignores PYTHONPATH
+                pass_fds=[folder.lock],
+                start_new_session=True,  # Ctrl-C is ours to pass on; stubs are found by group
+                preexec_fn=_die_with_parent if in_main_thread else None,
+            )
+        folder.let_go()
+        return process
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
+        give_up = time.monotonic() + self.deadline_s
+        while not self._is_ready():
+            status = process.poll()
+            if status is not None:
+                raise LaunchError(startup_log.why_it_ended(log_path, status))
+            if time.monotonic() > give_up:
+                raise LaunchError(
+                    f"not ready after {self.deadline_s:g} s: "
+                    + startup_log.what_it_waits_for(log_path)
+                )
+            time.sleep(0.1)
+
+    def _is_ready(self) -> bool:
+        """Whether all models are ready and all ports open; the metrics port is the last."""
+        return self._answers("http", "/v2/health/ready") and self._answers("metrics", "/metrics")
+
+    def _answers(self, use: str, path: str) -> bool:
+        connection = http.client.HTTPConnection(self.address, self.ports[use], timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _end(self, patience_s: float) -> None:
+        """End the server, then any stub of it that did not notice."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

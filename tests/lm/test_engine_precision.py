@@ -1,0 +1,84 @@
+"""What rounding does: against float32, in company, and how the benchmark tells it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from benchmarks import precision
+from engine.lm.linear import alike_in_company
+from engine.lm.llama import Llama
+from ensemble.contract.settings import Settings
+from support.engine import needs_vnni
+
+pytestmark = pytest.mark.torch
+CPU = torch.device("cpu")
+FULL = Settings(CPU, torch.float32, 1)
+BF16 = Settings(CPU, torch.bfloat16, 1)
+INT8 = Settings(CPU, torch.bfloat16, 1, int8=True)
+
+
+@pytest.mark.parametrize(
+    "settings", [FULL, BF16, pytest.param(INT8, marks=needs_vnni)], ids=["fp32", "bf16", "int8"]
+)
+def test_a_row_is_bit_for_bit_the_same_in_any_company(repository, settings) -> None:
+    """Linears, attention, heads and the whole fast loop; observed, oneDNN does not promise it."""
+    llama = Llama(repository / "fish_llama" / "1", settings)
+    assert llama.exact_in_company
+    for batch in (2, 5, 16, 33):
+        assert precision.differing_rows(llama, batch, 70) == {"slow": 0, "fast": 0}
+
+
+def test_rounding_that_depends_on_company_is_noticed() -> None:
+    class Centred(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(dim=0)
+
+    assert not alike_in_company(Centred(), 8, torch.zeros(()))
+    assert alike_in_company(torch.nn.Identity(), 8, torch.zeros(()))
+
+
+@needs_vnni
+def test_errors_against_float32(repository) -> None:
+    folder = repository / "fish_llama" / "1"
+    exact, half, int8 = (precision.teacher_forced(folder, s) for s in (FULL, BF16, INT8))
+    same = precision.errors(exact, exact)
+    assert same["semantic"] == {"relative_error": 0.0, "kl": 0.0, "kl_max": 0.0, "top1": 1.0}
+    assert exact.residual.shape[:2] == exact.slow.shape[:2] == (precision.FRAMES, precision.ROWS)
+    for of in ("semantic", "residual"):
+        rounded, eight = (precision.errors(found, exact)[of] for found in (half, int8))
+        assert 0 < rounded["relative_error"] < eight["relative_error"] < 0.2
+        assert 0 < rounded["kl"] < eight["kl"] < 0.1
+        assert eight["top1"] > 0.6
+
+
+def test_the_benchmark_ends_in_one_json_line(tiny_checkpoint, repository) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.engine"),
+            *("--checkpoint", tiny_checkpoint, "--repository", repository),
+            *("--precision", "full", "--batches", "1,15", "--kvs", "40", "--rounds", "1"),
+            *("--steps", "2", "--upstream-frames", "1", "--no-errors"),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    for batch in (1, 15):
+        cell = said["cells"][f"b{batch}_kv40"]
+        assert said[f"b{batch}_frames_per_s"] == cell["frames_per_s"] > 0
+        speedup = cell["frames_per_s"] / said["upstream_frames_per_s"]["as it is"]
+        assert said[f"b{batch}_speedup"] == pytest.approx(speedup)
+        assert said[f"b{batch}_bound_ratio"] == cell["bound_ratio"]
+        assert set(cell["phase_ms"]) == {"decode_step", "sample", "fast_loop"}
+        low, median, high = cell["ms_min_median_max"]
+        assert 0 < low <= median <= high
+    assert (said["precision"], said["dtype"]) == ("full", "fp32")
+    assert said["machine"]
+    assert said["commit"]

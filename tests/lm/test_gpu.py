@@ -1,0 +1,191 @@
+"""A GPU's kernels against torch, and the engine on a GPU.
+
+Without a GPU, where OpenAI's Triton is installed: TRITON_INTERPRET=1 pytest tests/test_gpu.py
+"""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
+    pytest.skip("needs a GPU", allow_module_level=True)
+pytest.importorskip("triton")
+
+import torch.nn.functional as F
+
+from engine.kernels import gpu as gpu_kernels
+from engine.lm import sampler
+from engine.lm.layers import normed, rotate, turns
+from engine.lm.llama import Llama
+from engine.schedule.request import Sampling
+from ensemble.contract.settings import Settings
+from support.engine import mixed, run
+from support.genuine import assert_same
+
+pytestmark = pytest.mark.torch
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+NEAR: dict = {torch.float32: {}, torch.float16: {"rtol": 2e-3, "atol": 2e-3}}
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+
+
+def numbers(*extents: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return torch.randn(extents, generator=chance).to(DEVICE, dtype)
+
+
+@TYPES
+@pytest.mark.parametrize("dim", [96, 1024, 2560])
+def test_sums_and_norms(dtype, dim) -> None:
+    x, added, weight = (numbers(5, dim, seed=s, dtype=dtype) for s in range(3))
+    total, out = gpu_kernels.add_norm(x, added, weight[0], 1e-6)
+    torch.testing.assert_close(total, x + added)
+    torch.testing.assert_close(out, normed(x + added, weight[0], 1e-6))
+    torch.testing.assert_close(
+        gpu_kernels.add_norm(x, None, weight[0], 1e-6)[1], normed(x, weight[0], 1e-6)
+    )
+
+
+@TYPES
+def test_gates(dtype) -> None:
+    x = numbers(3, 2 * 1100, dtype=dtype)
+    gate, up = x.chunk(2, dim=-1)
+    torch.testing.assert_close(gpu_kernels.gated(x), F.silu(gate) * up)
+
+
+@TYPES
+@pytest.mark.parametrize(
+    ("head_dim", "heads", "kv_heads", "time"), [(48, 6, 2, 1), (64, 4, 4, 2), (128, 16, 8, 1)]
+)
+@pytest.mark.parametrize("has_norms", [True, False])
+def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_norms) -> None:
+    """Of rows with different pasts; the cache is a part of a larger one."""
+    rows, room = 3, 290
+    qkv = numbers(rows * time, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
+    cos_sin = numbers(room, head_dim // 2, 2, seed=1)
+    past = torch.tensor([0, 7, 250], device=DEVICE)
+    keys, values = (
+        numbers(rows + 1, kv_heads, room, head_dim, seed=s, dtype=dtype)[:rows] for s in (2, 3)
+    )
+    norms = tuple(numbers(head_dim, seed=s, dtype=dtype) for s in (4, 5)) if has_norms else None
+    positions = past[:, None] + torch.arange(time, device=DEVICE)
+    qk, v = (
+        qkv.view(rows, time, -1, head_dim).transpose(1, 2).split([heads + kv_heads, kv_heads], 1)
+    )
+    if norms:
+        expanded = zip(norms, (heads, kv_heads), strict=True)
+        qk = normed(qk, torch.cat([norm.expand(n, 1, -1) for norm, n in expanded]), 1e-6)
+    q, k = rotate(qk, turns(cos_sin[positions][:, None])).split([heads, kv_heads], 1)
+    wanted_keys, wanted_values = keys.clone(), values.clone()
+    for row in range(rows):
+        wanted_keys[row, :, positions[row]] = k[row]
+        wanted_values[row, :, positions[row]] = v[row]
+
+    queries = gpu_kernels.place(qkv, norms, 1e-6, cos_sin, past, keys, values)
+    torch.testing.assert_close(
+        queries.view(rows, time, heads, head_dim).transpose(1, 2), q, **NEAR[dtype]
+    )
+    torch.testing.assert_close(keys, wanted_keys, **NEAR[dtype])
+    assert torch.equal(values, wanted_values)
+
+    found = gpu_kernels.attend(queries, keys, values, past)
+    mask = (torch.arange(room, device=DEVICE) <= positions[:, :, None])[:, None]
+    shared = (t.float().repeat_interleave(heads // kv_heads, 1) for t in (keys, values))
+    wanted = F.scaled_dot_product_attention(q.float(), *shared, mask)
+    found = found.view(rows, time, heads, head_dim).transpose(1, 2).float()
+    torch.testing.assert_close(found, wanted, **NEAR[dtype])
+
+
+def test_choices_are_those_of_the_distribution() -> None:
+    """Against torch's sampler: the same choices possible, equally often."""
+    rows, choices, times = 500, 257, 100
+    logits = (2 * numbers(1, choices)).expand(rows, -1).contiguous()
+    previous = torch.full((rows, 3, sampler.WINDOW), -1, device=DEVICE)
+    previous[:, 1, :4] = torch.tensor([3, 50, 17, 59], device=DEVICE)
+    options = [torch.full((rows,), v, device=DEVICE) for v in (0.8, 0.7, 1.3)]
+    seeds = torch.arange(rows, device=DEVICE)
+    draws = torch.stack([seeds * 7919 + 2**40, seeds % 3], dim=1)
+    found = gpu_kernels.sample(logits, previous[:, 1], *options, draws)
+    noise = torch.empty(rows * times, choices, device=DEVICE).exponential_()
+    repeated = (t.repeat(times, *[1] * (t.dim() - 1)) for t in (logits, previous[:, 1], *options))
+    wanted = sampler.sample(*repeated, noise)
+    often, expected = (
+        torch.bincount(t, minlength=choices).double() / len(t) for t in (found, wanted)
+    )
+    assert not (often > 0)[expected == 0].any()
+    assert (often - expected).abs().max() < 0.07  # three deviations
+    assert torch.equal(found, gpu_kernels.sample(logits, previous[:, 1], *options, draws))
+
+
+def test_greedy_choices() -> None:
+    logits, zero = numbers(40, 1300), torch.zeros(40, device=DEVICE)
+    previous = torch.randint(-1, 1300, (40, sampler.WINDOW), device=DEVICE)
+    logits[0, :] = float("-inf")
+    logits[0, 7] = 1.0
+    inputs = logits, previous, zero, zero, zero + 1.2
+    draws = torch.zeros(40, 2, dtype=torch.int64, device=DEVICE)
+    wanted = sampler.sample(*inputs, torch.ones_like(logits))
+    assert torch.equal(gpu_kernels.sample(*inputs, draws), wanted)
+    nothing = torch.full_like(logits, float("nan"))
+    assert (gpu_kernels.sample(nothing, *inputs[1:], draws) < 1300).all()
+
+
+@pytest.fixture(scope="module")
+def llama(repository) -> Llama:
+    return Llama(repository / "fish_llama" / "1", Settings(DEVICE, torch.float32, 16))
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("count", "slots", "stagger"), [(1, 16, 0), (3, 2, 1), (7, 4, 2), (16, 16, 0), (21, 16, 1)]
+)
+def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -> None:
+    assert llama.is_recorded, llama.no_kernels
+    jobs = mixed(prompts, count)
+    results = run(llama, [job[1:] for job in jobs], slots, stagger)
+    for (which, _, sampling), got in zip(jobs, results, strict=True):
+        assert_same(got.codes, got.reason, spoken[which], sampling.max_new_tokens)
+
+
+@gpu
+@pytest.mark.gpu
+def test_a_seed_says_the_same_again(llama, prompts) -> None:
+    asked = Sampling(seed=2**63 + 5, max_new_tokens=40)
+    first, second, other = (
+        run(llama, [(prompts[0], s)])[0].codes for s in (asked, asked, replace(asked, seed=1))
+    )
+    assert (first == second).all()
+    assert first.shape != other.shape or (first != other).any()
+
+
+@gpu
+@pytest.mark.gpu
+def test_the_steps_of_plain_torch(repository, prompts, monkeypatch) -> None:
+    """Without kernels and recordings, in half precision: about the same logits."""
+    from engine.lm import on_gpu as graphs
+
+    folder, settings = repository / "fish_llama" / "1", Settings(DEVICE, torch.float16, 16)
+    with_kernels = Llama(folder, settings)
+    monkeypatch.setenv("FISH_SPEECH_COMPILE", "false")
+    graphs.fault.cache_clear()
+    try:
+        without = Llama(folder, settings)
+    finally:
+        graphs.fault.cache_clear()
+    assert without.no_kernels == "FISH_SPEECH_COMPILE is false"
+    columns = torch.randint(16, (2, 1 + without.facts.num_codebooks, 9), device=DEVICE)
+    lengths, past = (torch.tensor(n, device=DEVICE) for n in ([9, 5], [0, 0]))
+    found = []
+    for each in (with_kernels, without):
+        cache = [each.new_cache(2, 32) for _ in range(2)]
+        with torch.inference_mode():
+            first = each.extend(columns, lengths, past, *cache)
+            one = torch.ones_like(lengths)
+            second = each.extend(columns[:, :, :1], one, lengths, *cache)
+        found.append([*first, *(t.clone() for t in second)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), rtol=1e-2, atol=1e-2)

@@ -1,0 +1,282 @@
+"""Streams at the real server: exact in company, ended once, whatever happens to them."""
+
+import threading
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from benchmarks.soak import soak
+from launch.server import EXIT_TIMEOUT_S, Server
+from support.raw import Stream, infer, joined, stream, tensors
+
+pytestmark = pytest.mark.server
+LONG = "A longer text that takes its time, word after word, to the very end of it."
+TEXTS = ["Hello there.", "A second sentence, a little longer than that.", LONG]
+# In float32 products round alike for any batch. The stubs tell their log what they die of.
+EXACT = {"FISH_SPEECH_PRECISION": "full", "PYTHONFAULTHANDLER": "1"}
+
+
+@pytest.fixture(scope="module")
+def exact(repository, tmp_path_factory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("exact") / "log"
+    with Server(repository, environment=EXACT, log_path=log) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def jobs(exact) -> list[dict]:
+    """16 unlike requests of the LLaMA stage, half of them with a voice."""
+    tone = 0.3 * np.sin(np.arange(60_000) / 20).astype(np.float32)
+    voice = infer(exact, "fish_encode", reference_audio=tone)
+    spoken = {k: voice[k] for k in ("reference_frames", "checkpoint_id")}
+    spoken |= {"reference_codes": voice["codes"], "reference_text": "What is said in it."}
+    voices = [{}, spoken]
+    return [
+        {"text": TEXTS[i % 3], **voices[i % 2], "seed": i, "temperature": 0.6 + 0.1 * (i % 5),
+         "max_new_tokens": 8 + 2 * i, "first_chunk_frames": 1 + i % 5}
+        for i in range(16)
+    ]  # fmt: skip
+
+
+def of_llama(server: Server, job: dict) -> dict:
+    """The same request for fish_llama alone."""
+    asked = {k: v for k, v in job.items() if k.startswith(("text", "reference", "checkpoint"))}
+    options = {k: v for k, v in job.items() if k not in asked}
+    return infer(server, "fish_prompt", **asked) | options
+
+
+def codes_of(windows: list[dict]) -> np.ndarray:
+    """int64 (codebooks, frames) from windows that came in order."""
+    assert [int(w["chunk_index"][0]) for w in windows] == list(range(len(windows)))
+    parts = []
+    for window in windows:
+        new = window["codes"][:, -len(window["new_frames"]) :]
+        parts.append(new[:, : int(window["num_samples"][0]) // 2048])
+    assert [bool(w["is_last"][0]) for w in windows] == [False] * (len(windows) - 1) + [True]
+    return np.concatenate(parts, axis=1)
+
+
+def test_sixteen_streams_equal_each_alone(exact, jobs) -> None:
+    """Bit for bit in codes, and within what the decoder rounds in audio."""
+
+    def codes(job: dict) -> np.ndarray:
+        return codes_of(stream(exact, "fish_llama", **job))
+
+    def audio(job: dict) -> np.ndarray:
+        return joined(stream(exact, "fish_tts_stream", **job))
+
+    prompts = [of_llama(exact, job) for job in jobs]
+    codes_alone, audio_alone = [codes(p) for p in prompts], [audio(j) for j in jobs]
+    with ThreadPoolExecutor(16) as pool:
+        codes_together = list(pool.map(codes, prompts))
+        audio_together = list(pool.map(audio, jobs))
+    for i in range(16):
+        np.testing.assert_array_equal(codes_together[i], codes_alone[i], err_msg=f"stream {i}")
+        np.testing.assert_allclose(audio_together[i], audio_alone[i], atol=1e-4, rtol=0)
+        assert len(audio_alone[i]) == 2048 * codes_alone[i].shape[1]
+    assert len({a.tobytes() for a in codes_alone}) == 16
+
+
+def metric(server: Server, name: str) -> float:
+    """One of the LLaMA stage's, all labels together."""
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = answer.read().decode().splitlines()
+    name = f"fish_llama_{name}"
+    found = [x for x in lines if x.partition(" ")[0].partition("{")[0] == name]
+    return sum(float(x.rpartition(" ")[2]) for x in found)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.1)
+
+
+def idle(server: Server) -> bool:
+    return not metric(server, "active_slots") and not metric(server, "waiting_requests")
+
+
+PATHS = {
+    "stop": ({"seed": 3}, {}, ""),
+    "length": ({"max_new_tokens": 9, "max_chunk_frames": 4, "first_chunk_frames": 4}, {}, ""),
+    "one frame": ({"max_new_tokens": 1}, {}, ""),
+    "cancelled": ({"first_chunk_frames": 400}, {"parameters": {"cancel_token": "0" * 32}}, "cance"),
+    "timeout": ({"text": LONG * 9, "first_chunk_frames": 400}, {"timeout": 15_000}, "[Tt]imeout"),
+    "bad text": ({"text": ""}, {}, "text is empty"),
+    "bad option": ({"temperature": 9.0}, {}, "temperature is 9"),
+}
+
+
+@pytest.mark.parametrize("model", ["fish_tts_stream", "fish_llama"])
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_ends_once(server, model, path) -> None:
+    """What comes after the end, on the same connection, is the next request's alone."""
+    values, more, message = PATHS[path]
+    values = {"text": TEXTS[1], "seed": 1} | values
+    if model == "fish_llama":
+        if not values["text"]:
+            values["prompt"], values["text"], message = np.zeros((3, 4)), "", "prompt has shape"
+        else:
+            values = of_llama(server, values)
+        values.pop("text", None)
+    if "parameters" in more:
+        more = {"parameters": {"cancel_token": uuid.uuid4().hex}}
+    connection = Stream(server)
+    try:
+        connection.client.async_stream_infer(
+            model, tensors(**values), request_id="it", enable_empty_final_response=True, **more
+        )
+        if path == "cancelled":
+            infer(server, "fish_cancel", cancel_token=more["parameters"]["cancel_token"])
+        if message:
+            with pytest.raises(InferenceServerException, match=message):
+                connection.collect()
+        else:
+            (chunks,) = connection.collect().values()
+            chunks.sort(key=lambda c: c["chunk_index"][0])
+            reasons = [c["finish_reason"][0].decode() for c in chunks]
+            last = "stop" if path == "stop" else "length"
+            assert reasons == [""] * (len(chunks) - 1) + [last]
+            assert [bool(r) for r in reasons] == [bool(c["is_last"][0]) for c in chunks]
+            assert path != "length" or [c["num_samples"][0] for c in chunks] == [8192, 8192, 2048]
+        connection.send("fish_tts_stream", request_id="next", text=TEXTS[0], max_new_tokens=2)
+        assert set(connection.collect()) == {"next"}
+    finally:
+        connection.close()
+
+
+def test_a_full_queue_refuses_at_once_and_loses_nobody(server) -> None:
+    prompt = of_llama(server, {"text": TEXTS[0]})
+    connection, count = Stream(server), 416
+    try:
+        for i in range(count):
+            frames = 400 if i < 16 else 3
+            connection.send(
+                "fish_llama", str(i), **prompt, seed=i, max_new_tokens=frames,
+                first_chunk_frames=frames,
+            )  # fmt: skip
+        ended: Counter = Counter()
+        while ended.total() < count:
+            result, error = connection.answers.get(timeout=60)
+            if error is not None:
+                assert "fish_llama: overloaded: 256 requests are waiting already" in str(error)
+                ended["refused"] += 1
+            elif result.get_response().parameters["triton_final_response"].bool_param:
+                ended[result.get_response().id] += 1
+        refused = ended.pop("refused")
+        assert 0 < refused <= count - 256
+        assert set(ended.values()) == {1}
+        assert connection.answers.empty()
+    finally:
+        connection.close()
+    wait_until(lambda: idle(server))
+    assert infer(server, "fish_tts", text=TEXTS[0], seed=1, max_new_tokens=3)["audio"].size > 0
+
+
+def test_a_slow_reader_holds_nobody_back(server) -> None:
+    """He reads nothing until everybody else has ended and his own slots are free again."""
+    options = {"first_chunk_frames": 1, "max_chunk_frames": 1}
+    wait_until(lambda: idle(server))
+    before, reads = metric(server, "kv_bytes"), threading.Event()
+    slow = Stream(server)
+    put = slow.answers.put
+    slow.answers.put = lambda answer: (reads.wait(60), put(answer))  # in his reading thread
+    try:
+        for i in range(8):
+            slow.send("fish_tts_stream", str(i), text=LONG, seed=i, **options)
+        others = [stream(server, "fish_tts_stream", text=LONG, seed=i, **options) for i in range(3)]
+        wait_until(lambda: idle(server))
+        assert metric(server, "kv_bytes") <= before
+        assert slow.answers.empty()
+        reads.set()
+        read = slow.collect(8)
+    finally:
+        reads.set()
+        slow.close()
+    for i, chunks in enumerate(others):
+        np.testing.assert_allclose(joined(read[str(i)]), joined(chunks), atol=1e-4, rtol=0)
+    assert sum(len(chunks) for chunks in read.values()) > 100
+
+
+def megabytes(group: int) -> float:
+    """Memory of a server and its stubs: their own, and shared once."""
+    pages = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((process / "stat").read_text().rpartition(")")[2].split()[2]) == group:
+                resident, shared = map(int, (process / "statm").read_text().split()[1:3])
+                pages += resident - shared
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return pages * 4096 / 1e6
+
+
+def regions(server: Server) -> dict[str, int]:
+    """The server's shared memory, bytes in use."""
+    name = next(
+        x.removeprefix("--backend-config=python,shm-region-prefix-name=")
+        for x in Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+        if "shm-region-prefix-name" in x
+    )
+    return {f.name: f.stat().st_blocks * 512 for f in Path("/dev/shm").glob(f"{name}*")}
+
+
+def test_a_soak_leaves_everything_as_it_was(server) -> None:
+    models = ["fish_tts_stream", "fish_tts"]
+    soak(server.grpc_url, models, 16, 16, 0)  # what is made once
+    wait_until(lambda: idle(server))
+    memory, shared = megabytes(server.pid), regions(server)
+    ended = soak(server.grpc_url, models, 60, 16, 0.2)
+    wait_until(lambda: idle(server))
+    assert set(ended) <= {"done", "cancelled"}, ended
+    assert ended.total() == 60
+    assert ended["done"] >= 40
+    assert megabytes(server.pid) < memory + 100
+    assert regions(server).keys() == shared.keys()
+    assert sum(regions(server).values()) < sum(shared.values()) + 16e6
+
+
+def ends(connection: Stream, count: int) -> Counter:
+    """How this many requests of a connection ended; one that breaks ends all that are left."""
+    ended: Counter = Counter()
+    try:
+        while ended.total() < count:
+            result, error = connection.answers.get(timeout=EXIT_TIMEOUT_S + 10)
+            if error is not None:
+                ended["told"] += count - ended.total() if error.status() else 1
+            elif result.get_response().parameters["triton_final_response"].bool_param:
+                ended["whole"] += 1
+    finally:
+        connection.close()
+    return ended
+
+
+def test_a_new_server_says_the_same_and_ends_its_streams(exact, jobs, repository, tmp_path) -> None:
+    """A stop in the midst of 96 streams: each is whole or told, in time; no stub crashes."""
+    prompts = [of_llama(exact, job) for job in jobs[:3]]
+    before = [codes_of(stream(exact, "fish_llama", **prompt)) for prompt in prompts]
+    log = tmp_path / "log"
+    with Server(repository, environment=EXACT, log_path=log) as server:
+        for prompt, codes in zip(prompts, before, strict=True):
+            np.testing.assert_array_equal(codes_of(stream(server, "fish_llama", **prompt)), codes)
+        connections = [Stream(server) for _ in range(8)]
+        for i, connection in enumerate(12 * connections):
+            connection.send("fish_tts_stream", str(i), text=LONG, seed=i, first_chunk_frames=1)
+        connections[0].answers.put(connections[0].answers.get(timeout=60))  # they are under way
+        with ThreadPoolExecutor(9) as pool:
+            begin = time.monotonic()
+            stopped = pool.submit(server.stop)
+            ended = sum(pool.map(ends, connections, [12] * 8), Counter())
+            stopped.result()
+        assert time.monotonic() - begin < EXIT_TIMEOUT_S + 10
+    assert ended.total() == 96
+    assert "Fatal Python error" not in log.read_text()
