@@ -13,15 +13,15 @@ from voicereel.errors import (
     ServerUnavailable,
     VoiceReelError,
 )
-from voicereel.reel import (
+from voicereel.script.segment import Segment, load_script, parse_script
+from voicereel.script.speak import (
     Reel,
     ReelPiece,
     stream_script,
     synthesize_script,
     synthesize_script_async,
 )
-from voicereel.request import Options, Voice
-from voicereel.script import Segment, load_script, parse_script
+from voicereel.transport.request import Options, Voice
 from voicereel.voice import VoiceFeatures
 
 __version__ = "0.1.0"

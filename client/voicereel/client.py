@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 
 from typing_extensions import Unpack
 
-from voicereel.answer import audio_from, chunk_from, features_from, in_order
 from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import VoiceReelError
-from voicereel.grpc_transport import GrpcTransport
-from voicereel.http_transport import HttpTransport
-from voicereel.request import Options, Tensors, Voice, recording_tensors, speech_request
-from voicereel.transport import Transport
+from voicereel.transport.base import Transport
+from voicereel.transport.grpc import GrpcTransport
+from voicereel.transport.http import HttpTransport
+from voicereel.transport.request import Options, Tensors, Voice, recording_tensors, speech_request
+from voicereel.transport.response import audio_from, chunk_from, features_from, in_order
 from voicereel.voice import VoiceFeatures
 
 Protocol: TypeAlias = Literal["grpc", "http"]

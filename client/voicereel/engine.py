@@ -12,13 +12,13 @@ from typing_extensions import Unpack
 
 from voicereel.errors import InvalidRequest
 from voicereel.performance_optimizer import PerformanceMonitor, meets_target
-from voicereel.reel import ScriptOptions, synthesize_script
-from voicereel.reel_pieces import Reel
-from voicereel.request import Voice
-from voicereel.script import ScriptLike
-from voicereel.script_flight import Progress
+from voicereel.script.reel import Reel
+from voicereel.script.segment import ScriptLike
+from voicereel.script.speak import ScriptOptions, synthesize_script
+from voicereel.script.synthesis import Progress
 from voicereel.settings import Settings
 from voicereel.speaker import Speaker
+from voicereel.transport.request import Voice
 from voicereel.voice import VoiceFeatures
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -89,7 +89,8 @@ class Engine:
             speaker_features: The voice of each speaker: features, or the .npz file of some.
             use_parallel: False: one segment at a time, whatever VOICEREEL_PARALLEL_SYNTHESIS says.
             progress: As of `voicereel.synthesize_script`.
-            **how: See `voicereel.reel.ScriptOptions`; max_workers is VOICEREEL_MAX_WORKERS if
+            **how: See `voicereel.script.speak.ScriptOptions`; max_workers is
+                VOICEREEL_MAX_WORKERS if
                 left out.
 
         Returns:

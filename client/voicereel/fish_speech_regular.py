@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from voicereel.audio import Audio, read_recording
 from voicereel.errors import ConfigurationError, InvalidRequest
 from voicereel.project import project_folder
-from voicereel.request import Options, Voice, option_tensors
+from voicereel.transport.request import Options, Voice, option_tensors
 from voicereel.voice import VoiceFeatures
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 from typing_extensions import Unpack
 
 from voicereel.audio import Audio
-from voicereel.request import Options, Voice
+from voicereel.transport.request import Options, Voice
 from voicereel.voice import VoiceFeatures
 
 

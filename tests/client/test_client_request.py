@@ -10,7 +10,7 @@ from tritonclient.utils import np_to_triton_dtype
 from ensemble.contract.tensors import MODELS, OPTIONS
 from voicereel import InvalidRequest, VoiceFeatures
 from voicereel.client import FRONT_DOORS
-from voicereel.request import OPTION_DTYPES, Options, recording_tensors, speech_request
+from voicereel.transport.request import OPTION_DTYPES, Options, recording_tensors, speech_request
 
 VOICE = VoiceFeatures(np.ones((10, 5), np.int64), (2, 3), ("one", "two"), "abc")
 

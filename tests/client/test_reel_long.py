@@ -9,7 +9,7 @@ import pytest
 
 from support.fake_server import RATE_HZ, FakeServer, Refusal, chunk, inputs_of, whole
 from voicereel import Client, ServerError, stream_script, synthesize_script
-from voicereel.sentences import parts_of
+from voicereel.script.sentences import parts_of
 
 SENTENCES = [f"{number}{str(number) * 49}. " for number in range(1, 10)]
 LONG = "".join(SENTENCES).strip()

@@ -18,7 +18,7 @@ import voicereel
 from benchmarks.demo import run as demo
 from launch.server import EXIT_TIMEOUT_S, Server
 from voicereel import Client, VoiceFeatures
-from voicereel.request import Options
+from voicereel.transport.request import Options
 
 pytestmark = pytest.mark.server
 

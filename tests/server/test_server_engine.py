@@ -15,8 +15,8 @@ from voicereel import InvalidRequest, VoiceFeatures
 from voicereel.client import Client
 from voicereel.engine import Engine
 from voicereel.fish_speech_regular import RegularSpeaker
-from voicereel.request import Options
 from voicereel.settings import read_settings
+from voicereel.transport.request import Options
 
 pytestmark = [pytest.mark.server, pytest.mark.torch]
 

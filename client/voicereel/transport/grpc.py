@@ -13,8 +13,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
 from voicereel.errors import DeadlineExceeded, VoiceReelError, error_for
-from voicereel.request import Tensors
-from voicereel.transport import from_raw, raw_bytes
+from voicereel.transport.base import from_raw, raw_bytes
+from voicereel.transport.request import Tensors
 
 _pb: Any = service_pb2  # its classes are made at import, where no type checker sees them
 _CHANNEL_OPTIONS = [

@@ -10,7 +10,7 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
-from voicereel.request import Tensors
+from voicereel.transport.request import Tensors
 
 
 class Transport(Protocol):

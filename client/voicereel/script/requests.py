@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from voicereel.errors import InvalidRequest, VoiceReelError
-from voicereel.request import Voice, option_tensors
-from voicereel.script import MAX_SILENCE_S, Script, ScriptLike, parse_script
+from voicereel.script.segment import MAX_SILENCE_S, Script, ScriptLike, parse_script
+from voicereel.transport.request import Voice, option_tensors
 from voicereel.voice import VoiceFeatures
 
 _SHOWN = 40  # characters of a text, to find it by

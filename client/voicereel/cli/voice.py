@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ
-from voicereel.cli_options import (
+from voicereel.cli.session import (
     Json,
     Timeout,
     Url,

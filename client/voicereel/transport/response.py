@@ -6,7 +6,7 @@ import numpy as np
 
 from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import Cancelled, DeadlineExceeded, ServerError
-from voicereel.request import Tensors
+from voicereel.transport.request import Tensors
 from voicereel.voice import VoiceFeatures
 
 

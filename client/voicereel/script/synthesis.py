@@ -10,12 +10,12 @@ from typing import Literal, TypeAlias
 from typing_extensions import Unpack
 
 from voicereel.errors import VoiceReelError
-from voicereel.flight import Sound, heard_in_order
-from voicereel.reel_pieces import ReelPiece, captioned
-from voicereel.request import Options, Voice
-from voicereel.script import ScriptLike
-from voicereel.script_requests import SegmentRequest, requests_of
-from voicereel.sentences import parts_of
+from voicereel.script.reel import ReelPiece, captioned
+from voicereel.script.requests import SegmentRequest, requests_of
+from voicereel.script.segment import ScriptLike
+from voicereel.script.sentences import parts_of
+from voicereel.script.workers import Sound, heard_in_order
+from voicereel.transport.request import Options, Voice
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Progress: TypeAlias = Callable[[int, float], None]

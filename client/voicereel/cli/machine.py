@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from voicereel.cli_options import (
+from voicereel.cli.session import (
     EXIT_CODES,
     Json,
     Url,

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from voicereel.audio import check_suffix
-from voicereel.cli_options import (
+from voicereel.cli.output import write_reel, write_streamed, write_whole
+from voicereel.cli.session import (
     Json,
     Seed,
     Temperature,
@@ -23,12 +24,11 @@ from voicereel.cli_options import (
     print_result,
 )
 from voicereel.errors import InvalidRequest
-from voicereel.reel import synthesize_script
-from voicereel.request import Options
-from voicereel.script import Script, load_script
-from voicereel.script_flight import OnError
+from voicereel.script.segment import Script, load_script
+from voicereel.script.speak import synthesize_script
+from voicereel.script.synthesis import OnError
 from voicereel.settings import settings
-from voicereel.spoken import write_reel, write_streamed, write_whole
+from voicereel.transport.request import Options
 
 Output = Annotated[Path, typer.Option("-o", "--output", help=".wav, .flac, .ogg or .mp3")]
 

@@ -10,7 +10,7 @@ from typing import Any
 from voicereel.audio import Audio, AudioChunk, AudioWriter, check_suffix
 from voicereel.captions import check_captions_suffix, save_captions
 from voicereel.errors import VoiceReelError
-from voicereel.reel_pieces import Reel
+from voicereel.script.reel import Reel
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from voicereel.errors import InvalidRequest
-from voicereel.request import option_tensors
+from voicereel.transport.request import option_tensors
 
 MAX_SILENCE_S = 60.0  # more is a slip of the pen, in milliseconds perhaps
 _FIELDS = "speaker_id, text, options, silence_after_s"

@@ -9,8 +9,8 @@ import numpy as np
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, Audio, AudioChunk
 from voicereel.captions import Caption
 from voicereel.errors import ServerError, VoiceReelError
-from voicereel.flight import Sound
-from voicereel.script_requests import SegmentRequest
+from voicereel.script.requests import SegmentRequest
+from voicereel.script.workers import Sound
 
 SKIPPED_GAP_S = 1.0  # silence in place of a segment that failed: long enough to be noticed
 

@@ -5,7 +5,7 @@
 Every segment is the request `client.synthesize(text, voice, **options)` and sounds as that does
 alone: the script's seed is the seed of each segment, so that changing one leaves the others as
 they are. Who wants two equal segments to sound differently gives one its own seed. A text of more
-than 400 bytes is such a request for each part of it (see `voicereel.sentences`), joined.
+than 400 bytes is such a request for each part of it (see `voicereel.script.sentences`), joined.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from collections.abc import Generator, Mapping
 from typing_extensions import Unpack
 
 from voicereel.client import Client
-from voicereel.flight import Sound
-from voicereel.reel_pieces import Reel, ReelPiece, joined
-from voicereel.request import Options, Voice
-from voicereel.script import ScriptLike
-from voicereel.script_flight import OnError, Part, Progress, ScriptFlight, SegmentsDone
+from voicereel.script.reel import Reel, ReelPiece, joined
+from voicereel.script.segment import ScriptLike
+from voicereel.script.synthesis import OnError, Part, Progress, ScriptFlight, SegmentsDone
+from voicereel.script.workers import Sound
 from voicereel.speaker import Speaker
+from voicereel.transport.request import Options, Voice
 
 
 class ScriptOptions(Options, total=False):

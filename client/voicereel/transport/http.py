@@ -19,8 +19,8 @@ from voicereel.errors import (
     VoiceReelError,
     error_for,
 )
-from voicereel.request import Tensors
-from voicereel.transport import from_raw, raw_bytes
+from voicereel.transport.base import from_raw, raw_bytes
+from voicereel.transport.request import Tensors
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 # Source: HttpCodeFromError of Triton's http_server.cc.
