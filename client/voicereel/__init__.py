@@ -13,7 +13,9 @@ from voicereel.errors import (
     ServerUnavailable,
     VoiceReelError,
 )
-from voicereel.script.segment import Segment, load_script, parse_script
+from voicereel.options import Options
+from voicereel.script.files import load_script
+from voicereel.script.segment import Segment, parse_script
 from voicereel.script.speak import (
     Reel,
     ReelPiece,
@@ -21,8 +23,7 @@ from voicereel.script.speak import (
     synthesize_script,
     synthesize_script_async,
 )
-from voicereel.transport.request import Options, Voice
-from voicereel.voice import VoiceFeatures
+from voicereel.voice import Voice, VoiceFeatures
 
 __version__ = "0.1.0"
 

@@ -17,18 +17,6 @@ from support.fake_server import RATE_HZ, FakeServer, Refusal, chunk, inputs_of, 
 from voicereel import Client
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with FakeServer() as server:
-        yield server
-
-
-@pytest.fixture
-def client(fake: FakeServer) -> Iterator[Client]:
-    with Client(fake.url, timeout_s=10) as client:
-        yield client
-
-
 def three_chunks(_: dict) -> Iterator[dict]:
     yield from (chunk(1), chunk(0), chunk(2, samples=7, is_last=True))
 

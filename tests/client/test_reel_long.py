@@ -32,16 +32,9 @@ def spoken(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with FakeServer() as server:
-        server.answer = spoken
-        yield server
-
-
-@pytest.fixture
-def client(fake: FakeServer) -> Iterator[Client]:
-    with Client(fake.url, timeout_s=10) as client:
-        yield client
+def fake(fake: FakeServer) -> FakeServer:
+    fake.answer = spoken
+    return fake
 
 
 def test_parts_are_joined_without_a_seam(fake: FakeServer, client: Client) -> None:

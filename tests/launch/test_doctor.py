@@ -93,7 +93,7 @@ def test_several_faults_in_one_run(exported: Path, tmp_path: Path) -> None:
         "ports": (f"another program listens: {port} (grpc)", "voicereel serve --grpc-port PORT"),
         "artefacts": ("lacks fish_decoder/1/model.onnx", "make export CHECKPOINT=DIR"),
         "checkpoint": ("fish_llama abc, fish_prompt other", "make export CHECKPOINT=DIR"),
-        "service": ("nobody at 127.0.0.1:1", "voicereel serve"),
+        "service": ("no answer from 127.0.0.1:1", "voicereel serve"),
     }
     if not shutil.which("nvidia-smi"):
         expected["GPU"] = ("FISH_SPEECH_DEVICE is cuda", "unset FISH_SPEECH_DEVICE")

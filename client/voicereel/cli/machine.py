@@ -1,32 +1,25 @@
-"""`voicereel ready`, `settings`, `doctor`, `serve` and `bench`: the machine and its server."""
+"""`voicereel ready`, `settings`, `serve` and `bench`: the server and its configuration."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from voicereel.cli.session import (
-    EXIT_CODES,
-    Json,
-    Url,
-    Via,
-    connected,
-    console,
-    go_on_as,
-    print_result,
-    reported,
-)
-from voicereel.doctor import Finding, examine
+from voicereel.cli.options import Json, Url, Via
+from voicereel.cli.session import EXIT_CODES, connected, console, print_result, reported
 from voicereel.errors import ServerUnavailable
-from voicereel.project import project_folder
+from voicereel.project import project_environment, project_folder
 from voicereel.settings import listed, read_settings, suspicious_variables
 
+# Context settings of commands that pass their options on to another program.
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-_COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 def ready(url: Url = None, protocol: Via = "grpc", as_json: Json = False) -> None:
@@ -40,7 +33,7 @@ def ready(url: Url = None, protocol: Via = "grpc", as_json: Json = False) -> Non
 
 
 def settings(as_json: Json = False) -> None:
-    """Show every variable: what is in force, and where it came from."""
+    """Show every environment variable: the value in force, and where it came from."""
     with reported():
         found = listed(read_settings())
     for suspicion in suspicious_variables():
@@ -53,39 +46,13 @@ def settings(as_json: Json = False) -> None:
         value = "" if s.value is None else str(_shown(s.value)).lower()
         table.add_row(s.variable, value, s.origin, s.read_by, s.meaning)
     Console().print(table)
-    print_result("The server reads its own environment: set those variables where it is started.")
-
-
-def doctor(
-    repository: Annotated[Path | None, typer.Option(help="Model repository to check.")] = None,
-    http_port: Annotated[int, typer.Option(help="That the server is to have.")] = 8000,
-    grpc_port: int = 8001,
-    metrics_port: int = 8002,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Find what is broken and say how to mend it; exit with 1 if anything is."""
-    arguments = [f"--http-port={http_port}", f"--grpc-port={grpc_port}"]
-    arguments += [f"--metrics-port={metrics_port}"]
-    arguments += [f"--repository={repository}"] if repository else []
-    with console.status("looking"):
-        found = list(examine(url, arguments))
-    if as_json:
-        print_result(found)
-    else:
-        for finding in found:
-            colour = _COLOURS[finding["status"]]
-            line = (
-                f"[{colour}]{finding['status']:8}[/] {finding['check']}: {escape(finding['found'])}"
-            )
-            mend = f"\n         mend: {escape(finding['mend'])}" if finding["mend"] else ""
-            Console().print(line + mend, highlight=False, soft_wrap=True)
-    if any(finding["status"] == "broken" for finding in found):
-        raise typer.Exit(1)
+    print_result(
+        "The server reads its variables from its own environment: set them where it is started."
+    )
 
 
 def serve(context: typer.Context) -> None:
-    """Start the server in the foreground, where the whole of voicereel-triton is.
+    """Start the server in the foreground; needs a checkout of voicereel-triton.
 
     Options are those of `make serve`: --repository DIR, --profile cpu|gpu|gpu_multi, --address,
     --http-port, --grpc-port, --metrics-port, --log FILE, --verbose.
@@ -95,7 +62,7 @@ def serve(context: typer.Context) -> None:
     arguments = list(context.args)
     if not any(argument.startswith("--repository") for argument in arguments):
         arguments += ["--repository", str(root / "model_repository")]
-    go_on_as(root, ["-m", "launch.serve", *arguments])
+    _become(root, ["-m", "launch.serve", *arguments])
 
 
 def bench(context: typer.Context) -> None:
@@ -105,13 +72,16 @@ def bench(context: typer.Context) -> None:
     """
     with reported():
         root = project_folder("the benchmark")
-    go_on_as(root, [str(root / "tools" / "benchmark_performance.py"), *context.args])
+    _become(root, [str(root / "tools" / "benchmark_performance.py"), *context.args])
 
 
-def _line_of(finding: Finding) -> str:
-    status, mend = finding["status"], finding["mend"]
-    line = f"[{_COLOURS[status]}]{status:8}[/] {finding['check']}: {escape(finding['found'])}"
-    return line + (f"\n         mend: {escape(mend)}" if mend else "")
+def _become(root: Path, command: Sequence[str]) -> NoReturn:
+    """Replace this process by a Python command of the project whose root is given."""
+    environment = project_environment(root)
+    sys.stdout.flush()
+    if os.name == "posix":  # the command gets the signals, and its exit code is this process's
+        os.execve(sys.executable, [sys.executable, *command], environment)
+    raise typer.Exit(subprocess.run([sys.executable, *command], env=environment).returncode)
 
 
 def _shown(value: object) -> object:

@@ -1,4 +1,4 @@
-"""What is heard of a script -> pieces with captions, and the whole."""
+"""The reel: what a script sounds like, in pieces with captions and as a whole."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from voicereel.audio import CODEC_SAMPLE_RATE_HZ, Audio, AudioChunk
 from voicereel.captions import Caption
 from voicereel.errors import ServerError, VoiceReelError
 from voicereel.script.requests import SegmentRequest
-from voicereel.script.workers import Sound
+from voicereel.script.workers import Event
 
-SKIPPED_GAP_S = 1.0  # silence in place of a segment that failed: long enough to be noticed
+SKIPPED_GAP_S = 1.0  # seconds of silence in place of a failed segment; chosen to be noticed
 
 
 class Reel(NamedTuple):
-    """A script, spoken.
+    """The audio of a script, with captions.
 
     Attributes:
-        audio: The whole; its finish_reason is "length" if any segment was cut off.
+        audio: The whole script; its finish_reason is "length" if any segment was cut off.
         captions: One for each segment, in order.
     """
 
@@ -35,9 +35,9 @@ class ReelPiece:
         segment: Number of the segment, from 0.
         waveform: float32 (samples,), mono, in [-1, 1]; may be empty.
         sample_rate_hz: Samples per second.
-        caption: With the last piece of a segment, which is the silence after it; None before.
-        finish_reason: As in `Audio` with that piece, "" before and if it was skipped.
-        error: Why it was skipped.
+        caption: Of the segment, with its last piece, which is the silence after it; None before.
+        finish_reason: As in `Audio`, with the last piece; "" before, and for a skipped segment.
+        error: The error for which the segment was skipped.
     """
 
     segment: int
@@ -49,41 +49,41 @@ class ReelPiece:
 
 
 def captioned(
-    requests: list[SegmentRequest], heard: Iterable[tuple[int, Sound | VoiceReelError | None]]
+    requests: list[SegmentRequest], events: Iterable[tuple[int, Event]]
 ) -> Generator[ReelPiece]:
-    """What is heard, and after every segment a piece of silence with its caption.
+    """Yield every sound as a piece, and after each segment a piece of silence with its caption.
 
     Args:
-        requests: The segments.
-        heard: Of `heard_in_order`.
+        requests: One for each segment.
+        events: Segment numbers in order, each with its sounds and then None or an error.
 
     Raises:
-        ServerError: If segments come with different sample rates.
+        ServerError: If segments arrive with different sample rates.
     """
-    # The codec's, should the first segments fail; another one is refused when it is heard.
-    rate_hz, known = CODEC_SAMPLE_RATE_HZ, False
-    start = position = 0  # samples
+    # Before the first sound the rate is taken to be the codec's, for the gaps of failed segments.
+    rate_hz, is_known = CODEC_SAMPLE_RATE_HZ, False
+    start = position = 0  # first sample of the segment, and of what follows in it
     finish_reason = ""
-    for number, sound in heard:
+    for number, event in events:
         request = requests[number]
-        if isinstance(sound, Audio | AudioChunk):
-            if sound.sample_rate_hz != rate_hz and (known or position):
+        if isinstance(event, Audio | AudioChunk):
+            if event.sample_rate_hz != rate_hz and (is_known or position):
                 raise ServerError(
-                    f"{request.name} came with {sound.sample_rate_hz} Hz, expected {rate_hz} Hz "
+                    f"{request.name} came with {event.sample_rate_hz} Hz, expected {rate_hz} Hz "
                     "as before: are there servers of two checkpoints behind one address?"
                 )
-            rate_hz, known = sound.sample_rate_hz, True
-            if finish_reason in ("", "stop"):  # a long one is cut off if any part of it is
-                finish_reason = sound.finish_reason
-            position += len(sound.waveform)
-            yield ReelPiece(number, sound.waveform, rate_hz)
+            rate_hz, is_known = event.sample_rate_hz, True
+            if finish_reason in ("", "stop"):  # a segment is cut off if any part of it is
+                finish_reason = event.finish_reason
+            position += len(event.waveform)
+            yield ReelPiece(number, event.waveform, rate_hz)
             continue
-        gap = round(SKIPPED_GAP_S * rate_hz) if sound else 0
+        gap = round(SKIPPED_GAP_S * rate_hz) if event else 0
         silence = gap + round(request.silence_after_s * rate_hz)
-        caption = _caption(request, start / rate_hz, (position + gap) / rate_hz, sound)
+        caption = _caption(request, start / rate_hz, (position + gap) / rate_hz, event)
         start = position = position + silence
-        finished, finish_reason = "" if sound else finish_reason, ""
-        yield ReelPiece(number, np.zeros(silence, np.float32), rate_hz, caption, finished, sound)
+        finished, finish_reason = "" if event else finish_reason, ""
+        yield ReelPiece(number, np.zeros(silence, np.float32), rate_hz, caption, finished, event)
 
 
 def _caption(
@@ -96,15 +96,16 @@ def _caption(
 
 
 def joined(pieces: list[ReelPiece]) -> Reel:
-    """All pieces as one.
+    """Join all pieces into one reel.
 
     Raises:
-        VoiceReelError: What the first segment failed with, if all did.
+        VoiceReelError: The error of the first segment, if all segments failed.
     """
     ends = [piece for piece in pieces if piece.caption]
     if all(piece.error for piece in ends):
         raise next(piece.error for piece in ends if piece.error)
     captions = [piece.caption for piece in pieces if piece.caption]
-    cut = any(piece.finish_reason == "length" for piece in pieces)
+    is_cut = any(piece.finish_reason == "length" for piece in pieces)
     waveform = np.concatenate([piece.waveform for piece in pieces])
-    return Reel(Audio(waveform, pieces[0].sample_rate_hz, "length" if cut else "stop"), captions)
+    finish_reason = "length" if is_cut else "stop"
+    return Reel(Audio(waveform, pieces[0].sample_rate_hz, finish_reason), captions)

@@ -1,4 +1,4 @@
-"""Several syntheses in flight, heard in order."""
+"""Runs several syntheses concurrently, and gives what they produce in the order of the script."""
 
 import queue
 import threading
@@ -11,39 +11,41 @@ from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import Cancelled, VoiceReelError
 
 Sound: TypeAlias = Audio | AudioChunk
+# What a synthesis gives: sounds, then None for its end, or the error it failed with.
+Event: TypeAlias = Sound | VoiceReelError | None
 
 
-def heard_in_order(
+def in_script_order(
     speak: Callable[[int], Generator[Sound]],
-    order: Iterable[int],
+    start_order: Iterable[int],
     *,
     max_workers: int,
     keep_going: bool,
     stop: threading.Event,
-) -> Generator[tuple[int, Sound | VoiceReelError | None]]:
-    """Run `speak(0)`, `speak(1)`, ... in threads; yield what comes, by number.
+) -> Generator[tuple[int, Event]]:
+    """Run `speak(0)`, `speak(1)`, ... in threads; yield number and event, sorted by number.
 
-    After the sounds of a number comes once None, or the error it failed with. After a failure
-    nothing more is begun unless `keep_going`; what is in flight before it is still heard. Sounds
-    that wait to be heard are kept in memory: a slow consumer holds up no synthesis.
+    After a failure no further synthesis starts unless `keep_going`; those with a smaller number
+    that are in flight are still yielded. Sounds that arrive before their turn are kept in memory,
+    so a slow consumer delays no synthesis.
 
     Args:
-        speak: Gives the sounds of a number; closing it cancels.
-        order: Every number from 0, in the order to begin them.
-        max_workers: In flight at a time.
-        keep_going: Whether to yield an error and go on, or to raise it.
-        stop: Set it to give up; set when this ends, on whatever path.
+        speak: Gives the sounds of a number; closing the generator cancels its request.
+        start_order: Every number from 0, in the order in which to start them.
+        max_workers: Syntheses in flight at a time.
+        keep_going: True yields an error and goes on; False raises it.
+        stop: Set it to stop the whole run. It is also set when this generator ends.
 
     Raises:
-        VoiceReelError: What one failed with.
+        VoiceReelError: The error that a synthesis failed with.
         Cancelled: If `stop` was set before the end.
     """
-    order = list(order)
+    order = list(start_order)
     arrived: list[queue.SimpleQueue[Sound | None]] = [queue.SimpleQueue() for _ in order]
     failures: list[VoiceReelError] = []
 
     def run(number: int) -> bool:
-        """Whether all was said."""
+        """Queue the sounds of one synthesis; returns whether it came to its end."""
         try:
             if stop.is_set() or failures:
                 return False
@@ -66,12 +68,12 @@ def heard_in_order(
         for number in range(len(order)):
             while (sound := arrived[number].get()) is not None:
                 yield number, sound
-            failure = futures[number].exception()  # waits for the little that follows the None
+            failure = futures[number].exception()  # waits a moment: the None comes before it
             if isinstance(failure, VoiceReelError) and keep_going:
                 yield number, failure
                 continue
             if failure or not futures[number].result():
-                raise failure or next(iter(failures), Cancelled("given up before the end"))
+                raise failure or next(iter(failures), Cancelled("stopped before the end"))
             yield number, None
     finally:
         stop.set()
