@@ -26,13 +26,13 @@ class Finding(TypedDict):
         check: Name of the check.
         status: "ok"; "warning": it works, or may; "broken": it does not.
         found: What was found, in one line.
-        mend: What to do, or "".
+        fix: What to do, or "".
     """
 
     check: str
     status: Status
     found: str
-    mend: str
+    fix: str
 
 
 def examine(url: str | None, server_arguments: Sequence[str]) -> Iterator[Finding]:
@@ -63,8 +63,8 @@ def examine(url: str | None, server_arguments: Sequence[str]) -> Iterator[Findin
         yield from _voices(settings, ids[0] if ids else None)
 
 
-def _finding(check: str, status: Status, found: str, mend: str = "") -> Finding:
-    return Finding(check=check, status=status, found=found, mend=mend)
+def _finding(check: str, status: Status, found: str, fix: str = "") -> Finding:
+    return Finding(check=check, status=status, found=found, fix=fix)
 
 
 def _settings() -> Iterator[Finding]:

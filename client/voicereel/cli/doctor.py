@@ -38,6 +38,6 @@ def doctor(
 
 
 def _line_of(finding: Finding) -> str:
-    status, mend = finding["status"], finding["mend"]
+    status, fix = finding["status"], finding["fix"]
     line = f"[{_COLOURS[status]}]{status:8}[/] {finding['check']}: {escape(finding['found'])}"
-    return line + (f"\n         mend: {escape(mend)}" if mend else "")
+    return line + (f"\n         fix: {escape(fix)}" if fix else "")
