@@ -95,8 +95,8 @@ class Client:
             ServerError: If the request fails, or the stream ends before its last chunk.
         """
         model, inputs = speech_request(text, voice, voice_text, options)
-        answers = self._transport.stream(f"{model}_stream", inputs, self._timeout(timeout_s))
-        return _chunks(answers)
+        responses = self._transport.stream(f"{model}_stream", inputs, self._timeout(timeout_s))
+        return _chunks(responses)
 
     def encode_voice(
         self,
@@ -155,9 +155,9 @@ class Client:
         self.close()
 
 
-def _chunks(answers: Generator[Tensors]) -> Generator[AudioChunk]:
-    with closing(answers):
-        yield from in_order(map(chunk_from, answers))
+def _chunks(responses: Generator[Tensors]) -> Generator[AudioChunk]:
+    with closing(responses):
+        yield from in_order(map(chunk_from, responses))
 
 
 def _checked(timeout_s: float) -> float:

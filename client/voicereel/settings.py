@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         description="true: speak through Triton; false: with upstream's code in this process",
         json_schema_extra={"expected": "true or false"},
     )
-    compiled: Flag = Field(
+    use_kernels: Flag = Field(
         True,
         alias="FISH_SPEECH_COMPILE",
         description="true: the codec runs on this project's CPU kernels; false: on TorchScript",
@@ -196,9 +196,9 @@ def _extra(name: str) -> dict[str, Any]:
 
 def _explained(error: ValidationError) -> list[str]:
     names = {field.alias: name for name, field in Settings.model_fields.items()}
-    said = []
+    problems = []
     for found in error.errors(include_url=False):
         variable = str(found["loc"][0])
         expected = _extra(names[variable]).get("expected", found["msg"])
-        said.append(f"{variable} is {found['input']!r}, expected {expected}")
-    return said
+        problems.append(f"{variable} is {found['input']!r}, expected {expected}")
+    return problems

@@ -70,8 +70,8 @@ class VoiceFeatures:
     @property
     def sha256(self) -> str:
         """Hash of all attributes; the file holds it too, so that damage is noticed."""
-        said = [self.checkpoint_id, self.texts, self.frames, self.codes.shape]
-        digest = hashlib.sha256(json.dumps(said).encode())
+        content = [self.checkpoint_id, self.texts, self.frames, self.codes.shape]
+        digest = hashlib.sha256(json.dumps(content).encode())
         digest.update(np.ascontiguousarray(self.codes, "<i8").tobytes())
         return digest.hexdigest()
 

@@ -30,7 +30,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ConfigurationError: VOICEREEL_MAX_WORKERS is 'none'" in err
 
 
-def test_a_client_alone_says_what_serving_needs(tmp_path: Path) -> None:
+def test_a_client_without_the_project_says_what_serving_needs(tmp_path: Path) -> None:
     code = (
         "import voicereel.project as p, pathlib\n"
         f"p.__file__ = {str(tmp_path / 'a' / 'b' / 'project.py')!r}\n"

@@ -64,7 +64,7 @@ def test_silence(fake: FakeServer, client: Client, way: str) -> None:
         np.testing.assert_array_equal(waveform[start:end], speech(caption["text"]))
 
 
-def test_silence_after_the_last_segment_is_for_it_to_say(client: Client) -> None:
+def test_only_its_own_silence_follows_the_last_segment(client: Client) -> None:
     script = [SCRIPT[0] | {"silence_after_s": 9 / RATE_HZ}]
     audio, captions = synthesize_script(client, script, VOICES, silence_s=1)
     np.testing.assert_array_equal(audio.waveform, joined("1", 9))

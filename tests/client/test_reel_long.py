@@ -1,4 +1,4 @@
-"""Segments too long for one go: spoken in parts, heard, captioned and told as one."""
+"""Segments too long for one request: spoken in parts; joined, captioned and counted as one."""
 
 from collections.abc import Iterator
 from pathlib import Path

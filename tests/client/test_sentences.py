@@ -1,4 +1,4 @@
-"""Long texts in parts: nothing lost, cut where one breathes, short ones left alone."""
+"""Long texts are cut at sentences and nothing is lost; short texts are not changed."""
 
 import pytest
 from hypothesis import given

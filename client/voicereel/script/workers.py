@@ -41,40 +41,57 @@ def in_script_order(
         Cancelled: If `stop` was set before the end.
     """
     order = list(start_order)
-    arrived: list[queue.SimpleQueue[Sound | None]] = [queue.SimpleQueue() for _ in order]
-    failures: list[VoiceReelError] = []
-
-    def run(number: int) -> bool:
-        """Queue the sounds of one synthesis; returns whether it came to its end."""
-        try:
-            if stop.is_set() or failures:
-                return False
-            with closing(speak(number)) as sounds:
-                for sound in sounds:
-                    arrived[number].put(sound)
-                    if stop.is_set():
-                        return False
-            return True
-        except VoiceReelError as error:
-            if not keep_going:
-                failures.append(error)
-            raise
-        finally:
-            arrived[number].put(None)
-
+    syntheses = _Syntheses(speak, len(order), stop, stop_at_failure=not keep_going)
     pool = ThreadPoolExecutor(max_workers, thread_name_prefix="voicereel")
     try:
-        futures = {number: pool.submit(run, number) for number in order}
+        futures = {number: pool.submit(syntheses.run, number) for number in order}
         for number in range(len(order)):
-            while (sound := arrived[number].get()) is not None:
+            while (sound := syntheses.arrived[number].get()) is not None:
                 yield number, sound
             failure = futures[number].exception()  # waits a moment: the None comes before it
             if isinstance(failure, VoiceReelError) and keep_going:
                 yield number, failure
                 continue
             if failure or not futures[number].result():
-                raise failure or next(iter(failures), Cancelled("stopped before the end"))
+                first = next(iter(syntheses.failures), Cancelled("stopped before the end"))
+                raise failure or first
             yield number, None
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Syntheses:
+    """What the worker threads share: a queue of sounds for each number, and the failures so far."""
+
+    def __init__(
+        self,
+        speak: Callable[[int], Generator[Sound]],
+        count: int,
+        stop: threading.Event,
+        *,
+        stop_at_failure: bool,
+    ) -> None:
+        self._speak, self._stop, self._stop_at_failure = speak, stop, stop_at_failure
+        self.arrived: list[queue.SimpleQueue[Sound | None]] = [
+            queue.SimpleQueue() for _ in range(count)
+        ]
+        self.failures: list[VoiceReelError] = []
+
+    def run(self, number: int) -> bool:
+        """Queue the sounds of one synthesis, and None; returns whether it came to its end."""
+        try:
+            if self._stop.is_set() or self.failures:
+                return False
+            with closing(self._speak(number)) as sounds:
+                for sound in sounds:
+                    self.arrived[number].put(sound)
+                    if self._stop.is_set():
+                        return False
+            return True
+        except VoiceReelError as error:
+            if self._stop_at_failure:
+                self.failures.append(error)
+            raise
+        finally:
+            self.arrived[number].put(None)

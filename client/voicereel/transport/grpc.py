@@ -64,12 +64,12 @@ class GrpcTransport:
         threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
         ended = False
         try:
-            while (answer := arrived.get(timeout=max(0, deadline - time.monotonic()))) is not None:
-                if isinstance(answer, grpc.RpcError):
-                    raise _typed(answer)
-                if answer.error_message:
-                    raise error_for("", answer.error_message)
-                yield _tensors(answer.infer_response)
+            while (reply := arrived.get(timeout=max(0, deadline - time.monotonic()))) is not None:
+                if isinstance(reply, grpc.RpcError):
+                    raise _typed(reply)
+                if reply.error_message:
+                    raise error_for("", reply.error_message)
+                yield _tensors(reply.infer_response)
             ended = True
         except queue.Empty:
             raise DeadlineExceeded(f"{model} had not ended after {timeout_s:g} s") from None
@@ -116,8 +116,8 @@ class GrpcTransport:
 def _read(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
     """Queue every response of a call, its error if any, and None for its end."""
     try:
-        for answer in call:
-            arrived.put(answer)
+        for response in call:
+            arrived.put(response)
     except grpc.RpcError as error:
         arrived.put(error)
     finally:

@@ -107,7 +107,7 @@ def _tensors(body: bytes, header_length: int) -> Tensors:
 
 def _typed(status: int, body: bytes) -> VoiceReelError:
     try:
-        answer: Any = json.loads(body)
-        return error_for(_STATUS.get(status, "UNKNOWN"), answer["error"])
+        response: Any = json.loads(body)
+        return error_for(_STATUS.get(status, "UNKNOWN"), response["error"])
     except (ValueError, KeyError, TypeError):
         return ServerError(f"HTTP {status}, but no response of Triton: is this its HTTP port?")

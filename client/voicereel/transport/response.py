@@ -72,5 +72,5 @@ def in_order(chunks: Iterable[AudioChunk]) -> Iterator[AudioChunk]:
 def _field(outputs: Tensors, name: str) -> np.ndarray:
     """An output of a response, without its batch axis."""
     if name not in outputs:
-        raise ServerError(f"the answer has no {name}: are client and server of one version?")
+        raise ServerError(f"the response has no {name}: are client and server of one version?")
     return outputs[name][0]
