@@ -34,8 +34,7 @@ from launch.server import LaunchError, Server
 from training.sentences import jsgf, read_rules, sentences, words
 from training.settings import Data
 from training.speech import SAMPLE_RATE_HZ, Voice, at_44100_hz, speak
-from voicereel import Audio, Client, VoiceFeatures, VoiceReelError
-from voicereel.request import Options
+from voicereel import Audio, Client, Options, VoiceFeatures, VoiceReelError
 
 _TEXT_SEED = 20
 _PITCH, _SPEED_WPM = 50, 155

@@ -8,61 +8,43 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from typing_extensions import Unpack
 
 from voicereel.audio import check_suffix
-from voicereel.cli_options import (
-    Json,
-    Seed,
-    Temperature,
-    Timeout,
-    Url,
-    Via,
-    connected,
-    console,
-    library,
-    print_result,
-)
+from voicereel.cli.options import Json, Timeout, Url, Via, takes_options
+from voicereel.cli.output import write_reel, write_streamed, write_whole
+from voicereel.cli.session import connected, console, library, print_result
 from voicereel.errors import InvalidRequest
-from voicereel.reel import synthesize_script
-from voicereel.request import Options
-from voicereel.script import Script, load_script
-from voicereel.script_flight import OnError
+from voicereel.options import Options
+from voicereel.script.files import load_script
+from voicereel.script.segment import Script
+from voicereel.script.speak import synthesize_script
+from voicereel.script.synthesis import OnError
 from voicereel.settings import settings
-from voicereel.spoken import write_reel, write_streamed, write_whole
 
 Output = Annotated[Path, typer.Option("-o", "--output", help=".wav, .flac, .ogg or .mp3")]
 
 
+@takes_options
 def say(
     text: Annotated[str, typer.Argument(help="What to say.")],
     output: Output,
     voice: Annotated[
-        str | None, typer.Option(help="Name of a voice added, its .npz, or a recording.")
+        str | None, typer.Option(help="Name of a kept voice, its .npz file, or a recording.")
     ] = None,
-    voice_text: Annotated[str | None, typer.Option(help="The words of the recording.")] = None,
+    voice_text: Annotated[
+        str | None, typer.Option(help="The words spoken in the recording.")
+    ] = None,
     url: Url = None,
     protocol: Via = "grpc",
     timeout: Timeout = 300.0,
-    seed: Seed = None,
-    temperature: Temperature = None,
-    top_p: Annotated[float | None, typer.Option(help="Share of probability.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 avoids.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Frames at most.")] = None,
-    first_chunk_frames: Annotated[int | None, typer.Option(help="First chunk's length.")] = None,
-    max_chunk_frames: Annotated[int | None, typer.Option(help="Longest chunk.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Write audio as it comes.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Write audio as it arrives; needs gRPC.")
+    ] = False,
     as_json: Json = False,
+    **options: Unpack[Options],
 ) -> None:
-    """Say a text, into an audio file."""
-    options: Options = {
-        "seed": seed,
-        "temperature": temperature,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "max_new_tokens": max_new_tokens,
-        "first_chunk_frames": first_chunk_frames,
-        "max_chunk_frames": max_chunk_frames,
-    }
+    """Speak a text into an audio file."""
     with connected(url, protocol, timeout) as client, console.status("speaking") as status:
         check_suffix(output)
         file = library().find(voice) if voice else None
@@ -83,29 +65,39 @@ def say(
     print_result(spoken.as_dict() if as_json else str(spoken))
 
 
+@takes_options
 def script(
     file: Annotated[Path, typer.Argument(help=".json, .yaml, or lines of SPEAKER: text")],
     output: Output,
     voice: Annotated[
         list[str] | None,
-        typer.Option(help="SPEAKER=VOICE, a name or .npz; else the voice of the speaker's name."),
+        typer.Option(
+            help="SPEAKER=VOICE, where VOICE is the name of a kept voice or a .npz file. A speaker "
+            "without this option has the kept voice of the same name."
+        ),
     ] = None,
     captions: Annotated[Path | None, typer.Option(help=".srt, .vtt or .json")] = None,
     url: Url = None,
     protocol: Via = "grpc",
     timeout: Timeout = 300.0,
-    seed: Seed = None,
-    temperature: Temperature = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Frames a request at most.")] = None,
     silence: Annotated[float, typer.Option(help="Seconds between segments.", min=0, max=60)] = 0.0,
     workers: Annotated[
-        int | None, typer.Option(help="In flight; VOICEREEL_MAX_WORKERS if left out.", min=1)
+        int | None,
+        typer.Option(
+            help="Requests in flight at a time; VOICEREEL_MAX_WORKERS if left out.", min=1
+        ),
     ] = None,
-    language: Annotated[str, typer.Option(help="ISO 639 code, for long texts.")] = "en",
-    on_error: Annotated[OnError, typer.Option(help="skip leaves a gap and says so.")] = "raise",
+    language: Annotated[
+        str, typer.Option(help="ISO 639 code; decides where long texts are split.")
+    ] = "en",
+    on_error: Annotated[
+        OnError,
+        typer.Option(help="skip: a segment that fails leaves a gap, and its caption says so."),
+    ] = "raise",
     as_json: Json = False,
+    **options: Unpack[Options],
 ) -> None:
-    """Speak a script of many speakers, into one audio file and its captions."""
+    """Speak a script of many speakers into one audio file, with captions."""
     with connected(url, protocol, timeout) as client:
         segments = load_script(file)
         voices = _voices(segments, voice or [])
@@ -120,10 +112,8 @@ def script(
                     on_error=on_error,
                     silence_s=silence,
                     language=language,
-                    progress=bar.told,
-                    seed=seed,
-                    temperature=temperature,
-                    max_new_tokens=max_new_tokens,
+                    progress=bar.advance_one,
+                    **options,
                 ),
                 output,
                 captions,
@@ -134,7 +124,7 @@ def script(
 
 
 def _voices(segments: Script, given: list[str]) -> dict[str, Path]:
-    """The file of each speaker's voice; speakers that have none are left out, to be named later."""
+    """The file of each speaker's voice: from `--voice`, else the kept voice of the same name."""
     kept = library()
     voices = {}
     for pair in given:
@@ -149,7 +139,7 @@ def _voices(segments: Script, given: list[str]) -> dict[str, Path]:
 
 
 class _Bar(Progress):
-    """Segments done, seconds of audio and real-time factor so far."""
+    """Shows segments done, seconds of audio and the real-time factor so far."""
 
     def __init__(self, segments: int) -> None:
         columns = (
@@ -162,8 +152,8 @@ class _Bar(Progress):
         self._task = self.add_task("", total=segments, speed="")
         self._adding, self._begin, self._audio_s = threading.Lock(), time.perf_counter(), 0.0
 
-    def told(self, _: int, audio_s: float) -> None:
-        """One more segment is done."""
+    def advance_one(self, _: int, audio_s: float) -> None:
+        """Count one more segment as done; called from any thread."""
         with self._adding:
             self._audio_s += audio_s
             speed = _speed(self._audio_s, time.perf_counter() - self._begin)

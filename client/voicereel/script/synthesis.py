@@ -1,4 +1,4 @@
-"""The segments of a script in flight together, long ones in parts."""
+"""The synthesis of a script: requests sent concurrently, pieces given in order."""
 
 import threading
 from collections import Counter, defaultdict
@@ -10,12 +10,13 @@ from typing import Literal, TypeAlias
 from typing_extensions import Unpack
 
 from voicereel.errors import VoiceReelError
-from voicereel.flight import Sound, heard_in_order
-from voicereel.reel_pieces import ReelPiece, captioned
-from voicereel.request import Options, Voice
-from voicereel.script import ScriptLike
-from voicereel.script_requests import SegmentRequest, requests_of
-from voicereel.sentences import parts_of
+from voicereel.options import Options
+from voicereel.script.reel import ReelPiece, captioned
+from voicereel.script.requests import SegmentRequest, requests_of
+from voicereel.script.segment import ScriptLike
+from voicereel.script.sentences import parts_of
+from voicereel.script.workers import Event, Sound, in_script_order
+from voicereel.voice import Voice
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Progress: TypeAlias = Callable[[int, float], None]
@@ -23,7 +24,14 @@ Progress: TypeAlias = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Part:
-    """What is asked for in one go: a segment, or some sentences of a long one."""
+    """One request to the server: a segment, or some sentences of a long one.
+
+    Attributes:
+        segment: Number of the segment, from 0.
+        request: The segment that the part belongs to.
+        text: What this request says.
+        is_last: Whether the segment ends with it.
+    """
 
     segment: int
     request: SegmentRequest
@@ -31,8 +39,13 @@ class Part:
     is_last: bool
 
 
-class ScriptFlight:
-    """A script on its way: requests out, pieces in. Arguments and errors: `synthesize_script`."""
+class ScriptSynthesis:
+    """One run of a script; `synthesize_script` explains arguments and errors.
+
+    Attributes:
+        requests: One for each segment.
+        parts: All parts of all segments, in the order of the script.
+    """
 
     def __init__(
         self,
@@ -63,45 +76,49 @@ class ScriptFlight:
     def pieces(
         self,
         speak: Callable[[Part], Generator[Sound]],
-        order: Iterable[int],
+        start_order: Iterable[int],
         stop: threading.Event,
     ) -> Generator[ReelPiece]:
-        """Every segment's sounds, and a last piece of silence with its caption."""
+        """Yield the sounds of every segment, and after each a piece of silence with its caption.
+
+        Args:
+            speak: Sends the request of a part and gives its sounds.
+            start_order: Indices of `parts`, in the order in which to start them.
+            stop: Set it to stop the run.
+        """
 
         def spoken(number: int) -> Generator[Sound]:
             with self.parts[number].request.named():
                 yield from speak(self.parts[number])
 
-        heard = heard_in_order(
-            spoken, order, max_workers=self._max_workers, keep_going=self._skip, stop=stop
+        events = in_script_order(
+            spoken, start_order, max_workers=self._max_workers, keep_going=self._skip, stop=stop
         )
-        with closing(heard):
-            yield from captioned(self.requests, self._by_segment(heard))
+        with closing(events):
+            yield from captioned(self.requests, self._by_segment(events))
 
-    def _by_segment(
-        self, heard: Iterable[tuple[int, Sound | VoiceReelError | None]]
-    ) -> Generator[tuple[int, Sound | VoiceReelError | None]]:
-        """Parts of one segment as one; of a failed one nothing after the failure."""
+    def _by_segment(self, events: Iterable[tuple[int, Event]]) -> Generator[tuple[int, Event]]:
+        """Turn events of parts into events of segments; a failed segment ends with its error."""
         failed = -1
-        for number, sound in heard:
+        for number, event in events:
             part = self.parts[number]
-            if part.segment == failed or (sound is None and not part.is_last):
+            if part.segment == failed or (event is None and not part.is_last):
                 continue
-            if isinstance(sound, VoiceReelError):
+            if isinstance(event, VoiceReelError):
                 failed = part.segment
-            yield part.segment, sound
+            yield part.segment, event
 
 
-class SegmentsDone:
-    """Which segments are complete, told as each is."""
+class ProgressCounter:
+    """Calls `progress` once for each segment, when its last part has arrived."""
 
-    def __init__(self, flight: ScriptFlight, progress: Progress | None) -> None:
+    def __init__(self, synthesis: ScriptSynthesis, progress: Progress | None) -> None:
         self._progress, self._lock = progress, threading.Lock()
-        self._missing = Counter(part.segment for part in flight.parts)
+        self._missing = Counter(part.segment for part in synthesis.parts)
         self._audio_s: dict[int, float] = defaultdict(float)
 
-    def note(self, segment: int, audio_s: float) -> None:
-        """One more part of a segment is there."""
+    def add_part(self, segment: int, audio_s: float) -> None:
+        """Count one more part of a segment as done."""
         with self._lock:
             self._missing[segment] -= 1
             self._audio_s[segment] += audio_s

@@ -1,6 +1,7 @@
-"""HTTP: unary answers only, a connection per call.
+"""HTTP: one response per request, one connection per call.
 
-On the standard library: tritonclient's HTTP client is bound to the thread that made it (gevent).
+It uses the standard library, because tritonclient's HTTP client is bound to the thread that created
+it (gevent).
 """
 
 import http.client
@@ -19,11 +20,10 @@ from voicereel.errors import (
     VoiceReelError,
     error_for,
 )
-from voicereel.request import Tensors
-from voicereel.transport import from_raw, raw_bytes
+from voicereel.transport.base import Tensors, from_raw, raw_bytes
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-# Source: HttpCodeFromError of Triton's http_server.cc.
+# HTTP status -> gRPC status name. Source: HttpCodeFromError of Triton's http_server.cc.
 _STATUS = {
     400: "INVALID_ARGUMENT",
     499: "CANCELLED",
@@ -62,7 +62,7 @@ class HttpTransport:
     def _call(
         self, method: str, path: str, timeout_s: float, body: bytes = b"", header_length: int = 0
     ) -> tuple[int, int, bytes]:
-        """Status, length of the JSON header (0 if not said) and body of the answer."""
+        """Status of the response, length of its JSON header (0 if not given), and its body."""
         connection = http.client.HTTPConnection(self._address, timeout=timeout_s)
         headers = {_HEADER_LENGTH: str(header_length)} if body else {}
         try:
@@ -78,7 +78,7 @@ class HttpTransport:
 
 
 def _request(inputs: Tensors, timeout_s: float) -> tuple[bytes, bytes]:
-    """The JSON header, and the binary values that follow it."""
+    """The JSON header of a request, and the binary values that follow it."""
     values = [raw_bytes(array) for array in inputs.values()]
     header = {
         "id": str(uuid.uuid4()),
@@ -107,7 +107,7 @@ def _tensors(body: bytes, header_length: int) -> Tensors:
 
 def _typed(status: int, body: bytes) -> VoiceReelError:
     try:
-        answer: Any = json.loads(body)
-        return error_for(_STATUS.get(status, "UNKNOWN"), answer["error"])
+        response: Any = json.loads(body)
+        return error_for(_STATUS.get(status, "UNKNOWN"), response["error"])
     except (ValueError, KeyError, TypeError):
-        return ServerError(f"HTTP {status}, and no word from Triton: is this its HTTP port?")
+        return ServerError(f"HTTP {status}, but no response of Triton: is this its HTTP port?")

@@ -1,4 +1,4 @@
-"""`voicereel voice`: encode a recording, and keep voices by name."""
+"""`voicereel voice`: encode recordings, and keep voices by name."""
 
 from functools import reduce
 from operator import add as join
@@ -10,16 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ
-from voicereel.cli_options import (
-    Json,
-    Timeout,
-    Url,
-    Via,
-    connected,
-    library,
-    print_result,
-    reported,
-)
+from voicereel.cli.options import Json, Timeout, Url, Via
+from voicereel.cli.session import connected, library, print_result, reported
 from voicereel.client import Client
 from voicereel.errors import InvalidRequest
 from voicereel.voice import VoiceFeatures
@@ -28,7 +20,8 @@ app = typer.Typer(help="Voices, encoded once and used for many texts.", no_args_
 
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings of the voice, 5 to 30 s each.")]
 Words = Annotated[list[str], typer.Option(help="The words spoken; once for each recording.")]
-SAMPLES_PER_FRAME = 2 * 4 * 8 * 8 * 4  # of S1-mini's codec, to tell seconds
+# Strides of S1-mini's encoder x downsampling of its quantizer; shows frames as seconds.
+SAMPLES_PER_FRAME = 2 * 4 * 8 * 8 * 4
 
 
 @app.command()
@@ -41,7 +34,7 @@ def encode(
     timeout: Timeout = 300.0,
     as_json: Json = False,
 ) -> None:
-    """Encode recordings, once, into a voice file for say --voice."""
+    """Encode recordings into a voice file, which `say --voice` takes."""
     with connected(url, protocol, timeout) as client:
         voice = _encoded(client, recordings, text)
         try:
@@ -53,10 +46,12 @@ def encode(
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="To call it by; of a script's speaker perhaps.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the voice, for example that of a speaker in a script.")
+    ],
     recordings: Recordings,
     text: Words,
-    force: Annotated[bool, typer.Option("--force", help="Replace one of this name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a voice of this name.")] = False,
     url: Url = None,
     protocol: Via = "grpc",
     timeout: Timeout = 300.0,
@@ -65,7 +60,7 @@ def add(
     """Encode recordings and keep the voice by name, in the folder VOICEREEL_VOICES."""
     with connected(url, protocol, timeout) as client:
         kept = library()
-        kept.place_for(name, replace=force)  # before the work
+        kept.place_for(name, replace=force)  # fails before the recordings are encoded
         voice = _encoded(client, recordings, text)
         path = kept.add(name, voice, replace=force)
     _print(path, voice, as_json)
@@ -85,11 +80,12 @@ def list_voices(as_json: Json = False) -> None:
         return
     table = Table("voice", "recordings", "seconds", "checkpoint", title=str(kept.folder))
     for voice in found:
-        cells = ("recordings", "seconds", "checkpoint_id")
-        shown = [
-            f"{voice[c]:.1f}" if c == "seconds" else str(voice[c]) for c in cells if c in voice
-        ]
-        table.add_row(Path(voice["file"]).stem, *(shown or ["damaged"]))
+        name = Path(voice["file"]).stem
+        if "error" in voice:
+            table.add_row(name, "damaged")
+        else:
+            seconds = f"{voice['seconds']:.1f}"
+            table.add_row(name, str(voice["recordings"]), seconds, voice["checkpoint_id"])
     Console().print(table)
 
 
@@ -97,7 +93,7 @@ def list_voices(as_json: Json = False) -> None:
 def show(
     voice: Annotated[str, typer.Argument(help="Its name, or its .npz file.")], as_json: Json = False
 ) -> None:
-    """Show what a voice was made of."""
+    """Show which recordings and which checkpoint a voice was made from."""
     with reported():
         path = library().find(voice)
         VoiceFeatures.load(path)
@@ -118,6 +114,7 @@ def _encoded(client: Client, recordings: list[Path], texts: list[str]) -> VoiceF
 
 
 def _described(path: Path) -> dict[str, Any]:
+    """The facts of a voice file, or why it cannot be read."""
     try:
         voice = VoiceFeatures.load(path)
     except InvalidRequest as error:

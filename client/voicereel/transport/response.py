@@ -1,4 +1,4 @@
-"""What the server answers -> audio and features, with nothing missing and nothing out of place."""
+"""Responses: tensors become audio and features, checked to be complete and in order."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import Cancelled, DeadlineExceeded, ServerError
-from voicereel.request import Tensors
+from voicereel.transport.base import Tensors
 from voicereel.voice import VoiceFeatures
 
 
 def audio_from(outputs: Tensors) -> Audio:
-    """The answer of fish_tts or fish_clone."""
+    """The audio in a response of fish_tts or fish_clone."""
     return Audio(
         waveform=_field(outputs, "audio").copy(),
         sample_rate_hz=_field(outputs, "sample_rate").item(),
@@ -20,7 +20,7 @@ def audio_from(outputs: Tensors) -> Audio:
 
 
 def chunk_from(outputs: Tensors) -> AudioChunk:
-    """One answer of fish_tts_stream or fish_clone_stream, without its padding."""
+    """The chunk in a response of fish_tts_stream or fish_clone_stream, without its padding."""
     audio, num_samples = _field(outputs, "audio"), _field(outputs, "num_samples").item()
     finish_reason = _field(outputs, "finish_reason").item().decode()
     if finish_reason == "cancelled":
@@ -39,7 +39,7 @@ def chunk_from(outputs: Tensors) -> AudioChunk:
 
 
 def features_from(outputs: Tensors, text: str) -> VoiceFeatures:
-    """The answer of fish_encode, without its padding, and the words of the recording."""
+    """The features in a response of fish_encode, without its padding; text: the words spoken."""
     frames = _field(outputs, "reference_frames").item()
     checkpoint_id = _field(outputs, "checkpoint_id").item().decode()
     codes = _field(outputs, "codes")[:, :frames].copy()
@@ -47,10 +47,10 @@ def features_from(outputs: Tensors, text: str) -> VoiceFeatures:
 
 
 def in_order(chunks: Iterable[AudioChunk]) -> Iterator[AudioChunk]:
-    """Chunks by their index; the server's decoders may finish them in another order.
+    """Yield chunks sorted by index; the server's decoders may finish them in another order.
 
     Raises:
-        ServerError: If they end before the last one, one is missing, or one comes twice.
+        ServerError: If the last chunk or another is missing, or one arrives twice.
     """
     early: dict[int, AudioChunk] = {}
     index, complete = 0, False
@@ -70,7 +70,7 @@ def in_order(chunks: Iterable[AudioChunk]) -> Iterator[AudioChunk]:
 
 
 def _field(outputs: Tensors, name: str) -> np.ndarray:
-    """An output without its batch axis."""
+    """An output of a response, without its batch axis."""
     if name not in outputs:
-        raise ServerError(f"the answer has no {name}: are client and server of one version?")
+        raise ServerError(f"the response has no {name}: are client and server of one version?")
     return outputs[name][0]

@@ -1,4 +1,4 @@
-"""A script and its speakers -> a request for each segment; what is wrong is found first."""
+"""A script and its voices become one request for each segment, checked before any work."""
 
 import math
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from voicereel.errors import InvalidRequest, VoiceReelError
-from voicereel.request import Voice, option_tensors
-from voicereel.script import MAX_SILENCE_S, Script, ScriptLike, parse_script
-from voicereel.voice import VoiceFeatures
+from voicereel.options import option_tensors
+from voicereel.script.segment import MAX_SILENCE_S, Script, ScriptLike, parse_script
+from voicereel.voice import Voice, VoiceFeatures
 
-_SHOWN = 40  # characters of a text, to find it by
+_SHOWN = 40  # characters of a segment's text that an error message repeats
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class SegmentRequest:
     """A segment, ready to be spoken.
 
     Attributes:
-        name: Number, speaker and how the text begins, for messages.
-        speaker: Who says it.
+        name: Number, speaker and first words of the segment, for error messages.
+        speaker: The segment's speaker.
         text: What is said.
-        arguments: Of `Client.synthesize` and `Client.stream`, beside the text.
-        silence_after_s: Seconds of silence to follow.
+        arguments: Keyword arguments for `Client.synthesize` and `Client.stream`.
+        silence_after_s: Seconds of silence that follow the segment.
     """
 
     name: str
@@ -36,7 +36,7 @@ class SegmentRequest:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Errors raised in it say which segment it was; they stay of their kind."""
+        """Put the segment's name in front of an error's message, and keep the error's class."""
         try:
             yield
         except VoiceReelError as error:
@@ -50,23 +50,23 @@ def requests_of(
     timeout_s: float | None,
     options: Mapping[str, Any],
 ) -> list[SegmentRequest]:
-    """What to ask for each segment of a script; see `synthesize_script`.
+    """The request for each segment of a script; `synthesize_script` explains the arguments.
 
     Raises:
         InvalidRequest: If script, speakers or voices are wrong.
         TypeError: If there is no such option, or its value is of another type.
-        ValueError: If silence_s is no time.
+        ValueError: If silence_s is negative, too long, or not finite.
     """
     if not (math.isfinite(silence_s) and 0 <= silence_s <= MAX_SILENCE_S):
         raise ValueError(f"silence_s is {silence_s}, expected 0 to {MAX_SILENCE_S:.0f} seconds")
-    option_tensors(options)
+    option_tensors(options)  # raises if one is wrong
     segments = parse_script(script)
     names = _names(segments)
     voices = _voices(segments, names, speaker_features)
     requests = []
     for number, segment in enumerate(segments):
         silence = segment.silence_after_s
-        if silence is None:  # of the script: between segments, not after the last
+        if silence is None:  # silence_s is between segments, so the last one has none
             silence = silence_s if number + 1 < len(segments) else 0.0
         arguments = {
             **options,
@@ -94,13 +94,13 @@ def _beginning(text: str) -> str:
 def _voices(
     segments: Script, names: list[str], speaker_features: Mapping[str, Voice | None]
 ) -> dict[str, VoiceFeatures | None]:
-    """The voice of each speaker of the script, each file read once."""
+    """The voice of each speaker in the script; every voice file is read once."""
     for name, segment in zip(names, segments, strict=True):
         if segment.speaker_id not in speaker_features:
-            known = ", ".join(speaker_features) or "of nobody"
+            known = f", only {', '.join(speaker_features)}" if speaker_features else ""
             raise InvalidRequest(
-                f"{name}: there are no features of speaker {segment.speaker_id!r}, only {known}. "
-                "Give those of every speaker, or mend the name."
+                f"{name}: there are no features of speaker {segment.speaker_id!r}{known}. "
+                "Give those of every speaker, or correct the name."
             )
     speakers = dict.fromkeys(segment.speaker_id for segment in segments)
     return {speaker: _voice(speaker, speaker_features[speaker]) for speaker in speakers}

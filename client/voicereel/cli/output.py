@@ -1,4 +1,4 @@
-"""Speech into an audio file, timed: what `voicereel say` and `voicereel script` do."""
+"""Writes speech into an audio file and times it, for `voicereel say` and `voicereel script`."""
 
 import itertools
 import time
@@ -10,18 +10,18 @@ from typing import Any
 from voicereel.audio import Audio, AudioChunk, AudioWriter, check_suffix
 from voicereel.captions import check_captions_suffix, save_captions
 from voicereel.errors import VoiceReelError
-from voicereel.reel_pieces import Reel
+from voicereel.script.reel import Reel
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """What a synthesis came to.
+    """The result of a synthesis.
 
     Attributes:
-        file: Where the audio lies.
-        audio_s: Seconds of it.
-        wall_s: Seconds until the last of it was here.
-        ttfa_s: Seconds until the first of it was here; None if it came in one piece.
+        file: The audio file.
+        audio_s: Seconds of audio.
+        wall_s: Seconds until all of it had arrived.
+        ttfa_s: Seconds until the first chunk arrived; None if it came in one piece.
         sample_rate_hz: Samples per second.
         finish_reason: As in `voicereel.Audio`.
     """
@@ -35,7 +35,7 @@ class Spoken:
 
     @property
     def rtf(self) -> float:
-        """Real-time factor: below 1 is faster than it plays."""
+        """Real-time factor: wall time over duration of the audio."""
         return self.wall_s / self.audio_s if self.audio_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,13 +51,13 @@ class Spoken:
 
 @dataclass(frozen=True)
 class SpokenScript(Spoken):
-    """What the synthesis of a script came to.
+    """The result of the synthesis of a script.
 
     Attributes:
-        captions: Where they lie, if anywhere.
-        segments: How many there are.
-        speakers: How many say them.
-        skipped: Why segments are missing from the audio, each naming one.
+        captions: The file of the captions, if one was written.
+        segments: Number of segments.
+        speakers: Number of speakers.
+        skipped: The error of each segment that is missing from the audio; it names the segment.
     """
 
     captions: str | None
@@ -67,7 +67,7 @@ class SpokenScript(Spoken):
 
 
 def write_whole(synthesize: Callable[[], Audio], output: Path) -> Spoken:
-    """Write what comes in one piece."""
+    """Write audio that comes in one piece."""
     begin = time.perf_counter()
     audio = synthesize()
     wall_s = time.perf_counter() - begin
@@ -80,18 +80,18 @@ def write_whole(synthesize: Callable[[], Audio], output: Path) -> Spoken:
 def write_streamed(
     chunks: Generator[AudioChunk], output: Path, progress: Callable[[float, float], None]
 ) -> Spoken:
-    """Write chunks as they come.
+    """Write chunks as they arrive.
 
     Args:
-        chunks: Of `Client.stream`.
-        output: The audio file; after an error it holds what had come.
-        progress: Told the seconds of audio so far, and of time.
+        chunks: What `Client.stream` returns.
+        output: The audio file; after an error it holds the chunks that had arrived.
+        progress: Called with the seconds of audio and of time so far.
 
     Raises:
-        VoiceReelError: What the stream raised, and how much of it is in the file.
+        VoiceReelError: The error of the stream; its message says how much audio is in the file.
     """
     begin, samples = time.perf_counter(), 0
-    chunk = first = next(chunks)  # at least one comes, or an error
+    chunk = first = next(chunks)  # a stream has at least one chunk, or raises
     ttfa_s = wall_s = time.perf_counter() - begin
     rate_hz = first.sample_rate_hz
     with AudioWriter(output, rate_hz) as writer:
@@ -108,10 +108,10 @@ def write_streamed(
 
 
 def write_reel(synthesize: Callable[[], Reel], output: Path, captions: Path | None) -> SpokenScript:
-    """Write a script that is spoken, and its captions if there is a name for them.
+    """Write the audio of a script, and its captions if `captions` names a file.
 
     Raises:
-        InvalidRequest: Before it is spoken, if files of such names cannot be written.
+        InvalidRequest: Before anything is spoken, if a file name has a wrong suffix.
     """
     check_suffix(output)
     if captions:

@@ -8,22 +8,10 @@ import grpc
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
 
+from support.command_line import run
 from support.fake_server import FakeServer, Refusal, chunk, whole
 from voicereel import VoiceFeatures
-from voicereel.cli import app
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with FakeServer() as server:
-        yield server
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_say(fake: FakeServer, tmp_path: Path) -> None:

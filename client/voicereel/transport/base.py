@@ -1,7 +1,7 @@
-"""How a server is reached: tensors to a model and back. Any thread may use a transport."""
+"""The interface of a transport, and the encoding of tensors on the wire."""
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from tritonclient.utils import (
@@ -10,39 +10,40 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
-from voicereel.request import Tensors
+Tensors: TypeAlias = dict[str, np.ndarray]  # by name, each with its batch axis of 1
 
 
 class Transport(Protocol):
-    """A connection to one server. Every timeout is in seconds and for the whole answer.
+    """A connection to one server; may be shared by threads.
 
-    All methods but `close` raise the errors of `voicereel.errors`.
+    Timeouts are in seconds and for the whole response. All methods but `close` raise the errors of
+    `voicereel.errors`.
     """
 
     def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
-        """The answer of a model that gives one."""
+        """Call a model that gives one response."""
         ...
 
     def stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
-        """The answers of a decoupled model as they come; closing the iterator cancels."""
+        """Call a decoupled model and yield its responses; closing the iterator cancels."""
         ...
 
     def is_ready(self, model: str | None, timeout_s: float) -> bool:
-        """Whether the server (None), or this model, is ready."""
+        """Whether a model, or the server as a whole (None), is ready."""
         ...
 
     def close(self) -> None: ...
 
 
 def raw_bytes(array: np.ndarray) -> bytes:
-    """A tensor's values as they go over the wire; object arrays hold the bytes of texts."""
+    """Encode a tensor's values for the wire; object arrays hold texts as bytes."""
     if array.dtype == np.object_:
         return serialize_byte_tensor(array).item() if array.size else b""
     return np.ascontiguousarray(array).tobytes()
 
 
 def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> np.ndarray:
-    """The opposite; `datatype` is Triton's name for it."""
+    """Decode a tensor; `datatype` is Triton's name of its type, such as FP32 or BYTES."""
     if datatype == "BYTES":
         return deserialize_bytes_tensor(raw).reshape(shape)
     return np.frombuffer(raw, triton_to_np_dtype(datatype)).reshape(shape)

@@ -1,4 +1,4 @@
-"""VoiceReel's engine by the words of its documentation: one per process, timed, logged."""
+"""VoiceReel's engine as documented: one per process, timed, logged."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Scripts: every way to write one gives the same; a wrong one names the place."""
+"""Script files: every format gives the same segments; an error names the line."""
 
 import json
 from pathlib import Path

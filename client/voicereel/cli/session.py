@@ -1,13 +1,8 @@
-"""What the commands share: options, the console, errors as exit codes."""
+"""What every command does: connect, report errors as exit codes, print results."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,6 +20,7 @@ from voicereel.errors import (
 from voicereel.library import VoiceLibrary
 from voicereel.settings import settings
 
+# Exit codes of errors; every other error is 1. `voicereel --help` explains them.
 EXIT_CODES = {
     InvalidRequest: 2,
     ConfigurationError: 2,
@@ -35,20 +31,10 @@ EXIT_CODES = {
 
 console = Console(stderr=True)  # stdout is for results
 
-Url = Annotated[
-    str | None,
-    typer.Option(help="HOST:PORT of the server; VOICEREEL_URL, or 127.0.0.1:8001, if left out."),
-]
-Via = Annotated[Protocol, typer.Option("--protocol", help="grpc: port 8001; http: port 8000.")]
-Timeout = Annotated[float, typer.Option(help="Seconds for the whole answer.", min=0.001)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same audio.")]
-Temperature = Annotated[float | None, typer.Option(help="0 takes the likeliest.")]
-
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Errors become a message on stderr and an exit code."""
+    """Turn errors into a message on stderr and an exit code."""
     try:
         yield
     except VoiceReelError as error:
@@ -64,27 +50,17 @@ def reported() -> Iterator[None]:
 def connected(
     url: str | None, protocol: Protocol = "grpc", timeout_s: float = 300.0
 ) -> Iterator[Client]:
-    """A client whose errors are reported."""
+    """Give a client, and report the errors of its calls."""
     with reported(), Client(url or settings().url, protocol, timeout_s) as client:
         yield client
 
 
 def library() -> VoiceLibrary:
-    """The voices of this user."""
+    """The voices that this user keeps."""
     return VoiceLibrary(settings().voices)
 
 
 def print_result(result: Mapping[str, object] | Sequence[object] | str) -> None:
-    """On stdout: a text as it is, all else as JSON."""
+    """Print to stdout: a text unchanged, anything else as JSON."""
     shown = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
     typer.echo(shown)
-
-
-def go_on_as(root: Path, command: Sequence[str]) -> NoReturn:
-    """Become a Python command of the whole project, whose root is given."""
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path}
-    sys.stdout.flush()
-    if os.name == "posix":  # signals reach it, and its exit code is ours
-        os.execve(sys.executable, [sys.executable, *command], environment)
-    raise typer.Exit(subprocess.run([sys.executable, *command], env=environment).returncode)
