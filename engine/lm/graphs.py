@@ -14,7 +14,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from engine.lm.layers import Layer, Past, RMSNorm, Turns, turns
+from engine.kernels.norm import RMSNorm
+from engine.kernels.rotary import Rotation, rotation
+from engine.lm.layers import Layer, Past
 from engine.lm.linear import MakeLinear
 from engine.lm.sampler import sample
 from engine.lm.weights import BlockShape, LlamaShape, Weights
@@ -134,9 +136,9 @@ class SlowGraph(nn.Module):
             x, _ = layer(x, turn, (keys[i], values[i]), mask, places)
         return self.ends(x, lengths)
 
-    def rotation(self, past_lengths: Tensor, time: int) -> Turns:
+    def rotation(self, past_lengths: Tensor, time: int) -> Rotation:
         """For positions behind the past."""
-        return turns(self.cos_sin[past_lengths[:, None] + self.count[:time]][:, None])
+        return rotation(self.cos_sin[past_lengths[:, None] + self.count[:time]][:, None])
 
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the fast transformer's input, at each row's last position."""
@@ -179,7 +181,7 @@ class FastGraph(nn.Module):
 
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
         """(batch, time, fast_dim) at positions from `begin` on, through all layers."""
-        turn = turns(self.cos_sin[begin : begin + x.shape[1]][None, None])
+        turn = rotation(self.cos_sin[begin : begin + x.shape[1]][None, None])
         causal = self.causal.repeat(1, 1, cast(Layer, self.layers[0]).attention.groups, 1)
         present = []
         for i, layer in enumerate(self.layers):

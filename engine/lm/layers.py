@@ -9,42 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.kernels.norm import RMSNorm, rms_norm
+from engine.kernels.rotary import Rotation, rotate
 from engine.lm.linear import MakeLinear
 from engine.lm.weights import BlockShape, Weights
 
 Past = tuple[Tensor, Tensor]  # keys and values, (batch, kv heads, positions, head_dim) each
-Turns = tuple[Tensor, Tensor]  # of pairs, and of pairs swapped: (batch or 1, 1, time, dim / 2, 2)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, in float32."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return normed(x, self.weight, self.eps)
-
-
-def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """What `RMSNorm` does."""
-    y = x.float()
-    y = y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + eps)
-    return y.type_as(x) * weight
-
-
-def turns(cos_sin: Tensor) -> Turns:
-    """float32 (..., dim / 2, 2), cosine and sine -> what `rotate` multiplies pairs with."""
-    cos, sin = cos_sin.float().unbind(-1)
-    return torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)
-
-
-def rotate(x: Tensor, turn: Turns) -> Tensor:
-    """Rotary embedding over interleaved pairs of x (batch, heads, time, dim)."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    return (pairs * turn[0] + pairs.flip(-1) * turn[1]).flatten(-2).type_as(x)
 
 
 class Attention(nn.Module):
@@ -62,7 +32,7 @@ class Attention(nn.Module):
         self.k_norm = None if k_norm is None else RMSNorm(k_norm, eps)
         self.eps = eps
 
-    def qkv(self, x: Tensor, turn: Turns) -> list[Tensor]:
+    def qkv(self, x: Tensor, rotation: Rotation) -> list[Tensor]:
         """X (batch, time, dim) -> q (batch, heads, time, d), k and v (batch, kv heads, time, d)."""
         heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         count = self.groups * self.kv_heads
@@ -71,13 +41,13 @@ class Attention(nn.Module):
             # Both at once: a step is many small operations, and each costs its call.
             norms = (self.q_norm, count), (self.k_norm, self.kv_heads)
             weight = torch.cat([norm.weight.expand(n, 1, -1) for norm, n in norms])
-            qk = normed(qk, weight, self.eps)
-        return [*rotate(qk, turn).split([count, self.kv_heads], dim=1), v]
+            qk = rms_norm(qk, weight, self.eps)
+        return [*rotate(qk, rotation).split([count, self.kv_heads], dim=1), v]
 
     def forward(
         self,
         x: Tensor,
-        turn: Turns,
+        rotation: Rotation,
         past: Past | None,
         mask: Tensor | None,
         places: tuple[Tensor, Tensor] | None = None,
@@ -86,7 +56,7 @@ class Attention(nn.Module):
 
         Args:
             x: (batch, time, dim).
-            turn: Rotation of the new positions.
+            rotation: Of the new positions.
             past: What is cached.
             mask: As x, (batch or 1, 1, groups * time, positions), 0 or -inf; None: all visible.
             places: int64 rows (batch, 1) and positions (batch, time). If given, the new keys and
@@ -97,7 +67,7 @@ class Attention(nn.Module):
             (batch, time, dim), and the keys and values that were looked at.
         """
         time = x.shape[1]
-        q, k, v = self.qkv(x, turn)
+        q, k, v = self.qkv(x, rotation)
         keys, values = k, v
         if past is not None and places is not None:
             # scatter_ goes over the whole cache in bfloat16 (torch 2.13).
@@ -127,12 +97,12 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: Turns,
+        rotation: Rotation,
         past: Past | None,
         mask: Tensor | None,
         places: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Past]:
-        attended, present = self.attention(self.attention_norm(x), turn, past, mask, places)
+        attended, present = self.attention(self.attention_norm(x), rotation, past, mask, places)
         x = x + attended
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up), present

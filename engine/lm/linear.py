@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.kernels.rounding import rounded_rows, rounded_weight
+
 ROWS_HINT = 16  # oneDNN packs for this many rows; the layout serves every other number as well
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 
@@ -64,9 +66,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        weight = weight.float()
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        rounded, scale = rounded_weight(weight)
         pack = torch.ops.onednn.qlinear_prepack
         self.register_buffer("packed", pack(rounded, None), persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -74,11 +74,7 @@ class Int8Linear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        largest = torch.linalg.vector_norm(y, float("inf"), dim=-1, keepdim=True)
-        scale = largest.clamp(min=1e-12) / 127
-        # oneDNN's fast kernels take unsigned activations: 128 stands for zero; a half rounds up.
-        rounded = (y / scale + 128.5).to(torch.uint8)
+        rounded, scale = rounded_rows(x.float())
         y = _SCRIPT.int8(rounded, self.packed, self.scale, self.zero) * scale
         return (y if self.bias is None else y + self.bias).type_as(x)
 

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.codec import package as compiled
+from engine.kernels.norm import RMSNorm
 from engine.lm.graphs import FastGraph, LlamaGraphs, SlowGraph
-from engine.lm.layers import Past, RMSNorm, layers_of
+from engine.lm.layers import Past, layers_of
 from engine.lm.linear import Linear
 from engine.lm.weights import LlamaShape, Weights
 

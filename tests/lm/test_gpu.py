@@ -16,8 +16,9 @@ pytest.importorskip("triton")
 import torch.nn.functional as F
 
 from engine.kernels import gpu as gpu_kernels
+from engine.kernels.norm import rms_norm
+from engine.kernels.rotary import rotate, rotation
 from engine.lm import sampler
-from engine.lm.layers import normed, rotate, turns
 from engine.lm.llama import Llama
 from engine.schedule.request import Sampling
 from ensemble.contract.settings import Settings
@@ -43,9 +44,9 @@ def test_sums_and_norms(dtype, dim) -> None:
     x, added, weight = (numbers(5, dim, seed=s, dtype=dtype) for s in range(3))
     total, out = gpu_kernels.add_norm(x, added, weight[0], 1e-6)
     torch.testing.assert_close(total, x + added)
-    torch.testing.assert_close(out, normed(x + added, weight[0], 1e-6))
+    torch.testing.assert_close(out, rms_norm(x + added, weight[0], 1e-6))
     torch.testing.assert_close(
-        gpu_kernels.add_norm(x, None, weight[0], 1e-6)[1], normed(x, weight[0], 1e-6)
+        gpu_kernels.add_norm(x, None, weight[0], 1e-6)[1], rms_norm(x, weight[0], 1e-6)
     )
 
 
@@ -77,8 +78,8 @@ def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_nor
     )
     if norms:
         expanded = zip(norms, (heads, kv_heads), strict=True)
-        qk = normed(qk, torch.cat([norm.expand(n, 1, -1) for norm, n in expanded]), 1e-6)
-    q, k = rotate(qk, turns(cos_sin[positions][:, None])).split([heads, kv_heads], 1)
+        qk = rms_norm(qk, torch.cat([norm.expand(n, 1, -1) for norm, n in expanded]), 1e-6)
+    q, k = rotate(qk, rotation(cos_sin[positions][:, None])).split([heads, kv_heads], 1)
     wanted_keys, wanted_values = keys.clone(), values.clone()
     for row in range(rows):
         wanted_keys[row, :, positions[row]] = k[row]

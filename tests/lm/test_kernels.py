@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 
 from engine.kernels import transformer as kernels
+from engine.kernels.norm import rms_norm
+from engine.kernels.rotary import rotate, rotation
 from engine.lm import sampler
-from engine.lm.layers import normed, rotate, turns
 from engine.lm.linear import linear_for
 from engine.lm.llama import Llama
 from ensemble.contract.settings import Settings
@@ -38,7 +39,7 @@ def test_what_comes_before_and_after_a_product() -> None:
     x, weight, bias, norm = numbers(2, 3, 64), numbers(48, 64), numbers(48), numbers(64)
     before = numbers(2, 3, 48, seed=2)
     found = kernels.Product(weight, bias, norm, eps=1e-5)(x, before)
-    wanted = F.linear(normed(x, norm, 1e-5), weight, bias) + before
+    wanted = F.linear(rms_norm(x, norm, 1e-5), weight, bias) + before
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     gate, up = x.chunk(2, dim=-1)
     found = kernels.Product(weight[:, :32], gated=True)(x)
@@ -89,11 +90,11 @@ def attended(qkv, past, cos_sin, norms, keys, values):
     heads = qkv.unflatten(-1, (-1, dim)).transpose(1, 2)
     q, k, v = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
     if norms:
-        q, k = (normed(t, n, 1e-6) for t, n in zip((q, k), norms, strict=True))
+        q, k = (rms_norm(t, n, 1e-6) for t, n in zip((q, k), norms, strict=True))
     out = []
     for b, begin in enumerate(past.tolist()):
         end = begin + qkv.shape[1]
-        turn = turns(cos_sin[None, None, begin:end])
+        turn = rotation(cos_sin[None, None, begin:end])
         keys[b, :, begin:end], values[b, :, begin:end] = rotate(k[b : b + 1], turn)[0], v[b]
         seen = torch.arange(end) <= torch.arange(begin, end)[:, None]
         cached = (t[b : b + 1, :, :end].float() for t in (keys, values))
