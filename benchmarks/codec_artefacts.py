@@ -11,6 +11,7 @@ from engine.codec import package as compiled
 from engine.codec.session import Decoder
 from engine.kernels import transformer as kernels
 from ensemble.contract.reference import CHUNK_FRAMES
+from ensemble.contract.settings import server_settings
 from ensemble.serving.kernel_file import encode, keep_memory
 from export.parity import Run, onnx_runner
 
@@ -20,7 +21,7 @@ def decoders(repository: Path, int8: bool) -> dict[str, Run]:
     folder = repository / "fish_decoder" / "1"
     plain = {"model.pt": _script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
     names = [*([compiled.INT8_FILE_NAME] if int8 else []), compiled.FILE_NAME]
-    present = [n for n in names if (folder / n).is_file() and compiled.wanted()]
+    present = [n for n in names if (folder / n).is_file() and server_settings().use_kernels]
     return {n: _kernels(folder / n) for n in present} | plain
 
 
@@ -28,7 +29,7 @@ def encoders(repository: Path) -> dict[str, Run]:
     """Likewise, of waveforms alone: in the pieces that are served where nothing else is asked."""
     folder = repository / "fish_encoder" / "1"
     runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
-    if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
+    if (folder / compiled.FILE_NAME).is_file() and server_settings().use_kernels:
         runs = {compiled.FILE_NAME: _encoder_kernels(folder / compiled.FILE_NAME), **runs}
     return {name: _in_pieces(run) for name, run in runs.items()}
 

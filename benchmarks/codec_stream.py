@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from benchmarks.codec_cells import Codec, taking_turns, windows
 from benchmarks.load_cost import exponent
 from engine.codec.graphs import DecoderGraph
-from engine.schedule.chunk_schedule import Schedule
+from engine.schedule.chunk_schedule import ChunkSchedule
 from ensemble.contract.tensors import OPTIONS
 from export.parity import Run
 from launch.server import Server
@@ -57,7 +57,7 @@ def streamed(codec: Codec, decode: Run, frames: int) -> Curve:
     """Decode one utterance of about so many frames by the default schedule."""
     default = {option.name: option.default for option in OPTIONS}
     first, largest = (int(default[n] or 0) for n in ("first_chunk_frames", "max_chunk_frames"))
-    schedule = Schedule(first, largest, DecoderGraph(codec.genuine).history_frames)
+    schedule = ChunkSchedule(first, largest, DecoderGraph(codec.genuine).history_frames)
     codes = windows(codec.genuine, 1, 0, frames)[0][0].T.numpy()
     curve, spent = Curve([], []), 0.0
     while schedule.due(len(codes)):

@@ -24,21 +24,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, precision
-from engine.lm.llama import Llama
+from engine.lm.load import load_runner
+from engine.lm.on_torch import TorchRunner
+from engine.lm.placement import placement_for
 from engine.schedule.memory import free_bytes, kv_bytes_per_position
 from engine.schedule.request import Request, Sampling
-from engine.schedule.scheduler import Engine
-from ensemble.contract.settings import settings_from
+from engine.schedule.scheduler import Scheduler
+from ensemble.contract.settings import server_settings
 
 PROMPT_POSITIONS = 8
-
-
-class Endless(Llama):
-    """Speaks on past the end token: a batch must not shrink while it is measured."""
-
-    @property
-    def end_choice(self) -> int:
-        return -1
 
 
 @dataclass
@@ -72,27 +66,27 @@ class Cell:
 
 
 @torch.inference_mode()
-def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
+def measure(llama: TorchRunner, cell: Cell, batch: int, kv: int, steps: int) -> None:
     """Add steps of one frame for `batch` requests that each hold `kv` positions."""
-    engine, facts = Engine(llama, batch), llama.facts
+    scheduler, facts = Scheduler(llama, batch), llama.facts
     prompt = np.zeros((1 + facts.num_codebooks, PROMPT_POSITIONS), np.int32)
     for seed in range(batch):
         sampling = Sampling(seed=seed, max_new_tokens=steps + batch + 8)
-        engine.submit(Request(prompt, sampling, lambda window: None, _raise))
-    while engine.waiting or engine.prefilling:
-        engine.step()
-    engine.cache.reserve(batch, kv + steps + 8)
-    for tensor in (engine.cache.keys, engine.cache.values):
+        scheduler.submit(Request(prompt, sampling, lambda window: None, _raise))
+    while scheduler.waiting or scheduler.batch.prefilling:
+        scheduler.step()
+    scheduler.batch.cache.reserve(batch, kv + steps + 8)
+    for tensor in (scheduler.batch.cache.keys, scheduler.batch.cache.values):
         tensor.fill_(0.1)
-    engine.cache.lengths[:] = kv
+    scheduler.batch.cache.lengths[:] = kv
     for i in range(steps + 2):
         if i == 2:  # the first two warm up
-            engine.seconds.clear()
+            scheduler.stepper.seconds.clear()
         begin = time.perf_counter()
-        engine.step()
+        scheduler.step()
         if i >= 2:
             cell.times_s.append(time.perf_counter() - begin)
-    for phase, seconds in engine.seconds.items():
+    for phase, seconds in scheduler.stepper.seconds.items():
         cell.phases_s[phase] = cell.phases_s.get(phase, 0.0) + seconds
 
 
@@ -100,7 +94,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def bound_seconds(llama: Llama, batch: int, kv: int, rate: float) -> float:
+def bound_seconds(llama: TorchRunner, batch: int, kv: int, rate: float) -> float:
     """Time to read what one step reads, at `rate` bytes per second."""
     per_position = kv_bytes_per_position(llama.facts, llama.dtype)
     return (llama.weight_bytes_per_step + per_position * kv * batch) / rate
@@ -152,25 +146,27 @@ def main(
 ) -> None:
     """Measure and print; progress and tables go to stderr."""
     console = Console(stderr=True)
-    settings = settings_from({**os.environ, "FISH_SPEECH_PRECISION": precision_name})
+    environment = {**os.environ, "FISH_SPEECH_PRECISION": precision_name}
+    placement = placement_for(server_settings(environment))
     folder = repository / "fish_llama" / "1"
-    found: dict[str, Any] = {"precision": precision_name, "dtype": _short(settings.dtype)}
+    found: dict[str, Any] = {"precision": precision_name, "dtype": _short(placement.dtype)}
     if errors:
         console.print("errors against float32")
-        exact = replace(settings, dtype=torch.float32, int8=False)
+        exact = replace(placement, dtype=torch.float32, int8=False)
         exact_logits = precision.teacher_forced(folder, exact)
-        logits = precision.teacher_forced(folder, settings)
+        logits = precision.teacher_forced(folder, placement)
         found["errors"] = precision.errors(logits, exact_logits)
-    llama = Endless(folder, settings)
+    llama = load_runner(folder, placement)
+    llama.vocabulary.end_choice = -1  # never: a batch must not shrink while it is measured
     if errors:
         console.print("rows in company")
         found["rows_unlike_alone"] = {
             str(batch): precision.differing_rows(llama, batch, 300) for batch in (2, 5, 15, 32)
         }
     names = {"as it is": None, f"cache {short_cache}": short_cache} if upstream_frames else {}
-    upstream = {name: Upstream(checkpoint, settings.dtype, n) for name, n in names.items()}
+    upstream = {name: Upstream(checkpoint, placement.dtype, n) for name, n in names.items()}
     cells = {(int(b), int(kv)): Cell() for b in batches.split(",") for kv in kvs.split(",")}
-    rates = [machine.read_bytes_per_s(settings.device)]
+    rates = [machine.read_bytes_per_s(placement.device)]
     for i in range(rounds):
         for name, model in upstream.items():
             console.print(f"round {i + 1}: upstream, {name}")
@@ -178,13 +174,13 @@ def main(
         for (batch, kv), cell in list(cells.items()):
             # Twice: a cache that grows is copied.
             each = kv_bytes_per_position(llama.facts, llama.dtype)
-            if 2 * batch * kv * each > free_bytes(settings.device):
+            if 2 * batch * kv * each > free_bytes(placement.device):
                 console.print(f"batch {batch}, KV {kv}: too little memory, left out")
                 del cells[batch, kv]
                 continue
             console.print(f"round {i + 1}: batch {batch}, KV {kv}")
             measure(llama, cell, batch, kv, steps)
-            rates.append(machine.read_bytes_per_s(settings.device))
+            rates.append(machine.read_bytes_per_s(placement.device))
     for (batch, kv), cell in cells.items():
         cell.bound_s = bound_seconds(llama, batch, kv, max(rates))
     console.print(_table(cells))

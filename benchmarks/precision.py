@@ -9,18 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from engine.lm.graphs import LlamaGraphs
-from engine.lm.llama import Llama, graphs_for
-from engine.lm.sampler import WINDOW
+from engine.lm.graphs import DualArGraphs
+from engine.lm.load import graphs_for
+from engine.lm.placement import Placement
+from engine.lm.runner import PENALTY_FRAMES, Draw, NewPositions, Runner
 from engine.lm.weights import GRAPHS_FILE, load
 from engine.schedule.kv_cache import VIEW_GRAIN
-from engine.schedule.request import Active, Request, Sampling
 from ensemble.contract.facts import Facts
-from ensemble.contract.settings import Settings
 
 PROMPT, FRAMES, ROWS = 64, 24, 4  # positions pushed through first; frames compared; sequences
 
@@ -43,15 +41,15 @@ def random_columns(facts: Facts, rows: int, time: int, seed: int = 0) -> Tensor:
 
 
 @torch.inference_mode()
-def teacher_forced(folder: Path, settings: Settings) -> Logits:
+def teacher_forced(folder: Path, placement: Placement) -> Logits:
     """Logits of a checkpoint's export, with its weights in one precision."""
     shape, tensors = load(folder / GRAPHS_FILE)
-    facts, device = Facts.load(folder), settings.device
-    graphs, _ = graphs_for(shape, tensors, settings)
+    facts, device = Facts.load(folder), placement.device
+    graphs = graphs_for(shape, tensors, placement)
     del tensors
     columns = random_columns(facts, ROWS, PROMPT + FRAMES).to(device)
     extents = (facts.num_layers, ROWS, facts.num_kv_heads, PROMPT + FRAMES, facts.head_dim)
-    cache = [torch.zeros(extents, dtype=settings.dtype, device=device) for _ in range(2)]
+    cache = [torch.zeros(extents, dtype=placement.dtype, device=device) for _ in range(2)]
     slow, residual = [], []
     for end in range(PROMPT, PROMPT + FRAMES):
         begin = 0 if end == PROMPT else end - 1
@@ -63,7 +61,7 @@ def teacher_forced(folder: Path, settings: Settings) -> Logits:
     return Logits(torch.stack(slow), torch.stack(residual))
 
 
-def _residual(graphs: LlamaGraphs, state: Tensor, codes: Tensor) -> Tensor:
+def _residual(graphs: DualArGraphs, state: Tensor, codes: Tensor) -> Tensor:
     """Logits of the fast transformer when it is given the codes, int64 (rows, codebooks)."""
     fast = graphs.fast
     x, past, logits = torch.stack([state, fast.entries(codes[:, 0])], dim=1), [], []
@@ -102,7 +100,7 @@ def _compared(found: Tensor, exact: Tensor) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
+def differing_rows(llama: Runner, batch: int, longest: int) -> dict[str, int]:
     """Rows whose numbers are not bit for bit what they are alone, after one step in company.
 
     Args:
@@ -120,29 +118,31 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
     for tensor in (keys, values):
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
     columns = random_columns(llama.facts, batch, 1).to(device)
-    _, noise = llama.noise([_asking(llama, seed) for seed in range(batch)], batch)
-    state = torch.randn(batch, llama.fast_dim, generator=generator).to(device, llama.activations)
-    previous = torch.full((batch, books - 1, WINDOW), -1, device=device)
+    _, noise = llama.noise([Draw(seed, 0) for seed in range(batch)], batch)
+    state = torch.randn(batch, llama.state_dim, generator=generator).to(device, llama.state_dtype)
+    previous = torch.full((batch, books - 1, PENALTY_FRAMES), -1, device=device)
 
     def step(rows: slice) -> dict[str, list[Tensor]]:
         extent = min(longest, int(lengths[rows].max()) // VIEW_GRAIN * VIEW_GRAIN + VIEW_GRAIN)
         past = keys[:, rows, :, :extent].clone(), values[:, rows, :, :extent].clone()
         one = torch.ones_like(lengths[rows])
-        slow = [t.clone() for t in llama.extend(columns[rows], one, lengths[rows], *past)]
-        options = torch.full((3, len(one)), 0.8, device=device)
-        inputs = (state[rows], columns[rows, 1, 0], previous[rows], *options, noise[rows])
+        slow = [
+            t.clone() for t in llama.extend(NewPositions(columns[rows], one, lengths[rows], *past))
+        ]
+        option = torch.full((len(one),), 0.8, device=device)
+        options = option, option, option
         return {
             "slow": [*slow, *(t[:, range(len(one)), :, lengths[rows]] for t in past)],
-            "fast": [t.clone() for t in llama.fast_loop(*inputs)],
+            "fast": [
+                t.clone()
+                for t in llama.fast_loop(
+                    state[rows], columns[rows, 1, 0], previous[rows], *options, noise[rows]
+                )
+            ],
         }
 
     together = step(slice(0, batch))
     return {name: _differing(tensors, name, step) for name, tensors in together.items()}
-
-
-def _asking(llama: Llama, seed: int) -> Active:
-    prompt = np.zeros((1 + llama.facts.num_codebooks, 1), np.int32)
-    return Active(Request(prompt, Sampling(seed), print, print), llama.facts)
 
 
 def _differing(

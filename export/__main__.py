@@ -58,13 +58,13 @@ def run(
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
 
-    from engine.codec.package import wanted
+    from ensemble.contract.settings import server_settings
     from export.run import ParityError, export_checkpoint, tables
     from families.fish_s1.weights import CheckpointError
 
     console = Console(stderr=True)
     try:
-        compile = wanted() if compile is None else compile
+        compile = server_settings().use_kernels if compile is None else compile
     except ValueError as error:  # the variable's value
         raise SystemExit(f"export: {error}") from None
     try:

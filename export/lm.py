@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.lm.graphs import LlamaGraphs
+from engine.lm.graphs import DualArGraphs
 from engine.lm.layers import layers_of
 from engine.lm.linear import Linear
-from engine.lm.llama import graphs_for
-from engine.lm.sampler import WINDOW
-from engine.lm.weights import GRAPHS_FILE, BlockShape, LlamaShape, Weights, load
-from ensemble.contract.settings import Settings
+from engine.lm.load import graphs_for
+from engine.lm.placement import Placement
+from engine.lm.runner import PENALTY_FRAMES
+from engine.lm.shape import SHAPE_FILE, DualArShape, TransformerShape
+from engine.lm.weights import GRAPHS_FILE, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
 from export.write import onnx_graph, share_weights, torchscript
@@ -57,12 +58,12 @@ def sampled_tokens(genuine: Any, full_vocabulary: bool) -> Tensor:
     return torch.cat([semantic, torch.tensor([tokenizer.get_token_id("<|im_end|>")])])
 
 
-def llama_shape(genuine: Any) -> LlamaShape:
+def llama_shape(genuine: Any) -> DualArShape:
     """What the weights do not say."""
     config, tokenizer = genuine.config, genuine.tokenizer
-    return LlamaShape(
-        slow=BlockShape(config.n_layer, config.n_local_heads, config.head_dim),
-        fast=BlockShape(config.n_fast_layer, config.fast_n_local_heads, config.fast_head_dim),
+    return DualArShape(
+        slow=TransformerShape(config.n_layer, config.n_local_heads, config.head_dim),
+        fast=TransformerShape(config.n_fast_layer, config.fast_n_local_heads, config.fast_head_dim),
         num_codebooks=config.num_codebooks,
         codebook_size=config.codebook_size,
         semantic_begin=int(tokenizer.semantic_begin_id),
@@ -121,7 +122,7 @@ def export_llama(
     """
     token_ids = sampled_tokens(genuine, full_vocabulary)
     shape, weights = llama_shape(genuine), Weights(llama_tensors(genuine, token_ids))
-    graphs = LlamaGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
+    graphs = DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
     report("fish_llama: upstream's logits")
     cases = parity.llama_cases(genuine, token_ids)
@@ -138,7 +139,7 @@ def export_llama(
 
 def served_runs(path: Path) -> LlamaRuns:
     """The file as the engine runs it on a CPU, in float32, behind the stateless interface."""
-    graphs, _ = graphs_for(*load(path), Settings(torch.device("cpu"), torch.float32, slots=1))
+    graphs = graphs_for(*load(path), Placement(torch.device("cpu"), torch.float32))
 
     def prefill(
         tokens: Tensor, lengths: Tensor, past_lengths: Tensor, *past: Tensor
@@ -164,7 +165,7 @@ def _compared(
     ]
 
 
-def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
+def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
     """Inputs to trace with: two rows, of different lengths, with a past."""
     slow, fast = graphs.slow, graphs.fast
     attention: Any = slow.layers[0].attention
@@ -173,7 +174,7 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
     past = torch.zeros(len(slow.layers), 2, attention.kv_heads, 4, attention.head_dim)
     lengths = torch.tensor([3, 2])
     state = torch.zeros(2, fast.embeddings.weight.shape[1])
-    previous = torch.full((2, books - 1, WINDOW), -1)
+    previous = torch.full((2, books - 1, PENALTY_FRAMES), -1)
     ones = torch.ones(2)
     noise = torch.ones(2, books - 1, fast.choices)
     return {
@@ -184,11 +185,11 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
 
 
 def _write_torchscript(
-    graphs: LlamaGraphs, shape: LlamaShape, weights: Weights, path: Path, dtype: torch.dtype
+    graphs: DualArGraphs, shape: DualArShape, weights: Weights, path: Path, dtype: torch.dtype
 ) -> LlamaRuns:
     """Traced in bfloat16: a trace in float32 would forget every conversion to float32."""
     halved = Weights(weights.tensors, lambda t: t.bfloat16())
-    half = LlamaGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
+    half = DualArGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
     half = half.bfloat16()  # the tables too
     inputs = {
         name: tuple(t.bfloat16() if t.is_floating_point() else t for t in example)
@@ -196,7 +197,7 @@ def _write_torchscript(
     }
     traced = torchscript(half, inputs).to(dtype)
     traced.load_state_dict(graphs.state_dict())  # the weights themselves were not to be rounded
-    traced.save(str(path), _extra_files=shape.files())
+    traced.save(str(path), _extra_files={SHAPE_FILE: shape.to_json()})
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
     return LlamaRuns(*map(parity.script_runner, methods))
@@ -205,7 +206,7 @@ def _write_torchscript(
 class _Method(nn.Module):
     """One of the graphs' methods as a module whose weights keep their full names."""
 
-    def __init__(self, graphs: LlamaGraphs, name: str) -> None:
+    def __init__(self, graphs: DualArGraphs, name: str) -> None:
         super().__init__()
         self.slow, self.fast = graphs.slow, graphs.fast
         self.method = getattr(graphs, name)
@@ -214,7 +215,7 @@ class _Method(nn.Module):
         return self.method(*inputs)
 
 
-def _write_onnx(graphs: LlamaGraphs, folder: Path) -> LlamaRuns:
+def _write_onnx(graphs: DualArGraphs, folder: Path) -> LlamaRuns:
     """Three files that share `weights.bin`."""
     folder.mkdir()
     examples = _examples(graphs)

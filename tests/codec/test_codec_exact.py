@@ -11,7 +11,8 @@ import torch
 from tritonclient import grpc
 
 from engine.codec.graphs import DecoderGraph
-from engine.schedule.chunk_schedule import Schedule, Window
+from engine.schedule.chunk_schedule import ChunkSchedule
+from ensemble.contract.window import Window
 from launch.server import Server
 from support.raw import tensors
 
@@ -45,7 +46,7 @@ def whole(codec, codes) -> np.ndarray:
 
 def windows(codes: np.ndarray, first: int, largest: int, history: int) -> list[Window]:
     """As the engine hands them out, frame by frame."""
-    schedule, found = Schedule(first, largest, history), []
+    schedule, found = ChunkSchedule(first, largest, history), []
     for count in range(1, len(codes)):
         if schedule.due(count):
             found.append(schedule.cut(codes[:count]))

@@ -48,12 +48,6 @@ def test_what_another_machine_made_is_not(changed, asked, reason) -> None:
     assert (compiled.unfit({**HERE, **changed}, INPUTS, asked) or "").startswith(reason)
 
 
-def test_the_variable_is_a_boolean() -> None:
-    assert compiled.wanted({}) and not compiled.wanted({"FISH_SPEECH_COMPILE": "false"})
-    with pytest.raises(ValueError, match="FISH_SPEECH_COMPILE is 'perhaps', expected true or"):
-        compiled.wanted({"FISH_SPEECH_COMPILE": "perhaps"})
-
-
 WINDOWS = {  # codebooks, frames, first new frame, new frames
     "too few codebooks": (8, 40, 0, 40),
     "more new frames than codes": (10, 5, 0, 9),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.lm.llama import Llama
+from engine.lm.load import load_runner
+from engine.lm.on_torch import TorchRunner
 from engine.schedule.request import Sampling
 from ensemble.contract.facts import Facts
 from support.engine import FULL, run
@@ -19,19 +20,21 @@ LIMIT = 130  # frames; more than the guard against loops looks at
 
 
 @pytest.fixture(scope="module")
-def pair_of(tiny_checkpoint, repository, tmp_path_factory) -> Callable[..., tuple[Any, Llama]]:
-    """Upstream's model with another head, and the engine's of its export."""
+def pair_of(
+    tiny_checkpoint, repository, tmp_path_factory
+) -> Callable[..., tuple[Any, TorchRunner]]:
+    """Upstream's model with another head, and a runner of its export."""
     from export.lm import export_llama
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
 
-    def pair(change: Callable[[torch.Tensor, Any], object]) -> tuple[Any, Llama]:
+    def pair(change: Callable[[torch.Tensor, Any], object]) -> tuple[Any, TorchRunner]:
         genuine = load_llama(load_checkpoint(tiny_checkpoint))
         change(genuine.output.weight.data, genuine.tokenizer)
         folder = tmp_path_factory.mktemp("parity") / "1"
         export_llama(genuine, True, torch.float32, folder, lambda _: None)
         facts = Facts.load(Path(repository) / "fish_llama" / "1")
         replace(facts, full_vocabulary=True).save(folder)
-        return genuine, Llama(folder, FULL)
+        return genuine, load_runner(folder, FULL)
 
     return pair
 
