@@ -111,6 +111,7 @@ class Stream:
         self.begin = time.monotonic()
         self.timeout_s = request.timeout() / 1e6
         self.num_sent = 0
+        self.problem: Exception | None = None  # a window could not be sent
 
     def why_over(self) -> str:
         """What the engine asks once per frame: has the caller left, is his time over?"""
@@ -118,7 +119,7 @@ class Stream:
             return "by the caller"
         if self.timed_out:
             return f"its timeout of {self.timeout_s:g} s has passed"
-        return ""
+        return "" if self.problem is None else str(self.problem)
 
     @property
     def timed_out(self) -> bool:
@@ -126,6 +127,15 @@ class Stream:
         return bool(self.timeout_s) and time.monotonic() - self.begin > self.timeout_s
 
     def send(self, window: Window) -> None:
+        """Send a window; if that fails, this stream ends with an error, and no other does."""
+        try:
+            self._send_window(window)
+        except Exception as problem:  # the server has no shared memory left, for instance
+            self.problem = problem
+            if window.finish_reason:  # the engine has let go of the request and will not ask
+                self.fail(problem)
+
+    def _send_window(self, window: Window) -> None:
         self.num_sent += 1
         is_last = bool(window.finish_reason)
         if window.index == 0:
@@ -153,6 +163,7 @@ class Stream:
         an ensemble that sees an error while another step is at work keeps the request for ever
         (Triton 24.10; core's pull request 466).
         """
+        problem = self.problem or problem
         if isinstance(problem, CancelledError) and self.num_sent:
             reason = "timeout" if self.timed_out else "cancelled"
             nothing = np.zeros((self.facts.num_codebooks, 1), np.int64)
@@ -160,7 +171,10 @@ class Stream:
         codes = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}
         code = codes.get(type(problem), "")
         self.metrics.count_outcome(code.lower() or "refused or failed")
-        self._send(wire.error("fish_llama", problem, code), final=True)
+        try:
+            self._send(wire.error("fish_llama", problem, code), final=True)
+        except Exception as trouble:  # raised, it would end the engine's thread
+            pb_utils.Logger.log_error(f"fish_llama: a caller was not told of {problem}: {trouble}")
 
     def _send(self, response: pb_utils.InferenceResponse, final: bool) -> None:
         if final and self.token is not None:
