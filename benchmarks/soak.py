@@ -4,17 +4,21 @@
     python -m benchmarks.soak --url 127.0.0.1:8001 --metrics http://127.0.0.1:8002/metrics
 
 Streams and unary calls, each with a token; a share is taken back after a moment. One that gets
-no end within the deadline is a hang, and fails the run. The last line of stdout is one JSON object.
+no end within the deadline is a hang, and fails the run. So does memory that grows with every
+request. The last line of stdout is one JSON object.
 """
 
 import json
 import queue
 import random
+import statistics
 import threading
 import time
 import urllib.request
 import uuid
 from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +28,9 @@ import typer
 from tritonclient.utils import InferenceServerException
 
 DEADLINE_S = 120  # for one request
+SETTLING = 4  # rounds of requests before memory is looked at: allocators and caches fill up
+ROUNDS = 6  # of requests, between which memory is looked at
+ALLOWED_BYTES = 50_000  # per request: half of the least leak that must be noticed
 
 
 def inputs(text: str, seed: int) -> list[grpc.InferInput]:
@@ -91,7 +98,7 @@ def _read_stream(
 
 
 def held(metrics: str) -> dict[str, float]:
-    """What the server holds now: slots, waiting requests, megabytes of stubs and /dev/shm."""
+    """What the server holds now: slots, waiting requests, megabytes of processes and /dev/shm."""
     with urllib.request.urlopen(metrics) as answer:
         lines = answer.read().decode().splitlines()
     pairs = dict(line.rsplit(" ", 1) for line in lines if line.startswith("fish_llama_"))
@@ -101,10 +108,10 @@ def held(metrics: str) -> dict[str, float]:
     pages = [
         int((stat.parent / "statm").read_text().split()[1])
         for stat in Path("/proc").glob("[0-9]*/comm")
-        if stat.read_text().startswith("triton_python_")
+        if stat.read_text().startswith(("tritonserver", "triton_python_"))
     ]
     shm = sum(f.stat().st_blocks * 512 for f in Path("/dev/shm").iterdir() if f.is_file())
-    return found | {"stubs_mb": sum(pages) * 4096 / 1e6, "shm_mb": shm / 1e6}
+    return found | {"processes_mb": sum(pages) * 4096 / 1e6, "shm_mb": shm / 1e6}
 
 
 def soak(url: str, models: list[str], requests: int, in_flight: int, cancelled: float) -> Counter:
@@ -132,6 +139,40 @@ def soak(url: str, models: list[str], requests: int, in_flight: int, cancelled: 
     return ended
 
 
+def slope(samples: Sequence[float]) -> float:
+    """By how much samples grow from one to the next, all along.
+
+    The smaller of two medians: of the steps, which a few jumps of an allocator do not change, and
+    of the slopes between all pairs, in which what goes up and down is averaged. A leak is in both.
+    """
+    steps = [b - a for a, b in pairwise(samples)]
+    pairs = [(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(samples), 2)]
+    return min(statistics.median(steps), statistics.median(pairs))
+
+
+def grown(
+    measure: Callable[[], float],
+    work: Callable[[], object],
+    requests: int,
+    settling: int = SETTLING,
+) -> float:
+    """Bytes per request by which memory grows.
+
+    Args:
+        measure: Bytes that are held.
+        work: Runs some requests; called `settling` + `ROUNDS` times.
+        requests: How many these are.
+        settling: Calls of it before the first measurement.
+    """
+    for _ in range(settling):
+        work()
+    samples = [measure()]
+    for _ in range(ROUNDS):
+        work()
+        samples.append(measure())
+    return slope(samples) / requests
+
+
 def main(
     url: str = "127.0.0.1:8001",
     metrics: str = "http://127.0.0.1:8002/metrics",
@@ -141,14 +182,23 @@ def main(
     models: str = "fish_tts_stream,fish_tts",
 ) -> None:
     """Soak the server and print what it held before and after."""
-    soak(url, models.split(","), 2 * in_flight, in_flight, 0)  # what is made once
-    before, begin = held(metrics), time.monotonic()
-    ended = soak(url, models.split(","), requests, in_flight, cancelled)
-    wall = time.monotonic() - begin
-    time.sleep(2)
-    found = {"ended": ended, "before": before, "after": held(metrics), "wall_s": round(wall, 1)}
-    print(json.dumps(found))
-    raise typer.Exit(1 if ended["hung"] else 0)
+    names, ended = models.split(","), Counter()
+    soak(url, names, 2 * in_flight, in_flight, 0)  # what is made once
+    before, begin, share = held(metrics), time.monotonic(), -(-requests // (SETTLING + ROUNDS))
+
+    def held_bytes() -> float:
+        now = held(metrics)
+        return 1e6 * (now["processes_mb"] + now["shm_mb"])
+
+    def work() -> None:
+        ended.update(soak(url, names, share, in_flight, cancelled))
+        time.sleep(2)
+
+    growth = grown(held_bytes, work, share)
+    found = {"ended": ended, "before": before, "after": held(metrics)}
+    wall_s = round(time.monotonic() - begin, 1)
+    print(json.dumps(found | {"bytes_per_request": round(growth), "wall_s": wall_s}))
+    raise typer.Exit(1 if ended["hung"] or growth > ALLOWED_BYTES else 0)
 
 
 if __name__ == "__main__":

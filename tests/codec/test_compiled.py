@@ -241,6 +241,30 @@ def test_what_is_known_of_a_history_changes_nothing(with_kernels) -> None:
 
 
 @pytest.mark.torch
+def test_a_pause_that_repeats_is_decoded_at_its_own_place(with_kernels) -> None:
+    """Its history is the same codes each time, and so are the last frames of unlike histories."""
+    kept, forgetful = loaded(with_kernels), loaded(with_kernels)
+    most = kept._history_frames
+    codes = np.random.default_rng(0).integers(0, 64, (2, 10, 3 * most + 40))
+    codes[:, :, 20:] = codes[:1, :, 20:21]
+
+    def decode(row: int, begin: int, end: int) -> None:
+        window = codes[None, row, :, max(0, begin - most) : end]
+        arrays = {"codes": window, "new_frames": np.arange(begin, end)[None]}
+        np.testing.assert_array_equal(kept(arrays), forgetful(arrays))
+        forgetful._states.clear()
+
+    decode(0, 0, 24)
+    decode(1, 24, 32)  # other words before the pause
+    decode(0, 24, 30 + most)
+    assert kept.resumed == 1
+    decode(0, 60 + most, 64 + most)  # the pause alone, elsewhere
+    assert kept.resumed == 1
+    decode(1, 30 + most, 60 + most)  # the pause alone, where the other stream is
+    assert kept.resumed == 2
+
+
+@pytest.mark.torch
 @pytest.mark.parametrize("known", [True, False])
 def test_windows_at_different_places_of_their_streams_share_a_batch(with_kernels, known) -> None:
     """Of unequal histories and lengths, below and beyond the reach of convolutions and window."""

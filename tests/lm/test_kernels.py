@@ -48,7 +48,12 @@ def test_what_comes_before_and_after_a_product() -> None:
     torch.testing.assert_close(found, F.linear(F.silu(gate) * up, weight[:, :32]))
 
 
-@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI")
+needs_vnni = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI"
+)
+
+
+@needs_vnni
 def test_8_bit_products() -> None:
     x, weight = numbers(5, 512), numbers(70, 512, seed=1)
     found, exact = kernels.Product(weight, int8=True)(x), x @ weight.T
@@ -57,7 +62,7 @@ def test_8_bit_products() -> None:
     assert kernels.Product(weight[:, :510], int8=True).scales.numel() == 0  # four at a time
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", pytest.param("int8", marks=needs_vnni)])
 def test_a_row_of_a_product_is_the_same_in_any_batch(kind) -> None:
     weight = numbers(100, 192, seed=1)
     product = kernels.Product(
