@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import load_cost, load_profile, load_report, load_rows, load_server, perf_analyzer
-from benchmarks.load_profile import Answer
-from benchmarks.perf_analyzer import Load, PerfAnalyzerError
+from benchmarks.load import cost, perf_analyzer, profile
+from benchmarks.load.breakdown import breakdown
+from benchmarks.load.perf_analyzer import Load, PerfAnalyzerError
+from benchmarks.load.profile import Answer
+from benchmarks.load.report import read_csv
+from benchmarks.load.rows import texts, write_rows
 from benchmarks.server_stats import ModelStats, Snapshot
 from voicereel import VoiceFeatures
 
@@ -46,7 +49,7 @@ def test_an_answer_is_read_chunk_by_chunk_and_padding_is_cut(tmp_path) -> None:
         (13 * SECOND, chunk(0, 0.5)),
         (13 * SECOND, {}),  # the empty response that only says it is the end
     ]
-    (answer,) = load_profile.read_answers(export(tmp_path / "p.json", (10 * SECOND, late_first)))
+    (answer,) = profile.read_answers(export(tmp_path / "p.json", (10 * SECOND, late_first)))
     assert answer == Answer(10.0, (3.0, 3.0), (0.5, 1.0), "stop")
     assert (answer.ttfa_s, answer.latency_s, answer.audio_s) == (3.0, 3.0, 1.5)
 
@@ -58,7 +61,7 @@ def test_an_answer_is_read_chunk_by_chunk_and_padding_is_cut(tmp_path) -> None:
 def test_an_answer_that_is_not_whole_is_refused(tmp_path, chunks, complaint) -> None:
     responses = [(2 * SECOND, c) for c in chunks]
     with pytest.raises(ValueError, match=complaint):
-        load_profile.read_answers(export(tmp_path / "p.json", (SECOND, responses)))
+        profile.read_answers(export(tmp_path / "p.json", (SECOND, responses)))
 
 
 @pytest.mark.parametrize(
@@ -71,13 +74,13 @@ def test_an_answer_that_is_not_whole_is_refused(tmp_path, chunks, complaint) -> 
     ],
 )
 def test_a_player_runs_dry_when_a_chunk_is_late(arrivals, durations, expected) -> None:
-    count, silent_s = load_profile.underruns(Answer(0.0, arrivals, durations, "stop"))
+    count, silent_s = profile.underruns(Answer(0.0, arrivals, durations, "stop"))
     assert (count, pytest.approx(silent_s)) == expected
 
 
 def test_a_run_is_summed_up() -> None:
     answers = [Answer(10.0, (0.5, 1.0), (1.0, 1.0), "stop"), Answer(12.0, (1.5,), (4.0,), "length")]
-    summary = load_profile.summary(answers)
+    summary = profile.summary(answers)
     assert (summary["audio_s"], summary["wall_s"]) == (6.0, 3.5)
     assert summary["rtf"] == pytest.approx(3.5 / 6)
     assert summary["ttfa_s_p50"] == 1.0
@@ -99,7 +102,7 @@ def test_counters_become_batches_and_seconds() -> None:
         }),
         defaultdict(float, {"fish_llama": 5.0, "fish_prompt": 0.25, "fish_tts": 1}),
     )  # fmt: skip
-    row = load_server.breakdown(used)
+    row = breakdown(used)
     assert (row["llama_batch"], row["decoder_batch"]) == (3.0, 1.5)
     assert (row["prompt_s"], row["first_window_s"]) == (pytest.approx(0.1), 0.5)
     assert (row["decoder_queue_s"], row["decoder_compute_s"]) == pytest.approx((0.1, 0.3))
@@ -109,27 +112,27 @@ def test_counters_become_batches_and_seconds() -> None:
 
 def test_what_bends_is_seen() -> None:
     sizes = [1, 2, 4, 8, 16]
-    assert load_cost.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
-    assert load_cost.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
-    assert load_cost.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
-    assert load_cost.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
+    assert cost.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
+    assert cost.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
+    assert cost.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
+    assert cost.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
 
 
 def test_the_texts_are_many_and_distinct() -> None:
-    texts = load_rows.texts()
-    assert len(texts) >= 100
-    assert len({text for _, text in texts}) == len(texts)
-    assert {"en", "de", "fr", "zh", "ja"} <= {language for language, _ in texts}
-    lengths = sorted(len(text) for _, text in texts)
+    lines = texts()
+    assert len(lines) >= 100
+    assert len({text for _, text in lines}) == len(lines)
+    assert {"en", "de", "fr", "zh", "ja"} <= {language for language, _ in lines}
+    lengths = sorted(len(text) for _, text in lines)
     assert lengths[0] < 10 and lengths[-1] > 400
-    assert all(text == text.strip() and text for _, text in texts)
+    assert all(text == text.strip() and text for _, text in lines)
 
 
 def test_rows_take_the_voices_in_turns(tmp_path) -> None:
     voice = VoiceFeatures(np.arange(20).reshape(10, 2), (2,), ("words",), "id")
-    count = load_rows.write_rows(tmp_path / "rows.json", {"a": voice, "own": None}, 43)
+    count = write_rows(tmp_path / "rows.json", {"a": voice, "own": None}, 43)
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["data"]
-    assert len(rows) == count == len(load_rows.texts())
+    assert len(rows) == count == len(texts())
     assert rows[0]["reference_codes"] == {"content": list(range(20)), "shape": [10, 2]}
     assert "reference_codes" not in rows[1]
     assert [row["seed"]["content"] for row in rows[:3]] == [[0], [1], [2]]
@@ -177,7 +180,7 @@ def test_a_quick_load_is_answered_counted_and_reported(repository, tmp_path) -> 
     assert (said["failed"], said["left_out"]) == (0, 0)
     kinds = [(load["model"], load["closed"]) for load in said["loads"]]
     assert kinds == [(m, c) for m in ("fish_tts_stream", "fish_tts") for c in (True, False)]
-    for row in load_report.read_csv(tmp_path / "report" / "load.csv"):
+    for row in read_csv(tmp_path / "report" / "load.csv"):
         assert row["answers"] == row["requests"] == row["llama_requests"] >= 8
         name = perf_analyzer.Load(*(row[n] for n in ("model", "closed", "level", "requests"))).name
         answers = json.loads((tmp_path / f"{name}.answers.json").read_text())

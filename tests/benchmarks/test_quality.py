@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from benchmarks import voice_measures as measures
+from benchmarks.quality import voice_measures as measures
 
 RATE_HZ = 44100
 
@@ -62,7 +62,7 @@ def line():
 
 def test_the_recogniser_understands_espeak(line) -> None:
     from benchmarks.quality import measured
-    from benchmarks.recogniser import Recogniser
+    from benchmarks.quality.recogniser import Recogniser
     from training.sentences import jsgf, read_rules
 
     recogniser = Recogniser(jsgf(read_rules()))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.soak import soak
+from benchmarks.load.soak import soak
 from launch.server import EXIT_TIMEOUT_S, Server
 from support.raw import Stream, infer, joined, stream, tensors
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.codec_artefacts import decoders, encoders
+from benchmarks.speed.artefacts import decoders, encoders
 from engine.codec.graphs import quantizers, samples_per_frame
 from engine.codec.package import INT8_FILE_NAME
 from export import parity

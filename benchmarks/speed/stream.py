@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from benchmarks.codec_cells import Codec, taking_turns, windows
-from benchmarks.load_cost import exponent
+from benchmarks.load.cost import exponent
+from benchmarks.speed.cells import Codec, taking_turns, windows
 from engine.codec.graphs import DecoderGraph
 from engine.schedule.chunk_schedule import Schedule
 from ensemble.contract.tensors import OPTIONS

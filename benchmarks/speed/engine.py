@@ -23,7 +23,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, precision
+from benchmarks import machine
+from benchmarks.speed import precision
 from engine.lm.llama import Llama
 from engine.schedule.memory import free_bytes, kv_bytes_per_position
 from engine.schedule.request import Request, Sampling

@@ -21,15 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, workload
-from benchmarks.bounds import LlamaShape, Rates
 from benchmarks.prepared import ROOT, prepared
 from benchmarks.server_stats import Snapshot, snapshot
-from benchmarks.upstream import AS_IT_IS, SHORT_CACHE_NAME, Upstream
+from benchmarks.speed.bounds import LlamaShape, Rates
+from benchmarks.speed.upstream import AS_IT_IS, SHORT_CACHE_NAME, Upstream
 from families.fish_s1.prompt import PromptBuilder, Reference
 from launch.server import Server
 from voicereel import Client, VoiceFeatures, synthesize_script
 
-HISTORY = ROOT / "benchmarks" / "history.jsonl"
+HISTORY = ROOT / "benchmarks" / "results" / "history.jsonl"
 TARGET_S = 8.0
 PHASES = ("prefill", "decode_step", "fast_loop", "sample")  # of fish_llama, by its metrics
 UPSTREAM_FRAMES = 2  # of each measurement, after the first

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.prepared import ROOT, export_command
-from benchmarks.recogniser import Recogniser
-from benchmarks.voice_measures import (
+from benchmarks.quality.recogniser import Recogniser
+from benchmarks.quality.voice_measures import (
     cepstral_distance_db,
     median_f0_hz,
     mel_cepstra,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
 if TYPE_CHECKING:
-    from benchmarks.load_sweep import Row
+    from benchmarks.load.sweep import Row
 
 LOADS = {
     "throughput": "Audio made per second of wall time, and how long callers wait, against load.",

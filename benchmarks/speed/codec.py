@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.bounds import Rates
-from benchmarks.codec_cells import UPSTREAM, Cell, Codec, decode_cells
-from benchmarks.codec_stream import server_overhead, streamed
 from benchmarks.prepared import ROOT, prepared
+from benchmarks.speed.bounds import Rates
+from benchmarks.speed.cells import UPSTREAM, Cell, Codec, decode_cells
+from benchmarks.speed.stream import server_overhead, streamed
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
 SECOND = 22  # frames: a little more than that of audio

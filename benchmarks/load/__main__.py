@@ -16,9 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import load_report, load_rows, machine, perf_analyzer
+from benchmarks import machine
 from benchmarks.demo import run as demo
-from benchmarks.load_sweep import Plan, Row, Sweep
+from benchmarks.load import perf_analyzer
+from benchmarks.load import report as load_report
+from benchmarks.load.rows import write_rows
+from benchmarks.load.sweep import Plan, Row, Sweep
 from benchmarks.prepared import ROOT, console, prepared
 from ensemble.contract.facts import Facts
 from launch.server import LaunchError, Server
@@ -50,7 +53,7 @@ def main(
         plan = dataclasses.replace(plan, concurrencies=tuple(map(int, concurrencies.split(","))))
     if shares:
         plan = dataclasses.replace(plan, shares=tuple(map(float, shares.split(","))))
-    report = report or (out if quick else ROOT / "benchmarks")
+    report = report or (out if quick else load_report.RESULTS)
     try:
         served = repository or prepared("tiny", "tiny")[1]
         result = sweep(served, out, report, plan, max_frames, resume)
@@ -84,7 +87,7 @@ def sweep(
         server.start()
     try:
         voices = encoded_voices(server)
-        count = load_rows.write_rows(out / "rows.json", voices, max_frames)
+        count = write_rows(out / "rows.json", voices, max_frames)
         warm = functools.partial(warm_up, server, voices, max_frames)
         runs = Sweep(server, warm, analyzer, out / "rows.json", out, plan, console)
         for row in runs.run(warm()):

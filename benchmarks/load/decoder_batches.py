@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.load_profile import Answer
+from benchmarks.load.profile import Answer
 from benchmarks.prepared import prepared
 from benchmarks.server_stats import Snapshot, snapshot
 from launch.server import Server

@@ -7,7 +7,7 @@ from typing import Any
 
 from voicereel import VoiceFeatures
 
-TEXTS = Path(__file__).parent / "texts" / "texts.tsv"
+TEXTS = Path(__file__).with_name("texts.tsv")
 
 
 def texts() -> list[tuple[str, str]]:

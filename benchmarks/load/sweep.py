@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import load_profile, load_server
-from benchmarks.perf_analyzer import Load, PerfAnalyzer, PerfAnalyzerError
+from benchmarks.load import profile
+from benchmarks.load.breakdown import breakdown
+from benchmarks.load.perf_analyzer import Load, PerfAnalyzer, PerfAnalyzerError
 from benchmarks.server_stats import memory_bytes, snapshot
 from launch.server import LaunchError, Server
 
@@ -108,14 +109,14 @@ class Sweep:
         time.sleep(_SETTLE_S)
         used = snapshot(self.server) - before
         export = Path(f"{out}.json")
-        answers = load_profile.read_answers(export)
+        answers = profile.read_answers(export)
         export.unlink()  # with all audio in it, a megabyte for each second
         Path(f"{out}.answers.json").write_text(json.dumps([asdict(a) for a in answers]))
         if len(answers) != load.requests:
             raise ValueError(f"{len(answers)} answers to {load.requests} requests")
         return {
-            **load_profile.summary(answers),
-            **load_server.breakdown(used),
+            **profile.summary(answers),
+            **breakdown(used),
             "memory_mib": memory_bytes(self.server) / 2**20,
         }
 

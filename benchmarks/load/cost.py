@@ -19,8 +19,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks import load_report, load_rows, machine
+from benchmarks import machine
 from benchmarks.demo import run as demo
+from benchmarks.load import report as load_report
+from benchmarks.load import rows
 from benchmarks.prepared import ROOT, console, prepared
 from benchmarks.server_stats import memory_bytes
 from ensemble.contract.facts import Facts
@@ -123,7 +125,7 @@ class Costs:
 
     def segments(self, count: int, seed: int = 0) -> None:
         """One script of so many segments."""
-        texts = load_rows.texts()
+        texts = rows.texts()
         script = [
             {"speaker_id": "A", "text": texts[i % len(texts)][1], "options": {"seed": seed + i}}
             for i in range(count)
@@ -135,7 +137,7 @@ class Costs:
 
     def characters(self, count: int) -> None:
         """One text of so many characters, in one answer of the length that speech has."""
-        text = " ".join(text for language, text in load_rows.texts() if language == "en")
+        text = " ".join(text for language, text in rows.texts() if language == "en")
         frames = round(count * FRAMES_PER_CHARACTER)
         self._heard(self.client.stream(text[:count], self.voice, seed=0, max_new_tokens=frames))
 
@@ -179,7 +181,7 @@ def all_curves(costs: Costs, largest: float) -> list[Curve]:
 
 def main(
     repository: Annotated[Path | None, typer.Option(help="Of an endless checkpoint.")] = None,
-    report: Annotated[Path, typer.Option(help="Folder of report.md.")] = ROOT / "benchmarks",
+    report: Annotated[Path, typer.Option(help="Folder of report.md.")] = load_report.RESULTS,
     name: Annotated[str, typer.Option(help="Of the results: report/cost-NAME.json.")] = "tiny",
     largest: Annotated[float, typer.Option(help="Leave out what is larger than this share.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="Of each point; the median counts.")] = 3,
@@ -198,7 +200,7 @@ def main(
         memory = [costs.memory_after_a_round() for _ in range(rounds)]
     series: dict[str, Any] = {
         "title": f"{name}, {facts.num_layers} layers",
-        "command": shlex.join(["python", "-m", "benchmarks.load_cost", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.load.cost", *sys.argv[1:]]),
         "machine": machine.describe(),
         "commit": machine.commit(),
         "date": time.strftime("%Y-%m-%d"),

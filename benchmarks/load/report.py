@@ -7,11 +7,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks import load_plots
-from benchmarks.load_profile import START_BUFFER_S
-from benchmarks.load_sweep import Row
+from benchmarks.load import plots
+from benchmarks.load.profile import START_BUFFER_S
+from benchmarks.load.sweep import Row
 
 TEMPLATES = Path(__file__).parent / "templates"
+RESULTS = Path(__file__).parents[1] / "results"
 FOLDER = "report"  # beside report.md: plots, CSV, and what was said of each run
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
@@ -56,11 +57,11 @@ def render(folder: Path) -> None:
     if (kept / "load.csv").exists():
         facts, rows = json.loads((kept / "load.json").read_text()), read_csv(kept / "load.csv")
         done = [row for row in rows if not row["error"]]
-        load_plots.loads(done, kept)
-        parts += [_opening(facts), *_tables(rows), _pictures(load_plots.LOADS)]
+        plots.loads(done, kept)
+        parts += [_opening(facts), *_tables(rows), _pictures(plots.LOADS)]
     for path in sorted(kept.glob("cost-*.json")):
         series = json.loads(path.read_text())
-        name = load_plots.cost(series, kept, path.stem)
+        name = plots.cost(series, kept, path.stem)
         parts += [_cost(series), _pictures({name: "Cost against size."})]
     (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
