@@ -35,7 +35,7 @@ test: setup  ## all tests that need no GPU and no real weights, against a real t
 	$(PYTHON_IN_VENV) -m pytest -m "not gpu and not weights"
 
 bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]
-	$(PYTHON_IN_VENV) -m benchmarks.speed.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))
+	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))
 
 load: setup  ## perf_analyzer from one caller to many: benchmarks/results/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
 	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)

@@ -220,7 +220,3 @@ def _show(result: dict[str, Any], done: list[Run]) -> None:
         f"upstream; {TARGET_S:.0f} s {verdict}; bound {result['bound_s']:.2f} s, "
         f"{result['bound_ratio']:.1f} from it"
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -121,7 +121,3 @@ def _show(cells: list[Cell], rates: Rates) -> None:
                 f"{cell.speedup(cell.best):.2f}", f"{share:.0%}",
             )  # fmt: skip
         console.print(table)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -235,7 +235,3 @@ def _surroundings(rate: float) -> dict[str, Any]:
         "machine": machine.describe(),
         "commit": machine.commit(),
     }
-
-
-if __name__ == "__main__":
-    typer.run(main)

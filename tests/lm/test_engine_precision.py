@@ -59,7 +59,7 @@ def test_errors_against_float32(repository) -> None:
 def test_the_benchmark_ends_in_one_json_line(tiny_checkpoint, repository) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.speed.engine"),
+            *(sys.executable, "-m", "benchmarks.engine"),
             *("--checkpoint", tiny_checkpoint, "--repository", repository),
             *("--precision", "full", "--batches", "1,15", "--kvs", "40", "--rounds", "1"),
             *("--steps", "2", "--upstream-frames", "1", "--no-errors"),
