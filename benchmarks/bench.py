@@ -1,4 +1,4 @@
-"""`python -m benchmarks.bench`: the brief's workload through a server, see `benchmarks.speed.bench`."""
+"""`python -m benchmarks.bench`: the workload through a server, see `benchmarks.speed.bench`."""
 
 import typer
 

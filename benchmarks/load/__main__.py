@@ -3,7 +3,6 @@
 Writes a report with plots. The last line on stdout is one JSON object; all else goes to stderr.
 """
 
-import csv
 import dataclasses
 import functools
 import json
@@ -11,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,8 @@ from benchmarks.load import perf_analyzer
 from benchmarks.load import report as load_report
 from benchmarks.load.rows import write_rows
 from benchmarks.load.sweep import Plan, Row, Sweep
-from benchmarks.prepared import ROOT, console, prepared
+from benchmarks.prepared import ROOT, prepared
+from benchmarks.report import RESULTS, console
 from ensemble.contract.facts import Facts
 from launch.server import LaunchError, Server
 from voicereel import Client, VoiceFeatures, VoiceReelError
@@ -36,7 +37,7 @@ _FAILURES = (
 
 
 def main(
-    repository: Annotated[Path | None, typer.Option(help="Left out: the demo's.")] = None,
+    repository: Annotated[Path | None, typer.Option(help="Left out: a tiny one.")] = None,
     out: Annotated[Path, typer.Option(help="For raw results.")] = ROOT / "out" / "load",
     report: Annotated[Path | None, typer.Option(help="Folder for report.md.")] = None,
     concurrencies: Annotated[str, typer.Option(help="Closed loops.")] = "",
@@ -53,10 +54,10 @@ def main(
         plan = dataclasses.replace(plan, concurrencies=tuple(map(int, concurrencies.split(","))))
     if shares:
         plan = dataclasses.replace(plan, shares=tuple(map(float, shares.split(","))))
-    report = report or (out if quick else load_report.RESULTS)
+    report = report or (out if quick else RESULTS)
     try:
         served = repository or prepared("tiny", "tiny")[1]
-        result = sweep(served, out, report, plan, max_frames, resume)
+        result = LoadTest(served, out, report, plan, max_frames, resume).run()
     except _FAILURES as error:
         console.print(f"[red]load:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
@@ -65,61 +66,86 @@ def main(
         raise typer.Exit(1)
 
 
-def sweep(
-    repository: Path, out: Path, report: Path, plan: Plan, max_frames: int, resume: bool
-) -> dict[str, Any]:
-    """Make all loads, write rows and report; returns what the last line on stdout says."""
-    facts = Facts.load(repository / "fish_llama" / "1")
-    # The report of a sweep that is to be resumed is itself a change in the working tree.
-    commit = machine.commit()
-    key = {
-        "commit": commit.rstrip("+"),
-        "checkpoint_id": facts.checkpoint_id,
-        "layers": facts.num_layers,
-        "codebooks": facts.num_codebooks,
-        "max_frames": max_frames,
-    }
-    begin_in(out, key | dataclasses.asdict(plan), resume)
-    analyzer = perf_analyzer.find(out / "libraries")
-    begin, table = time.monotonic(), []
-    with console.status("serving"):
-        server = Server(repository, log_path=out / "server.log")
-        server.start()
-    try:
-        voices = encoded_voices(server)
-        count = write_rows(out / "rows.json", voices, max_frames)
-        warm = functools.partial(warm_up, server, voices, max_frames)
-        runs = Sweep(server, warm, analyzer, out / "rows.json", out, plan, console)
-        for row in runs.run(warm()):
-            table.append(row)
-            console.print(told(row), highlight=False, soft_wrap=True)
-    finally:
-        server.stop()
-    facts_of_run = key | {
-        "commit": key["commit"] if resume else commit,
-        "command": _environment() + "python -m benchmarks.load " + " ".join(sys.argv[1:]),
-        "perf_analyzer": [load_report.portable(runs.commands[i]) for i in (0, -1)]
-        if runs.commands
-        else [],
-        "machine": machine.describe(),
-        "date": time.strftime("%Y-%m-%d"),
-        "texts": count,
-        "voices": len(voices),
-        "minutes": (time.monotonic() - begin) / 60,
-    }
-    write_csv(report / load_report.FOLDER / "load.csv", table)
-    load_report.write(report, facts_of_run)
-    return summary(table, facts_of_run, report)
+@dataclass(frozen=True)
+class LoadTest:
+    """Attributes:
+    repository: Served.
+    out: Folder for raw results.
+    report: Folder for report.md.
+    plan: Loads to make.
+    max_frames: Longest answer, 2048 samples each.
+    resume: Whether to keep the loads that `out` has already.
+    """
+
+    repository: Path
+    out: Path
+    report: Path
+    plan: Plan
+    max_frames: int
+    resume: bool
+
+    def run(self) -> dict[str, Any]:
+        """Make all loads, write rows and report; returns the last line on stdout."""
+        commit = machine.commit()
+        key = self._key(commit)
+        begin_in(self.out, key | dataclasses.asdict(self.plan), self.resume)
+        begin, table = time.monotonic(), []
+        with console.status("serving"):
+            server = Server(self.repository, log_path=self.out / "server.log")
+            server.start()
+        try:
+            voices = {**encoded_voices(server), "own": None}
+            count = write_rows(self.out / "rows.json", voices, self.max_frames)
+            sweep = self._sweep(server, voices)
+            for row in sweep.run(sweep.warm_up()):
+                table.append(row)
+                console.print(told(row), highlight=False, soft_wrap=True)
+        finally:
+            server.stop()
+        facts = key | {
+            "commit": key["commit"] if self.resume else commit,
+            "command": _command(),
+            "perf_analyzer": [load_report.portable(c) for c in _first_and_last(sweep.commands)],
+            "machine": machine.describe(),
+            "date": time.strftime("%Y-%m-%d"),
+            "texts": count,
+            "voices": len(voices),
+            "minutes": (time.monotonic() - begin) / 60,
+        }
+        load_report.write(self.report, facts, table)
+        return summary(table, facts, self.report)
+
+    def _key(self, commit: str) -> dict[str, Any]:
+        """What results must share to be of one sweep."""
+        facts = Facts.load(self.repository / "fish_llama" / "1")
+        return {
+            # The report of a sweep that is to be resumed is itself a change in the working tree.
+            "commit": commit.rstrip("+"),
+            "checkpoint_id": facts.checkpoint_id,
+            "layers": facts.num_layers,
+            "codebooks": facts.num_codebooks,
+            "max_frames": self.max_frames,
+        }
+
+    def _sweep(self, server: Server, voices: dict[str, VoiceFeatures | None]) -> Sweep:
+        warm = functools.partial(warm_up, server, voices, self.max_frames)
+        analyzer = perf_analyzer.find(self.out / "libraries")
+        return Sweep(server, warm, analyzer, self.out / "rows.json", self.out, self.plan, console)
 
 
-def _environment() -> str:
-    """The variables that say how the models are served, as in front of a command."""
+def _command() -> str:
+    """The command line, with the variables before it that say how models are served."""
     names = ("FISH_SPEECH_PRECISION", "FISH_SPEECH_COMPILE", "VOICEREEL_BATCH_SIZE")
-    return "".join(f"{name}={os.environ[name]} " for name in names if name in os.environ)
+    variables = "".join(f"{name}={os.environ[name]} " for name in names if name in os.environ)
+    return variables + "python -m benchmarks.load " + " ".join(sys.argv[1:])
+
+
+def _first_and_last(commands: list[list[str]]) -> list[list[str]]:
+    return [commands[0], commands[-1]] if commands else []
 
 
 def begin_in(out: Path, key: dict[str, Any], resume: bool) -> None:
-    """Make the folder; results of another commit, checkpoint or plan do not stay there."""
+    """Make the folder, and remove rows of another commit, checkpoint or plan from it."""
     out.mkdir(parents=True, exist_ok=True)
     path, wanted = out / "key.json", json.dumps(key)
     if not (resume and path.exists() and path.read_text() == wanted):
@@ -128,18 +154,14 @@ def begin_in(out: Path, key: dict[str, Any], resume: bool) -> None:
     path.write_text(wanted)
 
 
-def encoded_voices(server: Server) -> dict[str, VoiceFeatures | None]:
-    """The demo's two speakers, and the checkpoint's own voice."""
+def encoded_voices(server: Server) -> dict[str, VoiceFeatures]:
+    """The features of the demo's two speakers."""
     with Client(server.grpc_url) as client:
-        named = {
-            name: client.encode_voice(demo.VOICES / f"{name.lower()}.flac", words)
-            for name, words in demo.WORDS.items()
-        }
-    return {**named, "own": None}
+        return demo.encoded(client)
 
 
 def warm_up(server: Server, voices: dict[str, VoiceFeatures | None], max_frames: int) -> float:
-    """First calls are slow and are not measured; returns requests a second, one at a time."""
+    """Make the first calls, which are slow; returns requests a second, one at a time."""
     with Client(server.grpc_url) as client, console.status("warming up"):
         for _ in range(2):
             begin = time.monotonic()
@@ -149,7 +171,7 @@ def warm_up(server: Server, voices: dict[str, VoiceFeatures | None], max_frames:
 
 
 def told(row: Row) -> str:
-    """One line for whoever waits."""
+    """A row as one line of progress."""
     kind = "closed" if row["closed"] else "open"
     if row["error"]:
         return f"{row['model']} {kind} {row['level']:g}: [red]{row['error']}[/red]"
@@ -158,17 +180,6 @@ def told(row: Row) -> str:
         f"TTFA {row['ttfa_s_p50']:.2f} / {row['ttfa_s_p95']:.2f} s, "
         f"batch {row['llama_batch']:.1f}, {row['interrupted']} interrupted"
     )
-
-
-def write_csv(path: Path, table: list[Row]) -> None:
-    """All columns that any row has; numbers to four digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in table for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in table:
-            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def summary(table: list[Row], facts: dict[str, Any], report: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From what a server did during a load to the report's columns: batches, hits, where time goes."""
+"""Columns of the report from a server's counters: batches, cache hits, where time goes."""
 
 from benchmarks.server_stats import Snapshot
 
@@ -6,10 +6,10 @@ _NAMED = ("fish_llama", "fish_decoder", "tritonserver")
 
 
 def breakdown(used: Snapshot) -> dict[str, float]:
-    """Columns of the report.
+    """What a server did during a load.
 
     Args:
-        used: The difference of two snapshots.
+        used: The difference between the snapshots after and before.
 
     Returns:
         Mean batch of the LLaMA stage and the decoder; hits and misses of the voice-prefix cache;

@@ -1,4 +1,4 @@
-"""`make cost`: wall time and memory against size; the part of benchmarks/report.md on that.
+"""`make cost`: wall time and memory against size, for the second part of results/report.md.
 
 The checkpoint must be an endless one (`make-checkpoint --endless`), so that every answer has as
 many frames as are asked for; a tiny one is made if none is named.
@@ -21,22 +21,26 @@ import typer
 
 from benchmarks import machine
 from benchmarks.demo import run as demo
+from benchmarks.growth import bend, exponent
 from benchmarks.load import report as load_report
 from benchmarks.load import rows
-from benchmarks.prepared import ROOT, console, prepared
+from benchmarks.prepared import ROOT, endless, served
+from benchmarks.report import RESULTS, console
 from benchmarks.server_stats import memory_bytes
 from ensemble.contract.facts import Facts
 from launch.server import Server
 from voicereel import Audio, Client, VoiceFeatures, stream_script
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 
-FRAMES = 43  # of a segment: two seconds
-FRAMES_PER_CHARACTER = 1.4  # 15 characters and 21.5 frames a second: the speed of speech
+FRAMES = 43  # of a segment: 2 s
+FRAMES_PER_CHARACTER = 1.4  # 21.5 frames and about 15 characters a second of speech
 SEGMENTS = (1, 2, 4, 8, 15, 30, 45, 60)
 CHARACTERS = (25, 50, 100, 200, 400, 600, 800)
 REFERENCE_S = (1, 2, 5, 10, 20, 30)
 SCRIPTS = (1, 2, 4, 8, 12)
 SEGMENTS_OF_A_SCRIPT = 5
+IN_FLIGHT = 16  # segments of one script
+WARM_UP_SEGMENTS = IN_FLIGHT  # as many as are ever in flight together
 TEXT = demo.SCRIPT[0][1]
 
 
@@ -44,12 +48,12 @@ TEXT = demo.SCRIPT[0][1]
 class Curve:
     """Attributes:
     name: What grows.
-    unit: Of the sizes.
-    sizes: Rising.
-    seconds: Wall time of each.
-    memory_mib: Of the server, after each.
-    exponent: Slope of log(seconds) over log(size) in the upper half.
-    bend: Cost of one more at the end over cost of one more on average.
+    unit: Unit of the sizes.
+    sizes: Sizes, rising.
+    seconds: Median wall time of each size.
+    memory_mib: Memory of the server after each size.
+    exponent: See `benchmarks.growth.exponent`.
+    bend: See `benchmarks.growth.bend`.
     """
 
     name: str
@@ -61,28 +65,15 @@ class Curve:
     bend: float
 
 
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Least squares in the logarithms, over the upper half of the points; 1 is linear."""
-    half = len(sizes) // 2
-    slope, _ = np.polyfit(np.log(sizes[half:]), np.log(seconds[half:]), 1)
-    return float(slope)
-
-
-def bend(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """(Cost of one more over the last interval) / (cost of one more over all); 1 is straight."""
-    last = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
-    return last / ((seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0]))
-
-
 @dataclass
 class Costs:
-    """A warm server, and what is asked of it.
+    """Requests of rising size to a server.
 
     Attributes:
         server: Started.
-        client: Of it.
-        voice: That speaks.
-        repeats: Of each point; the median counts.
+        client: A client of it.
+        voice: The voice of all requests.
+        repeats: Runs of each point; the median counts.
     """
 
     server: Server
@@ -93,8 +84,8 @@ class Costs:
     def curve(
         self, name: str, unit: str, sizes: Sequence[int], ask: Callable[[int], None]
     ) -> Curve:
-        """Measure one: `ask` does what a size stands for."""
-        ask(sizes[-1])  # whatever is made on first need is made now
+        """Measure one curve; `ask` makes the requests that a size stands for."""
+        ask(sizes[-1])  # whatever the server makes on first need, it makes now
         seconds, memory = [], []
         for size in sizes:
             times = [self._seconds(ask, size) for _ in range(self.repeats)]
@@ -112,7 +103,8 @@ class Costs:
         return time.perf_counter() - begin
 
     def memory_after_a_round(self) -> float:
-        self.segments(16)
+        """Memory of the server in MiB after one more of several equal rounds."""
+        self.segments(WARM_UP_SEGMENTS)
         return self.memory_mib()
 
     @staticmethod
@@ -121,42 +113,43 @@ class Costs:
             pass
 
     def memory_mib(self) -> float:
+        """Memory of the server now."""
         return memory_bytes(self.server) / 2**20
 
     def segments(self, count: int, seed: int = 0) -> None:
-        """One script of so many segments."""
+        """Speak one script of `count` segments."""
         texts = rows.texts()
         script = [
             {"speaker_id": "A", "text": texts[i % len(texts)][1], "options": {"seed": seed + i}}
             for i in range(count)
         ]
         pieces = stream_script(
-            self.client, script, {"A": self.voice}, max_workers=16, max_new_tokens=FRAMES
+            self.client, script, {"A": self.voice}, max_workers=IN_FLIGHT, max_new_tokens=FRAMES
         )
         self._heard(pieces)
 
     def characters(self, count: int) -> None:
-        """One text of so many characters, in one answer of the length that speech has."""
+        """Speak one text of `count` characters, in as many frames as speech would take."""
         text = " ".join(text for language, text in rows.texts() if language == "en")
         frames = round(count * FRAMES_PER_CHARACTER)
         self._heard(self.client.stream(text[:count], self.voice, seed=0, max_new_tokens=frames))
 
     def reference(self, seconds: int) -> None:
-        """A recording of so many seconds, encoded, and a segment in its voice."""
+        """Encode a recording of `seconds`, and speak a segment in its voice."""
         with tempfile.TemporaryDirectory() as folder:
-            path = _unheard(seconds, Path(folder))
+            path = _fresh_recording(seconds, Path(folder))
             voice = self.client.encode_voice(path, demo.WORDS["Alice"])
         self._heard(self.client.stream(TEXT, voice, seed=0, max_new_tokens=FRAMES))
 
     def scripts(self, count: int) -> None:
-        """So many scripts at the same time."""
+        """Speak `count` scripts at the same time."""
         with ThreadPoolExecutor(count) as pool:
             seeds = range(0, 100 * count, 100)
             list(pool.map(lambda seed: self.segments(SEGMENTS_OF_A_SCRIPT, seed), seeds))
 
 
-def _unheard(seconds: int, folder: Path) -> Path:
-    """Alice over and over, with a noise that no cache has heard: a file in the folder."""
+def _fresh_recording(seconds: int, folder: Path) -> Path:
+    """A file of Alice's recording, repeated, with a little noise so that no cache knows it."""
     waveform = read_recording(demo.VOICES / "alice.flac")
     samples = np.resize(waveform, seconds * CODEC_SAMPLE_RATE_HZ)
     noise = np.random.default_rng(time.monotonic_ns()).normal(0, 1e-3, len(samples))
@@ -166,7 +159,7 @@ def _unheard(seconds: int, folder: Path) -> Path:
 
 
 def all_curves(costs: Costs, largest: float) -> list[Curve]:
-    """Measure them; nothing larger than that share of the largest size."""
+    """Measure all curves, without sizes above the share `largest` of the largest one."""
     wanted = (
         ("segments", "of 2 s", SEGMENTS, costs.segments),
         ("text", "characters", CHARACTERS, costs.characters),
@@ -181,25 +174,24 @@ def all_curves(costs: Costs, largest: float) -> list[Curve]:
 
 def main(
     repository: Annotated[Path | None, typer.Option(help="Of an endless checkpoint.")] = None,
-    report: Annotated[Path, typer.Option(help="Folder of report.md.")] = load_report.RESULTS,
-    name: Annotated[str, typer.Option(help="Of the results: report/cost-NAME.json.")] = "tiny",
-    largest: Annotated[float, typer.Option(help="Leave out what is larger than this share.")] = 1.0,
+    report: Annotated[Path, typer.Option(help="Folder of report.md.")] = RESULTS,
+    name: Annotated[str, typer.Option(help="Results go to report/cost-NAME.json.")] = "tiny",
+    largest: Annotated[float, typer.Option(help="Share of the largest size to end at.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="Of each point; the median counts.")] = 3,
     rounds: Annotated[int, typer.Option(help="Equal ones, to watch the memory.")] = 10,
 ) -> None:
     """Measure the curves and render the report anew; the last line on stdout is JSON."""
-    served = repository or prepared("tiny", "tiny-endless", "--endless")[1]
-    facts = Facts.load(served / "fish_llama" / "1")
+    repository = repository or endless(quick=True)[1]
     log = ROOT / "out" / "cost.server.log"
     log.parent.mkdir(exist_ok=True)
-    with Server(served, log_path=log) as server, Client(server.grpc_url) as client:
-        voice = client.encode_voice(demo.VOICES / "alice.flac", demo.WORDS["Alice"])
-        costs = Costs(server, client, voice, repeats)
-        costs.segments(16)  # warm-up
+    with served(repository, log_path=log) as (server, client):
+        costs = Costs(server, client, demo.encoded(client)["Alice"], repeats)
+        costs.segments(WARM_UP_SEGMENTS)
         curves = all_curves(costs, largest)
         memory = [costs.memory_after_a_round() for _ in range(rounds)]
+    layers = Facts.load(repository / "fish_llama" / "1").num_layers
     series: dict[str, Any] = {
-        "title": f"{name}, {facts.num_layers} layers",
+        "title": f"{name}, {layers} layers",
         "command": shlex.join(["python", "-m", "benchmarks.load.cost", *sys.argv[1:]]),
         "machine": machine.describe(),
         "commit": machine.commit(),
@@ -208,16 +200,9 @@ def main(
         "curves": [asdict(curve) for curve in curves],
         "memory_mib": memory,
     }
-    folder = report / load_report.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"cost-{name}.json").write_text(json.dumps(series, indent=1) + "\n")
-    load_report.render(report)
-    print(
-        json.dumps(
-            {c.name: {"exponent": c.exponent, "bend": c.bend} for c in curves}
-            | {"memory_mib": memory}
-        )
-    )
+    load_report.write_cost(report, name, series)
+    found = {c.name: {"exponent": c.exponent, "bend": c.bend} for c in curves}
+    print(json.dumps(found | {"memory_mib": memory}))
 
 
 if __name__ == "__main__":

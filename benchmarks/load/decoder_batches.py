@@ -1,18 +1,19 @@
-"""How windows of concurrent streams come together in the decoder, and what waiting for it costs.
+"""How windows of concurrent streams share batches in the decoder, and what waiting for it costs.
 
-    python -m benchmarks.decoder_batches [--repository DIR] [--delays-us 3000,20000]
+    python -m benchmarks.load.decoder_batches [--repository DIR] [--delays-us 3000,20000]
 
-Each caller speaks one utterance after the other, of lengths drawn anew; all begin at once, or one
-by one. A server of its own for every delay. The checkpoint must be an endless one (`make-checkpoint
---endless`); a tiny one is made if none is named. The last line of stdout is one JSON object.
+Each caller asks for one utterance after the other, of random lengths; the callers begin all at
+once, or one by one. Every delay gets a server of its own. The checkpoint must be an endless one
+(`make-checkpoint --endless`); a tiny one is made if none is named. The last line of stdout is one
+JSON object.
 """
 
-import json
 import re
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,57 +22,54 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
-from benchmarks.load.profile import Answer
-from benchmarks.prepared import prepared
+from benchmarks import answers
+from benchmarks.answers import Answer, heard
+from benchmarks.prepared import endless, served
+from benchmarks.report import finish
 from benchmarks.server_stats import Snapshot, snapshot
 from launch.server import Server
 from voicereel import Client
 
 TEXT = "So what will you play for us this morning?"
 MODEL = "fish_decoder"
+WARM_UP_FRAMES = 24  # one second
 _DELAY = re.compile(r"(max_queue_delay_microseconds: )\d+")
 
 
 @dataclass(frozen=True)
-class Load:
+class Callers:
     """Attributes:
-    callers: Streams at a time.
-    utterances: Of each caller, one after the other.
+    count: Streams at a time.
+    utterances: Utterances of each caller, one after the other.
     shortest, longest: Frames of an utterance.
-    apart_s: Between one caller's begin and the next one's.
+    apart_s: Time from one caller's begin to the next one's.
     """
 
-    callers: int
+    count: int
     utterances: int
     shortest: int
     longest: int
     apart_s: float
 
     def run(self, client: Client) -> list[Answer]:
-        """What every caller heard."""
-        with ThreadPoolExecutor(self.callers) as pool:
-            heard = pool.map(lambda number: self._caller(client, number), range(self.callers))
-            return [answer for answers in heard for answer in answers]
+        """What all callers heard."""
+        with ThreadPoolExecutor(self.count) as pool:
+            found = pool.map(lambda number: self._caller(client, number), range(self.count))
+            return [answer for of_one in found for answer in of_one]
 
     def _caller(self, client: Client, number: int) -> list[Answer]:
         lengths = np.random.default_rng(number).integers(
             self.shortest, self.longest, self.utterances, endpoint=True
         )
         time.sleep(number * self.apart_s)
-        return [_heard(client, int(n), number) for n in lengths]
-
-
-def _heard(client: Client, frames: int, seed: int) -> Answer:
-    begin, arrivals, durations = time.perf_counter(), [], []
-    for chunk in client.stream(TEXT, max_new_tokens=frames, seed=seed):
-        arrivals.append(time.perf_counter() - begin)
-        durations.append(len(chunk.waveform) / chunk.sample_rate_hz)
-    return Answer(begin, tuple(arrivals), tuple(durations), "length")
+        return [
+            heard(lambda n=n: client.stream(TEXT, max_new_tokens=int(n), seed=number))
+            for n in lengths
+        ]
 
 
 def with_delay(repository: Path, delay_us: int, profile: str, folder: Path) -> Path:
-    """A repository that differs in nothing but how long the decoder's windows wait for company."""
+    """A repository that differs only in how long a window waits for others to share its batch."""
     for model in repository.iterdir():
         if model.name != MODEL:
             (folder / model.name).symlink_to(model.resolve())
@@ -85,21 +83,28 @@ def with_delay(repository: Path, delay_us: int, profile: str, folder: Path) -> P
     return folder
 
 
-def measured(answers: list[Answer], used: Snapshot, wall_s: float) -> dict[str, float]:
-    """What came of a load."""
-    decoder = used.models[MODEL]
-    audio_s = sum(a.audio_s for a in answers)
-    first, gaps = [a.ttfa_s for a in answers], [g for a in answers for g in a.gaps_s]
+def figures(found: list[Answer], used: Snapshot) -> dict[str, float]:
+    """The row of one load: what callers heard, and what the decoder did."""
+    decoder, load = used.models[MODEL], answers.summary(found)
     return {
         "windows": decoder.inferences,
         "mean_batch": decoder.mean_batch,
-        "audio_s_per_s": audio_s / wall_s,
-        "ttfa_s_p50": float(np.median(first)),
-        "ttfa_s_p95": float(np.quantile(first, 0.95)),
-        "gap_s_p95": float(np.quantile(gaps, 0.95)) if gaps else 0.0,
+        "audio_s_per_s": 1 / load["rtf"],
+        **{name: load[name] for name in ("ttfa_s_p50", "ttfa_s_p95", "gap_s_p95")},
         "queue_s": decoder.queue_s / max(1, decoder.inferences),
         "compute_s": decoder.compute_s / max(1, decoder.executions),
     }
+
+
+def measured(server: Server, client: Client, callers: Callers) -> Iterator[dict[str, Any]]:
+    """Rows of one server: callers that begin at once, and `apart_s` after each other."""
+    replace(
+        callers, utterances=1, shortest=WARM_UP_FRAMES, longest=WARM_UP_FRAMES, apart_s=0.0
+    ).run(client)
+    for begin, apart_s in (("at once", 0.0), ("one by one", callers.apart_s)):
+        before = snapshot(server)
+        found = replace(callers, apart_s=apart_s).run(client)
+        yield {"begin": begin, **figures(found, snapshot(server) - before)}
 
 
 def main(
@@ -112,31 +117,20 @@ def main(
     apart_s: Annotated[float, typer.Option(help="Between one caller's begin and the next")] = 0.1,
 ) -> None:
     """Measure and print; the table goes to stderr."""
-    repository = repository or prepared("tiny", "tiny-endless", "--endless")[1]
+    repository = repository or endless(quick=True)[1]
     shortest, longest = map(int, frames.split(","))
+    load = Callers(callers, utterances, shortest, longest, apart_s)
     rows: list[dict[str, Any]] = []
     for delay_us in map(int, delays_us.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            served = with_delay(repository, delay_us, profile, Path(folder))
-            environment = {"VOICEREEL_BATCH_SIZE": str(callers)}
-            with (
-                Server(served, environment=environment, deadline_s=600) as server,
-                Client(server.grpc_url, timeout_s=600) as client,
-            ):
-                Load(callers, 1, 24, 24, 0.0).run(client)
-                for begin, apart in (("at once", 0.0), ("one by one", apart_s)):
-                    load = Load(callers, utterances, shortest, longest, apart)
-                    before, start = snapshot(server), time.perf_counter()
-                    answers = load.run(client)
-                    wall_s = time.perf_counter() - start
-                    found = measured(answers, snapshot(server) - before, wall_s)
-                    rows.append({"delay_us": delay_us, "begin": begin, **found})
+            delayed = with_delay(repository, delay_us, profile, Path(folder))
+            with served(delayed, {"VOICEREEL_BATCH_SIZE": str(callers)}) as (server, client):
+                rows += [{"delay_us": delay_us, **row} for row in measured(server, client, load)]
     table = Table(*rows[0], title=f"{callers} streams", title_justify="left")
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(stderr=True, width=140).print(table)
-    result = {"callers": callers, "frames": frames, "rows": rows}
-    print(json.dumps(result | {"machine": machine.describe(), "commit": machine.commit()}))
+    finish({"callers": callers, "frames": frames, "rows": rows})
 
 
 if __name__ == "__main__":

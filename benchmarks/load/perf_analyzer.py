@@ -1,7 +1,7 @@
-"""NVIDIA's perf_analyzer: found, given the libraries it needs, and run for one load.
+"""NVIDIA's perf_analyzer: finds it with the libraries that it needs, and runs it for one load.
 
 The binary comes with the tritonclient 2.50.0 wheel for Linux. Its CUDA runtime and libb64 are in
-the server's wheel under other names; links with the names it asks for are laid in a folder.
+the server's wheel under other names, so a folder of links gives them the names it asks for.
 """
 
 import os
@@ -31,14 +31,14 @@ class PerfAnalyzerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the server.
+    """The requests of one load.
 
     Attributes:
         model: The front door.
         closed: Closed loop: `level` requests are always in flight. Otherwise open loop: `level`
             requests a second arrive as a Poisson process, however many are in flight.
         level: Concurrency, or requests per second.
-        requests: How many in all.
+        requests: Number of requests in all.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Load:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name of the load's files."""
         kind = "closed" if self.closed else "open"
         return f"{self.model}-{kind}-{self.level:g}"
 
@@ -68,19 +68,19 @@ class PerfAnalyzer:
         """Make a load.
 
         Args:
-            load: What to ask.
-            grpc_url: Of whom.
+            load: The requests.
+            grpc_url: Address of the server.
             rows: The inputs, in perf_analyzer's JSON.
-            out: It writes `out`.json, the profile export, and `out`.csv, its own figures.
-            timeout_s: For all; also the server ends a request that takes longer.
+            out: perf_analyzer writes `out`.json, the profile export, and `out`.csv, its figures.
+            timeout_s: Limit for the load, and for each request in the server.
 
         Returns:
             The command line.
 
         Raises:
-            PerfAnalyzerError: With its last words if it fails, as it does when a request fails.
+            PerfAnalyzerError: If it fails, as it does when a request fails; with its last words.
         """
-        Path(f"{out}.json").unlink(missing_ok=True)  # it would refuse to write over it
+        Path(f"{out}.json").unlink(missing_ok=True)  # perf_analyzer refuses to write over it
         command = self._command(load, grpc_url, rows, out, timeout_s)
         environment = {**os.environ, **self.environment}
         try:
@@ -115,21 +115,21 @@ class PerfAnalyzer:
 
 
 def poisson_intervals_us(load: Load) -> list[int]:
-    """Microseconds before each request of an open loop, the same at every run.
+    """Microseconds before each request of an open loop, the same in every run.
 
-    Exponential, scaled to the exact rate. perf_analyzer's own `--request-distribution poisson`
-    has one fixed sequence, whose first dozen of requests come at less than half of the rate.
+    They are exponential, scaled to the exact rate. perf_analyzer's own `--request-distribution
+    poisson` has one fixed sequence, whose first dozen requests come at less than half the rate.
     """
     draws = np.random.default_rng(0).exponential(size=load.requests)
-    total = max(draws[1:].sum(), 1e-9)  # before the first one nobody waits
+    total = max(draws[1:].sum(), 1e-9)  # the first interval does not count
     return [round(us) for us in draws / total * (load.requests - 1) / load.level * 1e6]
 
 
 def find(links: Path) -> PerfAnalyzer:
-    """Find the binary and what it needs.
+    """Find the binary and its libraries.
 
     Args:
-        links: Folder for links to libraries that the system has under no such name.
+        links: Folder for links to libraries that the system has under other names.
 
     Raises:
         PerfAnalyzerError: Names what is missing and the command that installs it.
@@ -154,7 +154,7 @@ def find(links: Path) -> PerfAnalyzer:
 
 
 def missing_libraries(binary: Path, environment: dict[str, str]) -> list[str]:
-    """Names of the libraries that the loader does not find; of versions too old for it."""
+    """Names of the libraries that the loader does not find, or finds in too old a version."""
     done = subprocess.run(
         ["ldd", str(binary)], env={**os.environ, **environment}, capture_output=True, text=True
     )
@@ -163,7 +163,7 @@ def missing_libraries(binary: Path, environment: dict[str, str]) -> list[str]:
 
 
 def how_to_install(missing: list[str]) -> str:
-    """What is missing, and the commands that bring it."""
+    """What is missing, and the commands that install it."""
     packages = sorted({_PACKAGES[name] for name in missing if name in _PACKAGES})
     advice = [f"As root: apt-get install -y {' '.join(packages)}"] if packages else []
     if any(name.startswith("libcudart") for name in missing):
@@ -186,6 +186,6 @@ def _link(names: list[str], links: Path) -> None:
 
 
 def _said(output: str) -> str:
-    """Its last words; of a usage message, which begins with the reason, the first ones."""
+    """The end of its output; of a usage message, which begins with the reason, the beginning."""
     words = output.partition("Usage:")[0].split()
     return " ".join(words[-60:]) or "it said nothing"

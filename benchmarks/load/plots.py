@@ -1,4 +1,4 @@
-"""The report's plots."""
+"""Plots of the load sweep and the cost curves."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 LOADS = {
     "throughput": "Audio made per second of wall time, and how long callers wait, against load.",
-    "batches": "Mean batch sizes against load: what the scheduler makes of company.",
+    "batches": "Mean batch sizes of the LLaMA stage and the decoder, against load.",
     "time": "Where time goes: CPU seconds by process, and the way to the first audio.",
 }
 _DOORS = {"fish_tts_stream": "streaming", "fish_tts": "whole answers"}
-_FIRST_AUDIO = {  # column: what it is
+_FIRST_AUDIO = {  # column of a row -> label
     "prompt_s": "prompt",
     "first_window_s": "waiting, prefill, first frames",
     "decoder_queue_s": "decoder, waiting",
@@ -35,8 +35,8 @@ def loads(rows: Sequence[Row], folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", dpi=80)
 
 
-def cost(series: dict[str, Any], folder: Path, name: str) -> str:
-    """Draw the cost curves, and memory by round; returns the file's name without .png."""
+def cost(series: dict[str, Any], folder: Path, name: str) -> None:
+    """Draw the cost curves, and memory by round, into `name`.png."""
     curves = series["curves"]
     figure = Figure(figsize=(3.2 * (len(curves) + 1), 3.4), layout="constrained")
     *axes, memory = figure.subplots(1, len(curves) + 1)
@@ -52,7 +52,6 @@ def cost(series: dict[str, Any], folder: Path, name: str) -> str:
     memory.set(title="memory", xlabel="equal rounds", ylabel="MiB")
     memory.set_ylim(0, 1.2 * max(series["memory_mib"]))
     figure.savefig(folder / f"{name}.png", dpi=80)
-    return name
 
 
 def _closed(rows: Sequence[Row], model: str) -> list[Row]:

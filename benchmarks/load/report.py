@@ -1,4 +1,4 @@
-"""benchmarks/report.md: tables and plots of what was measured, and how."""
+"""results/report.md: tables and plots of the load sweep and the cost curves."""
 
 import csv
 import json
@@ -7,13 +7,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from benchmarks.answers import START_BUFFER_S
 from benchmarks.load import plots
-from benchmarks.load.profile import START_BUFFER_S
 from benchmarks.load.sweep import Row
 
 TEMPLATES = Path(__file__).parent / "templates"
-RESULTS = Path(__file__).parents[1] / "results"
-FOLDER = "report"  # beside report.md: plots, CSV, and what was said of each run
+FOLDER = "report"  # beside report.md: plots, rows as CSV, facts of each run as JSON
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("load", lambda r: f"{r['level']:g}" + ("" if r["closed"] else " /s")),
@@ -28,25 +27,33 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("batch LLaMA / decoder", lambda r: f"{r['llama_batch']:.1f} / {r['decoder_batch']:.1f}"),
     ("prefix hits", lambda r: f"{r['prefix_hits']:.0f}"),
 )
+_STREAMED = ("gap p50 / p95 / max, s", "interrupted (times, s)", "TTFA p50 / p95 / p99, s")
 _HEADINGS = {
-    (
-        "fish_tts_stream",
-        True,
-    ): "Streaming (`fish_tts_stream`), closed loop: so many in flight",
-    ("fish_tts_stream", False): "Streaming, open loop: so many arrive each second, Poisson",
+    ("fish_tts_stream", True): "Streaming (`fish_tts_stream`), closed loop: requests in flight",
+    ("fish_tts_stream", False): "Streaming, open loop: arrivals a second, Poisson",
     ("fish_tts", True): "Whole answers (`fish_tts`), closed loop",
     ("fish_tts", False): "Whole answers, open loop",
 }
 
 
-def write(folder: Path, facts: dict[str, Any]) -> None:
-    """Keep the facts of a sweep, and render the report from all that is kept.
+def write(folder: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Keep facts and rows of a sweep, and render the report from all files that are kept.
 
     Args:
-        folder: Gets report.md; `report/load.csv` is there already.
-        facts: Of the sweep: command, machine, commit, ...
+        folder: Receives report.md, and `report/` with all else.
+        facts: Command, machine, commit and so on of the sweep.
+        rows: One for each load.
     """
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / FOLDER / "load.csv", rows)
     (folder / FOLDER / "load.json").write_text(json.dumps(facts, indent=1) + "\n")
+    render(folder)
+
+
+def write_cost(folder: Path, name: str, series: dict[str, Any]) -> None:
+    """Keep the cost curves of one run as `report/cost-NAME.json`, and render the report."""
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    (folder / FOLDER / f"cost-{name}.json").write_text(json.dumps(series, indent=1) + "\n")
     render(folder)
 
 
@@ -61,13 +68,23 @@ def render(folder: Path) -> None:
         parts += [_opening(facts), *_tables(rows), _pictures(plots.LOADS)]
     for path in sorted(kept.glob("cost-*.json")):
         series = json.loads(path.read_text())
-        name = plots.cost(series, kept, path.stem)
-        parts += [_cost(series), _pictures({name: "Cost against size."})]
+        plots.cost(series, kept, path.stem)
+        parts += [_cost(series), _pictures({path.stem: "Cost against size."})]
     (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def _write_csv(path: Path, table: Sequence[Row]) -> None:
+    """Write all columns that any row has, numbers to four digits."""
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in table:
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
 def read_csv(path: Path) -> list[Row]:
-    """Rows with numbers where there are numbers; empty cells left out, but for `error`."""
+    """Rows of a CSV file, numbers as numbers; empty cells are left out, except `error`."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
             {k: _value(v) for k, v in row.items() if v or k == "error"}
@@ -95,7 +112,7 @@ def _filled(template: str, values: dict[str, Any]) -> str:
 
 
 def portable(command: Sequence[str]) -> str:
-    """Without this machine's folders."""
+    """The command line with every absolute path cut to its last part."""
     return " ".join(Path(word).name if word.startswith("/") else word for word in command)
 
 
@@ -110,9 +127,6 @@ def _tables(rows: list[Row]) -> list[str]:
             lines += [f"\nload {r['level']:g}: {r['error']}" for r in mine if r["error"]]
             parts.append(f"## {heading}\n\n" + "\n".join(lines))
     return parts
-
-
-_STREAMED = ("gap p50 / p95 / max, s", "interrupted (times, s)", "TTFA p50 / p95 / p99, s")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What perf_analyzer sends: a hundred and more texts, a third of them in each voice."""
+"""perf_analyzer's input: more than a hundred texts, spoken by the voices in turns."""
 
 import json
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ TEXTS = Path(__file__).with_name("texts.tsv")
 
 
 def texts() -> list[tuple[str, str]]:
-    """(language, text) for each line of the file, in a fixed order that mixes short and long."""
+    """(language, text) of each line of texts.tsv, in a fixed order that mixes short and long."""
     lines = TEXTS.read_text(encoding="utf-8").splitlines()
     parts = [line.partition("\t") for line in lines if not line.startswith("#")]
     pairs = [(language, text) for language, _, text in parts]
-    stride = 37  # has no divisor in common with the number of lines: each is taken once
+    stride = 37  # a prime: unless it divides the number of lines, each line is taken once
     if len(pairs) % stride == 0:
         raise ValueError(f"{TEXTS} has {len(pairs)} texts, a multiple of {stride}")
     return [pairs[i * stride % len(pairs)] for i in range(len(pairs))]
 
 
 def write_rows(path: Path, voices: Mapping[str, VoiceFeatures | None], max_frames: int) -> int:
-    """Write the input file.
+    """Write the input file: one row for each text.
 
     Args:
         path: The JSON file.
-        voices: Taken in turns; None is the checkpoint's own.
-        max_frames: No answer is longer, 2048 samples each; so loads of any level are comparable.
+        voices: Voices in turns; None is the checkpoint's own.
+        max_frames: Longest answer, 2048 samples a frame, so that all loads are comparable.
 
     Returns:
         Number of rows.

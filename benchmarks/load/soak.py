@@ -1,10 +1,11 @@
-"""Many requests against a running server, some taken back: is everything as it was afterwards?
+"""Many requests to a running server, some cancelled: does it hold afterwards what it held before?
 
     make serve REPOSITORY=build/repository        # in another terminal
-    python -m benchmarks.soak --url 127.0.0.1:8001 --metrics http://127.0.0.1:8002/metrics
+    python -m benchmarks.load.soak --url 127.0.0.1:8001 --metrics http://127.0.0.1:8002/metrics
 
-Streams and unary calls, each with a token; a share is taken back after a moment. One that gets
-no end within the deadline is a hang, and fails the run. The last line of stdout is one JSON object.
+Streams and unary calls, each with a token; a share is cancelled after a moment. A request without
+an end within the deadline counts as hung, and fails the run. The last line of stdout is one JSON
+object.
 """
 
 import json
@@ -27,7 +28,7 @@ DEADLINE_S = 120  # for one request
 
 
 def inputs(text: str, seed: int) -> list[grpc.InferInput]:
-    """Of one request."""
+    """Tensors of one request."""
     values = {"text": ("BYTES", text.encode(), np.object_), "seed": ("UINT64", seed, np.uint64)}
     tensors = []
     for name, (kind, value, dtype) in values.items():
@@ -36,8 +37,8 @@ def inputs(text: str, seed: int) -> list[grpc.InferInput]:
     return tensors
 
 
-def take_back(client: grpc.InferenceServerClient, token: str) -> None:
-    """Tell the server that nobody waits."""
+def cancel(client: grpc.InferenceServerClient, token: str) -> None:
+    """Cancel the request with that token."""
     tensor = grpc.InferInput("cancel_token", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[token.encode()]], np.object_))
     client.infer("fish_cancel", [tensor])
@@ -49,7 +50,7 @@ def one(url: str, model: str, number: int, cancel_after_s: float | None) -> str:
     timer, parameters = None, {"cancel_token": token}
     with grpc.InferenceServerClient(url) as client:
         if cancel_after_s is not None:
-            timer = threading.Timer(cancel_after_s, take_back, (client, token))
+            timer = threading.Timer(cancel_after_s, cancel, (client, token))
             timer.start()
         try:
             if model.endswith("_stream"):
@@ -91,7 +92,7 @@ def _read_stream(
 
 
 def held(metrics: str) -> dict[str, float]:
-    """What the server holds now: slots, waiting requests, megabytes of stubs and /dev/shm."""
+    """What the server holds now: slots, queued requests, MB of stubs, MB of /dev/shm."""
     with urllib.request.urlopen(metrics) as answer:
         lines = answer.read().decode().splitlines()
     pairs = dict(line.rsplit(" ", 1) for line in lines if line.startswith("fish_llama_"))
@@ -108,12 +109,12 @@ def held(metrics: str) -> dict[str, float]:
 
 
 def soak(url: str, models: list[str], requests: int, in_flight: int, cancelled: float) -> Counter:
-    """How the requests ended."""
+    """Make the requests; returns how often they ended in which way."""
     rng = random.Random(0)
     jobs: queue.Queue = queue.Queue()
     for number in range(requests):
-        leaves = rng.uniform(0, 0.5) if rng.random() < cancelled else None
-        jobs.put((models[number % len(models)], number, leaves))
+        cancel_after_s = rng.uniform(0, 0.5) if rng.random() < cancelled else None
+        jobs.put((models[number % len(models)], number, cancel_after_s))
     ended: Counter = Counter()
 
     def work() -> None:
@@ -137,11 +138,11 @@ def main(
     metrics: str = "http://127.0.0.1:8002/metrics",
     requests: int = 500,
     in_flight: int = 16,
-    cancelled: Annotated[float, typer.Option(help="Share that is taken back")] = 0.2,
+    cancelled: Annotated[float, typer.Option(help="Share that is cancelled")] = 0.2,
     models: str = "fish_tts_stream,fish_tts",
 ) -> None:
     """Soak the server and print what it held before and after."""
-    soak(url, models.split(","), 2 * in_flight, in_flight, 0)  # what is made once
+    soak(url, models.split(","), 2 * in_flight, in_flight, 0)  # buffers made on first need
     before, begin = held(metrics), time.monotonic()
     ended = soak(url, models.split(","), requests, in_flight, cancelled)
     wall = time.monotonic() - begin

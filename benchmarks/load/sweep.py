@@ -1,4 +1,4 @@
-"""The loads, one after the other: closed loop at rising concurrency, then open loop by rate."""
+"""The sweep: closed loops at rising concurrency, then open loops at rising rates."""
 
 import contextlib
 import json
@@ -10,16 +10,18 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.load import profile
+from benchmarks.answers import summary
 from benchmarks.load.breakdown import breakdown
 from benchmarks.load.perf_analyzer import Load, PerfAnalyzer, PerfAnalyzerError
+from benchmarks.load.profile import read_answers
 from benchmarks.server_stats import memory_bytes, snapshot
 from launch.server import LaunchError, Server
 
-PATIENCE = 5  # times the expected seconds, before a load is given up
-_MIN_PATIENCE_S = 60
+PATIENCE = 5  # a load that takes so many times the expected seconds is given up
+_MIN_PATIENCE_S = 60  # of a load that is expected to take less than 12 s
 _SETTLE_S = 0.3  # the LLaMA stage publishes its metrics when it falls idle
-_MIN_REQUESTS, _MAX_REQUESTS = 8, 400
+_MIN_REQUESTS = 8  # fewer say nothing of percentiles
+_MAX_REQUESTS = 400  # answers of 2 s make a profile export of about 0.8 GB, all audio in it
 
 Row = dict[str, Any]
 
@@ -28,10 +30,10 @@ Row = dict[str, Any]
 class Plan:
     """Attributes:
     models: Front doors.
-    concurrencies: Of the closed loops, rising.
-    shares: Rates of the open loops, as shares of what the closed loops reached at most.
-    seconds: Aim for one load; it has more requests where many are in flight.
-    minutes: For all; what would not be done by then is left out, and said to be.
+    concurrencies: Requests in flight in each closed loop, rising.
+    shares: Rates of the open loops, as shares of the highest rate that a closed loop reached.
+    seconds: Aimed duration of one load; high concurrency needs more requests, hence more time.
+    minutes: Limit for the sweep; loads that would not be done by then are reported as left out.
     """
 
     models: tuple[str, ...] = ("fish_tts_stream", "fish_tts")
@@ -44,16 +46,19 @@ class Plan:
 @dataclass
 class Sweep:
     """Attributes:
-    server: Started; started anew after a load that failed.
-    warm_up: Makes it ready to be measured.
-    analyzer: The binary.
-    rows: Its input file.
-    folder: Gets a row per load (`<load>.row.json`, and one that is there is not measured again),
-        its answers, perf_analyzer's own CSV, and the log of a server under which a load failed.
+    server: Started; it is restarted after a load that failed.
+    warm_up: Makes the server ready to be measured; returns requests a second, one at a time.
+    analyzer: perf_analyzer's binary.
+    rows: perf_analyzer's input file.
+    folder: Receives for each load its row (`<load>.row.json`; a load that has one is not measured
+        again), its answers, perf_analyzer's own CSV, and, if it failed, the server's log.
+    plan: The loads to make.
+    console: For progress.
+    commands: Command lines of the loads made so far.
     """
 
     server: Server
-    warm_up: Callable[[], object]
+    warm_up: Callable[[], float]
     analyzer: PerfAnalyzer
     rows: Path
     folder: Path
@@ -62,10 +67,10 @@ class Sweep:
     commands: list[list[str]] = field(default_factory=list)
 
     def run(self, requests_per_s: float) -> Iterator[Row]:
-        """Make every load; what each found, as it is found.
+        """Make every load, and yield its row as soon as it is known.
 
         Args:
-            requests_per_s: First guess, of one request at a time.
+            requests_per_s: Rate of one request at a time, to begin with.
         """
         give_up = time.monotonic() + 60 * self.plan.minutes
         for model in self.plan.models:
@@ -85,7 +90,7 @@ class Sweep:
         return min(max(round(rate * self.plan.seconds), least, _MIN_REQUESTS), _MAX_REQUESTS)
 
     def _row(self, load: Load, rate: float, give_up: float) -> Row:
-        """One load, made or found; a failure is a row with an `error`."""
+        """The row of one load, made now or read from its file; a failed one has an `error`."""
         path = self.folder / f"{load.name}.row.json"
         if path.exists():
             return json.loads(path.read_text())
@@ -109,19 +114,19 @@ class Sweep:
         time.sleep(_SETTLE_S)
         used = snapshot(self.server) - before
         export = Path(f"{out}.json")
-        answers = profile.read_answers(export)
-        export.unlink()  # with all audio in it, a megabyte for each second
+        answers = read_answers(export)
+        export.unlink()  # it holds all audio as text, about 1 MB a second
         Path(f"{out}.answers.json").write_text(json.dumps([asdict(a) for a in answers]))
         if len(answers) != load.requests:
             raise ValueError(f"{len(answers)} answers to {load.requests} requests")
         return {
-            **profile.summary(answers),
+            **summary(answers),
             **breakdown(used),
             "memory_mib": memory_bytes(self.server) / 2**20,
         }
 
     def _after_failure(self, load: Load) -> None:
-        """Keep the server's log and go on with a fresh server: this one may hang."""
+        """Keep the server's log and restart the server, since it may hang."""
         self.console.print(f"[red]{load.name} failed[/red]; a fresh server for the next")
         log = self.server.log_path
         with contextlib.suppress(LaunchError):

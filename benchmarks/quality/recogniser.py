@@ -1,4 +1,4 @@
-"""An offline recogniser that knows the sentences' grammar, and word errors."""
+"""An offline speech recogniser that knows the grammar of the sentences."""
 
 import tempfile
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import soxr
 from pocketsphinx import Config, Decoder  # pyright: ignore[reportMissingImports]
 
-RATE_HZ = 16_000
-_SILENCE_S = 0.3  # around the speech; the recogniser wants some
+RATE_HZ = 16_000  # of the acoustic model
+_SILENCE_S = 0.3  # around the speech, since pocketsphinx expects some
 
 
 class Recogniser:
@@ -22,11 +22,11 @@ class Recogniser:
             self._decoder = Decoder(config)
 
     def words(self, waveform: np.ndarray, rate_hz: int) -> str:
-        """What it hears, in lower case; "" if that is no sentence of the grammar.
+        """The words of a waveform, in lower case; "" if they are no sentence of the grammar.
 
         Args:
             waveform: float32 (samples,), in [-1, 1].
-            rate_hz: Its sample rate.
+            rate_hz: Sample rate of the waveform.
         """
         heard = soxr.resample(waveform, rate_hz, RATE_HZ)
         silence = np.zeros(int(_SILENCE_S * RATE_HZ), np.float32)

@@ -1,4 +1,4 @@
-"""Word errors, pitch, and how far apart two renderings of a sentence are."""
+"""Word errors, pitch, and the mel-cepstral distance of two renderings of a sentence."""
 
 import math
 from typing import Any
@@ -8,13 +8,13 @@ import torch
 
 from training.spectra import MelSpectrogram
 
-_WINDOW, _BANDS, _CEPSTRA = 2048, 40, 13
-_FLOOR = 1e-5
-_LEVEL = 0.1  # rms
+_WINDOW, _BANDS, _CEPSTRA = 2048, 40, 13  # samples (46 ms at 44.1 kHz), mel bands, coefficients
+_FLOOR = 1e-5  # amplitude that counts as silence
+_LEVEL = 0.1  # rms that every waveform is brought to
 
 
 def word_errors(true: str, heard: str) -> int:
-    """Words to substitute, insert or delete."""
+    """Number of words to substitute, insert or delete (Levenshtein distance)."""
     wanted, found = true.split(), heard.split()
     row = list(range(len(found) + 1))
     for i, word in enumerate(wanted, 1):
@@ -25,10 +25,7 @@ def word_errors(true: str, heard: str) -> int:
 
 
 def median_f0_hz(waveform: np.ndarray, rate_hz: int) -> float:
-    """Median pitch of the voiced parts; nan if there are none.
-
-    Praat's own algorithm, which phoneticians compare with.
-    """
+    """Median pitch of the voiced parts by Praat's own algorithm; nan without voiced parts."""
     import parselmouth  # pyright: ignore[reportMissingImports]
 
     pitch: Any = parselmouth.Sound(waveform.astype(np.float64), rate_hz).to_pitch()
@@ -38,7 +35,7 @@ def median_f0_hz(waveform: np.ndarray, rate_hz: int) -> float:
 
 
 def mel_cepstra(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
-    """float64 (frames, 13), 86 frames a second at 44.1 kHz; loudness does not count."""
+    """Mel cepstra without loudness, float64 (frames, 13), 86 frames a second at 44.1 kHz."""
     spectrogram = MelSpectrogram(_WINDOW, _BANDS, rate_hz)
     levelled = waveform * (_LEVEL / max(float(np.sqrt(np.mean(waveform**2))), 1e-9))
     amplitudes = spectrogram(torch.from_numpy(levelled)[None])[0].double()

@@ -16,18 +16,18 @@ from export.parity import Run, onnx_runner
 
 
 def decoders(repository: Path, int8: bool) -> dict[str, Run]:
-    """Those that a repository has, the one that is served first."""
+    """The decoders that a repository has; the one that is served comes first."""
     folder = repository / "fish_decoder" / "1"
-    plain = {"model.pt": _script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
+    plain = {"model.pt": script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
     names = [*([compiled.INT8_FILE_NAME] if int8 else []), compiled.FILE_NAME]
     present = [n for n in names if (folder / n).is_file() and compiled.wanted()]
     return {n: _kernels(folder / n) for n in present} | plain
 
 
 def encoders(repository: Path) -> dict[str, Run]:
-    """Likewise, of waveforms alone: in the pieces that are served where nothing else is asked."""
+    """The encoders that a repository has, called with waveforms, in pieces of the default size."""
     folder = repository / "fish_encoder" / "1"
-    runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
+    runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": script(folder)}
     if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
         runs = {compiled.FILE_NAME: _encoder_kernels(folder / compiled.FILE_NAME), **runs}
     return {name: _in_pieces(run) for name, run in runs.items()}
@@ -38,7 +38,7 @@ def _in_pieces(encoder: Run) -> Run:
 
 
 def _kernels(path: Path) -> Run:
-    """As it is served, in memory that is kept; upstream has the good of that too."""
+    """The decoder on kernels as it is served. `keep_memory` speeds up upstream here as well."""
     decoder = Decoder(*_loaded(path))
 
     def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
@@ -67,9 +67,9 @@ def _loaded(path: Path) -> tuple[Any, dict[str, str]]:
     return module, json.loads(extra[compiled.DESCRIPTION])
 
 
-def _script(folder: Path) -> Run:
-    """As config.pbtxt has it served: without the optimisation that every new shape would pay."""
-    module = torch.jit.load(str(folder / "model.pt"))
+def script(folder: Path, device: str = "cpu") -> Run:
+    """The TorchScript as config.pbtxt serves it: unoptimised, since each new shape would pay."""
+    module = torch.jit.load(str(folder / "model.pt"), map_location=device)
     optimized = torch.jit.optimized_execution  # pyright: ignore[reportPrivateImportUsage]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""What the machine could do at best: the time to read and to multiply what the workload must."""
+"""Lower bounds: the time that this machine needs to read and to multiply what the workload must."""
 
 import json
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ RESIDUAL_CHOICES = 1024  # logits of the fast transformer that can be sampled
 
 @dataclass(frozen=True)
 class Rates:
-    """Of this machine, best of a few.
+    """Rates of this machine.
 
     Attributes:
         read: Bytes per second from memory.
-        multiply: Operations per second of a matrix product, by dtype; of int8 where it is fast.
+        multiply: Operations per second of a matrix product, by dtype; int8 only with VNNI.
     """
 
     read: float
@@ -35,7 +35,7 @@ class Rates:
         return cls(machine.read_bytes_per_s(), multiply)
 
     def described(self) -> dict[str, Any]:
-        """For a result's JSON."""
+        """The rates and the machine, for a result's JSON."""
         return {
             "is": machine.describe(),
             "read_gb_per_s": self.read / 1e9,
@@ -43,20 +43,20 @@ class Rates:
         }
 
     def best_multiply(self, precision: str = "") -> float:
-        """Of the fastest dtype that is as exact as `precision`; in int8 only if that is asked."""
+        """Rate of the fastest dtype that may be used: int8 only for the precision of that name."""
         floats = (rate for name, rate in self.multiply.items() if name != "int8")
         return self.multiply["int8"] if precision == "int8" else max(floats)
 
 
 @dataclass(frozen=True)
-class LlamaShape:
-    """Weights of the LLaMA stage that a frame reads.
+class LlamaWork:
+    """Weights of the LLaMA stage that a frame reads, counted in numbers.
 
     Attributes:
-        slow: Of the slow transformer, its head over the tokens that can be sampled included.
-        fast: Of the fast one; read once for each residual codebook.
-        passes: Of the fast one a frame.
-        kv_values: Keys and values a cached position holds.
+        slow: Weights of the slow transformer, with its head over the tokens that can be sampled.
+        fast: Weights of the fast transformer; they are read once for each residual codebook.
+        passes: How often a frame goes through the fast transformer.
+        kv_values: Keys and values that a cached position holds.
     """
 
     slow: int
@@ -65,7 +65,7 @@ class LlamaShape:
     kv_values: int
 
     @classmethod
-    def of(cls, checkpoint: Path) -> "LlamaShape":
+    def of(cls, checkpoint: Path) -> "LlamaWork":
         """Counted from a checkpoint's config.json."""
         c: Any = DualARModelArgs(**json.loads((checkpoint / "config.json").read_text("utf-8")))
         slow_layer = _layer(c.dim, c.n_head, c.n_local_heads, c.head_dim, c.intermediate_size)
@@ -83,7 +83,7 @@ class LlamaShape:
     def step_s(self, batch: int, kv: int, precision: str, rates: Rates) -> float:
         """Lower bound of one decode step: it reads weights and live cache, and multiplies."""
         weights = self.slow + self.passes * self.fast
-        cache = 2 if precision == "int8" else BYTES[precision]
+        cache = 2 if precision == "int8" else BYTES[precision]  # int8 keeps a bf16 cache
         read = weights * BYTES[precision] + batch * kv * self.kv_values * cache
         return max(read / rates.read, 2 * weights * batch / rates.best_multiply(precision))
 

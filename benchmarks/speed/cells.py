@@ -18,22 +18,22 @@ from export import parity
 from export.parity import Run
 
 UPSTREAM = "upstream"
-LONG_HISTORY = 256  # frames
-_MAX_TURNS = 7
+LONG_HISTORY = 256  # frames: 12 s of audio
+_MAX_TURNS = 7  # one to warm up, and six that count
 
 
 @dataclass(frozen=True)
-class Cell:
+class CodecCell:
     """One size, measured.
 
     Attributes:
         what: decode or encode.
-        batch: Rows.
-        frames: Of each row, new ones.
-        history: Frames before them that the decoder is given.
+        batch: Number of rows.
+        frames: New frames of each row.
+        history: Frames before the new ones that the decoder is given.
         audio_s: Seconds of audio in all rows.
-        flops: That upstream's own graph needs for it, the history left out.
-        seconds: By artefact; one of them is `UPSTREAM`.
+        flops: Floating-point operations of upstream's own graph for the new frames.
+        seconds: Median seconds by artefact; one of them is `UPSTREAM`.
     """
 
     what: str
@@ -63,8 +63,8 @@ class Codec:
     Attributes:
         genuine: Upstream's module, float32.
         decoders: Artefact -> its call; the one that a CPU serves comes first.
-        encoders: Likewise.
-        cell_s: Seconds to spend on a size, at the least one turn.
+        encoders: Artefact -> its call, in the same order.
+        cell_s: Seconds to spend on a size; one turn is made in any case.
     """
 
     genuine: Any
@@ -73,13 +73,13 @@ class Codec:
     cell_s: float
 
     @classmethod
-    def of(cls, genuine: Any, repository: Path, cell_s: float, int8: bool = False) -> "Codec":
-        """Load what a repository has."""
-        return cls(genuine, decoders(repository, int8), encoders(repository), cell_s)
+    def of(cls, genuine: Any, repository: Path, cell_s: float, precision: str = "half") -> "Codec":
+        """Load every artefact of a repository; the decoder in 8 bits only for `int8`."""
+        return cls(genuine, decoders(repository, precision == "int8"), encoders(repository), cell_s)
 
     @property
     def served_decoder(self) -> tuple[str, Run]:
-        """By name."""
+        """Name and call of the decoder that a CPU serves."""
         return next(iter(self.decoders.items()))
 
     @property
@@ -88,14 +88,14 @@ class Codec:
         return samples_per_frame(self.genuine) / int(self.genuine.sample_rate)
 
     def warm_up(self) -> None:
-        """Every call once, at its smallest."""
+        """Make every call once, at its smallest size."""
         self.decode(1, 1, 0)
         self.encode(1, 1)
 
-    def decode(self, batch: int, new: int, history: int, known: Mapping = {}) -> Cell:
-        """Measure one size; what is `known` (seconds, by artefact) is not measured again.
+    def decode(self, batch: int, new: int, history: int, known: Mapping = {}) -> CodecCell:
+        """Measure one size; artefacts whose seconds are `known` are not measured again.
 
-        Upstream decodes no window exactly: its time is that of as many frames without history.
+        Upstream cannot decode a window exactly: its time is that of as many frames alone.
         """
         codes, numbers = windows(self.genuine, batch, history, new)
         lengths = torch.full((batch,), new)
@@ -107,12 +107,12 @@ class Codec:
         seconds = taking_turns({n: c for n, c in calls.items() if n not in known}, self.cell_s)
         flops = flops_of(lambda: self.genuine.decode(fresh[:1, :, :1], torch.tensor([1])))
         audio_s = batch * new * self.frame_s
-        return Cell(
+        return CodecCell(
             "decode", batch, new, history, audio_s, batch * new * flops, {**known, **seconds}
         )
 
-    def encode(self, batch: int, frames: int) -> Cell:
-        """Measure one size."""
+    def encode(self, batch: int, frames: int) -> CodecCell:
+        """Measure one size of a batch of recordings."""
         samples = frames * samples_per_frame(self.genuine)
         waveform = parity.test_signal(batch, samples, int(self.genuine.sample_rate))
         calls = {
@@ -122,18 +122,18 @@ class Codec:
         seconds = taking_turns(calls, self.cell_s)
         one = waveform[:1, None, : 8 * samples_per_frame(self.genuine)]
         flops = flops_of(lambda: self.genuine.encode(one)) / (one.shape[2] / samples)
-        return Cell("encode", batch, frames, 0, batch * frames * self.frame_s,
+        return CodecCell("encode", batch, frames, 0, batch * frames * self.frame_s,
                     batch * flops, seconds)  # fmt: skip
 
     def encoder_is_exact(self, frames: int) -> bool:
-        """Whether every artefact gives upstream's codes."""
+        """Whether every artefact gives upstream's codes, for a recording of so many frames."""
         samples = frames * samples_per_frame(self.genuine)
         waveform = parity.test_signal(1, samples, int(self.genuine.sample_rate))
         expected = self.genuine.encode(waveform[:, None])[0]
         return all(torch.equal(run(waveform)[0], expected) for run in self.encoders.values())
 
     def snr_db(self, frames: int) -> dict[str, float]:
-        """Signal to noise against upstream in float32: of what is served, and served in `half`."""
+        """Signal to noise against upstream in float32: of the served decoder, and of `half`'s."""
         codes, numbers = windows(self.genuine, 1, 0, frames)
         expected = self.genuine.decode(codes, torch.tensor([frames]))[0][:, 0]
         name, served = self.served_decoder
@@ -144,8 +144,8 @@ class Codec:
 
 def decode_cells(
     codec: Codec, batches: list[int], new_frames: list[int], max_frames: int
-) -> Iterator[Cell]:
-    """Every size of at most `max_frames` in all rows, with and without history."""
+) -> Iterator[CodecCell]:
+    """Measure every size of at most `max_frames` in all rows, with and without history."""
     limit = int(codec.genuine.quantizer.post_module.config.block_size)
     for batch in batches:
         for new in new_frames:
@@ -163,9 +163,9 @@ def windows(codec: Any, batch: int, history: int, new: int) -> tuple[Tensor, Ten
 
 
 def taking_turns(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Median time of each: the machine is shared, so they go in turns, until that is spent.
+    """Median time of each call; they take turns, since the machine's speed changes meanwhile.
 
-    The first turn is the warm-up, unless there is no time for another.
+    Turns go on until `seconds` are spent. The first is the warm-up, unless it remains the only one.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()
@@ -180,7 +180,7 @@ def taking_turns(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[st
 
 
 def flops_of(call: Callable[[], Any]) -> float:
-    """Floating-point operations, as torch counts them."""
+    """Floating-point operations of a call, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

@@ -6,25 +6,25 @@ Upstream cannot decode a window exactly, so its time is that of its whole decode
 as are new. Tables go to stderr; the last line of stdout is one JSON object.
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.prepared import ROOT, prepared
+from benchmarks.prepared import ROOT, named_or_endless
+from benchmarks.report import console, finish
 from benchmarks.speed.bounds import Rates
-from benchmarks.speed.cells import UPSTREAM, Cell, Codec, decode_cells
+from benchmarks.speed.cells import UPSTREAM, Codec, CodecCell, decode_cells
 from benchmarks.speed.stream import server_overhead, streamed
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
-SECOND = 22  # frames: a little more than that of audio
-
-console = Console(stderr=True)
+SECOND = 22  # frames: just over 1 s of audio, at 21.5 frames a second
+ENCODED = ((1, SECOND), (1, 5 * SECOND), (4, SECOND), (16, SECOND // 2))  # batch, frames
+SERVED = (8, 64)  # frames of the windows that go through a server
 
 
 @torch.inference_mode()
@@ -41,45 +41,52 @@ def main(
     plot: Annotated[Path, typer.Option(help="PNG: cost against length")] = ROOT / "out/codec.png",
 ) -> None:
     """Measure and print."""
-    if checkpoint is None or repository is None:
-        preset = "tiny" if quick else "s1mini"
-        checkpoint, repository = prepared(
-            preset, f"{preset}-endless", "--endless", int8=precision == "int8"
-        )
-    genuine = load_codec(load_checkpoint(checkpoint))
-    codec = Codec.of(genuine, repository, cell_s, precision == "int8")
-    name, decode = codec.served_decoder
+    checkpoint, repository = named_or_endless(checkpoint, repository, quick, precision)
+    codec = Codec.of(load_codec(load_checkpoint(checkpoint)), repository, cell_s, precision)
     rates = Rates.measured()
     codec.warm_up()
+    cells = _measured(codec, _numbers(batches), _numbers(new_frames), max_frames)
+    _show(cells, rates)
+    name, decode = codec.served_decoder
+    stream = streamed(codec, decode, utterance)
+    stream.plot(plot, f"{name}, one stream, {machine.describe()}")
+    paths = {
+        str(n): server_overhead(codec, decode, repository, precision, n, 4 * cell_s) for n in SERVED
+    }
+    finish(
+        _result(cells, codec, rates)
+        | _overhead(paths)
+        | {
+            "precision": precision,
+            "length_exponent": stream.exponent,
+            "streamed_rtf": stream.seconds[-1] / stream.frames[-1] / codec.frame_s,
+            "machine": rates.described(),
+        }
+    )
+
+
+def _measured(
+    codec: Codec, batches: list[int], new_frames: list[int], max_frames: int
+) -> list[CodecCell]:
     cells = []
-    for cell in decode_cells(codec, _numbers(batches), _numbers(new_frames), max_frames):
+    for cell in decode_cells(codec, batches, new_frames, max_frames):
         cells.append(cell)
         console.print(f"decode {cell.batch} x {cell.frames} after {cell.history}: {cell.best}")
-    for batch, frames in ((1, SECOND), (1, 5 * SECOND), (4, SECOND), (16, SECOND // 2)):
-        cells.append(codec.encode(batch, frames))
-    _show(cells, rates)
-    curve = streamed(codec, decode, utterance)
-    curve.plot(plot, f"{name}, one stream, {machine.describe()}")
-    sizes = (8, 64)
-    paths = {n: server_overhead(codec, decode, repository, precision, n, 4 * cell_s) for n in sizes}
-    result = _result(cells, codec, rates) | {
-        "server_overhead": paths[sizes[-1]]["server"] / paths[sizes[-1]]["in_process"] - 1,
-        "server_s": {str(n): found for n, found in paths.items()},
-        "precision": precision,
-        "length_exponent": curve.exponent,
-        "streamed_rtf": curve.seconds[-1] / curve.frames[-1] / codec.frame_s,
-        "machine": rates.described(),
-        "commit": machine.commit(),
-    }
-    print(json.dumps(result))
+    return cells + [codec.encode(batch, frames) for batch, frames in ENCODED]
+
+
+def _overhead(paths: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What the server adds, as a share of the time in process: of the longest window."""
+    longest = paths[str(SERVED[-1])]
+    return {"server_overhead": longest["server"] / longest["in_process"] - 1, "server_s": paths}
 
 
 def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def _result(cells: list[Cell], codec: Codec, rates: Rates) -> dict[str, Any]:
-    """Figures of one row: the longest window without history, the longest recording."""
+def _result(cells: list[CodecCell], codec: Codec, rates: Rates) -> dict[str, Any]:
+    """The figures of batch 1: of the longest window without history, and the longest recording."""
     served = codec.served_decoder[0]
     single = [c for c in cells if c.batch == 1 and not c.history]
     decoded = max((c for c in single if c.what == "decode"), key=lambda c: c.frames)
@@ -104,8 +111,8 @@ def _result(cells: list[Cell], codec: Codec, rates: Rates) -> dict[str, Any]:
     }
 
 
-def _show(cells: list[Cell], rates: Rates) -> None:
-    """RTF of every artefact; how far the best is from upstream and from the arithmetic."""
+def _show(cells: list[CodecCell], rates: Rates) -> None:
+    """Print the RTF of every artefact, and how far the best is from upstream and from matmul."""
     for what in ("decode", "encode"):
         rows = [cell for cell in cells if cell.what == what]
         names = list(rows[0].seconds)

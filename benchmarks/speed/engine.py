@@ -1,15 +1,14 @@
 """The LLaMA stage in process: frames per second, against upstream and against memory speed.
 
-    python -m benchmarks.engine --checkpoint checkpoints/s1mini --repository build/s1mini-repository
+    python -m benchmarks.engine [--quick] [--precision int8] [--checkpoint DIR --repository DIR]
 
 A step decodes one frame for every request of a batch. The bound is the time to read what a step
 must read: the weights once (the fast transformer's once per codebook) and every live key and value.
 Upstream decodes one request at a time; it is measured in every round, between ours, in the same
-process and in the same precision (with int8: in `half`, it has no such). Errors are against
-float32 (see `benchmarks.precision`). The last line of stdout is one JSON object.
+process and in the same precision (in `half` where ours is int8, which upstream lacks). Errors are
+against float32 (see `benchmarks.speed.precision`). The last line of stdout is one JSON object.
 """
 
-import json
 import os
 import statistics
 import time
@@ -20,22 +19,31 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.prepared import named_or_endless
+from benchmarks.report import console, finish
 from benchmarks.speed import precision
+from benchmarks.speed.upstream import AS_IT_IS, SHORT_CACHE, UpstreamLlama, llamas
 from engine.lm.llama import Llama
 from engine.schedule.memory import free_bytes, kv_bytes_per_position
 from engine.schedule.request import Request, Sampling
 from engine.schedule.scheduler import Engine
-from ensemble.contract.settings import settings_from
+from ensemble.contract.settings import Settings, settings_from
+from families.fish_s1.checkpoint import load_checkpoint
 
-PROMPT_POSITIONS = 8
+PROMPT_POSITIONS = 8  # a prompt costs nothing here: the cache is filled afterwards
+UPSTREAM_POSITION = 256  # where upstream goes on from
+WARM_UP_STEPS = 2
+COMPARED_BATCHES = (2, 5, 15, 32)  # whose rows are compared with batch 1
+COMPARED_POSITIONS = 300
+
+Sizes = tuple[int, int]  # batch, positions that each request holds
 
 
 class Endless(Llama):
-    """Speaks on past the end token: a batch must not shrink while it is measured."""
+    """Never ends its speech, since a batch must not shrink while it is measured."""
 
     @property
     def end_choice(self) -> int:
@@ -44,12 +52,12 @@ class Endless(Llama):
 
 @dataclass
 class Cell:
-    """One batch size and live length.
+    """Steps of one batch size and live length.
 
     Attributes:
         bound_s: Time to read what a step must read.
-        times_s: Of steps, of all rounds.
-        phases_s: Where they went, summed.
+        times_s: Wall time of each step, of all rounds.
+        phases_s: Seconds in each phase, summed over the steps.
     """
 
     bound_s: float = 0.0
@@ -61,7 +69,7 @@ class Cell:
         return statistics.median(self.times_s)
 
     def described(self, batch: int) -> dict[str, Any]:
-        """For the JSON."""
+        """The cell's figures for the JSON."""
         spread = [1e3 * t for t in (min(self.times_s), self.step_s, max(self.times_s))]
         count = len(self.times_s)
         return {
@@ -73,8 +81,8 @@ class Cell:
 
 
 @torch.inference_mode()
-def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
-    """Add steps of one frame for `batch` requests that each hold `kv` positions."""
+def filled(llama: Llama, batch: int, kv: int, steps: int) -> Engine:
+    """An engine with `batch` requests that each hold `kv` positions, and have `steps` to go."""
     engine, facts = Engine(llama, batch), llama.facts
     prompt = np.zeros((1 + facts.num_codebooks, PROMPT_POSITIONS), np.int32)
     for seed in range(batch):
@@ -86,12 +94,19 @@ def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
     for tensor in (engine.cache.keys, engine.cache.values):
         tensor.fill_(0.1)
     engine.cache.lengths[:] = kv
-    for i in range(steps + 2):
-        if i == 2:  # the first two warm up
+    return engine
+
+
+@torch.inference_mode()
+def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
+    """Add steps of one frame for `batch` requests that each hold `kv` positions."""
+    engine = filled(llama, batch, kv, steps)
+    for i in range(steps + WARM_UP_STEPS):
+        if i == WARM_UP_STEPS:
             engine.seconds.clear()
         begin = time.perf_counter()
         engine.step()
-        if i >= 2:
+        if i >= WARM_UP_STEPS:
             cell.times_s.append(time.perf_counter() - begin)
     for phase, seconds in engine.seconds.items():
         cell.phases_s[phase] = cell.phases_s.get(phase, 0.0) + seconds
@@ -107,39 +122,55 @@ def bound_seconds(llama: Llama, batch: int, kv: int, rate: float) -> float:
     return (llama.weight_bytes_per_step + per_position * kv * batch) / rate
 
 
-class Upstream:
-    """The genuine model, one request at a time."""
+@dataclass
+class Rounds:
+    """Cells and upstream, measured by turns.
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, cache: int | None) -> None:
-        from families.fish_s1.checkpoint import load_checkpoint, load_llama
+    Attributes:
+        llama: Ours.
+        upstream: Upstream's, by the name of its cache.
+        cells: Ours, by size; a size that memory does not hold is taken out.
+        upstream_times_s: Seconds of each frame, by the same names.
+        read_rates: Bytes a second that memory gave, measured beside every cell.
+    """
 
-        self.model = load_llama(load_checkpoint(checkpoint), dtype, max_seq_len=cache)
-        self.model.setup_caches(1, self.model.config.max_seq_len, dtype=dtype)
-        self.times_s: list[float] = []
+    llama: Llama
+    upstream: dict[str, UpstreamLlama]
+    cells: dict[Sizes, Cell]
+    upstream_times_s: dict[str, list[float]] = field(default_factory=dict)
+    read_rates: list[float] = field(default_factory=list)
 
-    @torch.inference_mode()
-    def measure(self, position: int, frames: int) -> None:
-        """Time `decode_one_token_ar`, its attention backend as upstream sets it."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
+    def run(self, steps: int, upstream_frames: int) -> None:
+        """Make one round."""
+        for name, model in self.upstream.items():
+            console.print(f"upstream, {name}")
+            # The first frame warms up.
+            times = model.frames(model.silent_column, UPSTREAM_POSITION, 1 + upstream_frames)[1:]
+            self.upstream_times_s.setdefault(name, []).extend(times)
+        for (batch, kv), cell in list(self.cells.items()):
+            if not self._fits(batch * kv):
+                console.print(f"batch {batch}, KV {kv}: too little memory, left out")
+                del self.cells[batch, kv]
+                continue
+            console.print(f"batch {batch}, KV {kv}")
+            measure(self.llama, cell, batch, kv, steps)
+            self.read_rates.append(machine.read_bytes_per_s(self.llama.device))
 
-        from families.fish_s1 import upstream
+    def _fits(self, positions: int) -> bool:
+        each = kv_bytes_per_position(self.llama.facts, self.llama.dtype)
+        # Twice, because a cache that grows is copied.
+        return 2 * positions * each <= free_bytes(self.llama.device)
 
-        decode: Any = upstream.decode_one_token_ar
-        column = torch.zeros(1, 1 + self.model.config.num_codebooks, 1, dtype=torch.int)
-        column[0, 0] = self.model.tokenizer.semantic_begin_id
-        options = [torch.tensor(v, dtype=torch.bfloat16) for v in (0.8, 0.8, 1.1)]
-        window = torch.zeros(column.shape[1], 16, dtype=torch.int)
-        for i in range(frames + 1):
-            begin = time.perf_counter()
-            with sdpa_kernel(SDPBackend.MATH):
-                decode(self.model, column, torch.tensor([position]), *options, None, None, window)
-            if i:  # the first warms up
-                self.times_s.append(time.perf_counter() - begin)
+    def set_bounds(self) -> None:
+        """Give every cell its bound, at the best rate of all rounds."""
+        for (batch, kv), cell in self.cells.items():
+            cell.bound_s = bound_seconds(self.llama, batch, kv, max(self.read_rates))
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Option(help="For upstream")],
-    repository: Annotated[Path, typer.Option(help="The same checkpoint, exported")],
+    quick: Annotated[bool, typer.Option(help="The tiny shape, under a minute")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="[default: S1-mini's shape]")] = None,
+    repository: Annotated[Path | None, typer.Option(help="The same, exported")] = None,
     precision_name: Annotated[
         str, typer.Option("--precision", help="As FISH_SPEECH_PRECISION")
     ] = "half",
@@ -148,52 +179,49 @@ def main(
     rounds: int = 2,
     steps: Annotated[int, typer.Option(help="In each round")] = 6,
     upstream_frames: Annotated[int, typer.Option(help="In each round; 0: no upstream")] = 3,
-    short_cache: Annotated[int, typer.Option(help="Upstream's best honest cache")] = 2304,
+    short_cache: Annotated[int, typer.Option(help="Upstream's best honest cache")] = SHORT_CACHE,
     errors: Annotated[bool, typer.Option(help="Against float32, and by batch size")] = True,
 ) -> None:
     """Measure and print; progress and tables go to stderr."""
-    console = Console(stderr=True)
+    checkpoint, repository = named_or_endless(checkpoint, repository, quick, precision_name)
     settings = settings_from({**os.environ, "FISH_SPEECH_PRECISION": precision_name})
     folder = repository / "fish_llama" / "1"
     found: dict[str, Any] = {"precision": precision_name, "dtype": _short(settings.dtype)}
     if errors:
-        console.print("errors against float32")
-        exact = replace(settings, dtype=torch.float32, int8=False)
-        exact_logits = precision.teacher_forced(folder, exact)
-        logits = precision.teacher_forced(folder, settings)
-        found["errors"] = precision.errors(logits, exact_logits)
+        found["errors"] = _errors(folder, settings)
     llama = Endless(folder, settings)
     if errors:
-        console.print("rows in company")
-        found["rows_unlike_alone"] = {
-            str(batch): precision.differing_rows(llama, batch, 300) for batch in (2, 5, 15, 32)
-        }
-    names = {"as it is": None, f"cache {short_cache}": short_cache} if upstream_frames else {}
-    upstream = {name: Upstream(checkpoint, settings.dtype, n) for name, n in names.items()}
-    cells = {(int(b), int(kv)): Cell() for b in batches.split(",") for kv in kvs.split(",")}
-    rates = [machine.read_bytes_per_s(settings.device)]
+        found["rows_unlike_alone"] = _differing_rows(llama)
+    upstream: dict[str, UpstreamLlama] = {}
+    if upstream_frames:
+        upstream = llamas(load_checkpoint(checkpoint), settings.dtype, short_cache)
+    sizes = [(int(b), int(kv)) for b in batches.split(",") for kv in kvs.split(",")]
+    measured = Rounds(llama, upstream, {size: Cell() for size in sizes})
+    measured.read_rates.append(machine.read_bytes_per_s(settings.device))
     for i in range(rounds):
-        for name, model in upstream.items():
-            console.print(f"round {i + 1}: upstream, {name}")
-            model.measure(256, upstream_frames)
-        for (batch, kv), cell in list(cells.items()):
-            # Twice: a cache that grows is copied.
-            each = kv_bytes_per_position(llama.facts, llama.dtype)
-            if 2 * batch * kv * each > free_bytes(settings.device):
-                console.print(f"batch {batch}, KV {kv}: too little memory, left out")
-                del cells[batch, kv]
-                continue
-            console.print(f"round {i + 1}: batch {batch}, KV {kv}")
-            measure(llama, cell, batch, kv, steps)
-            rates.append(machine.read_bytes_per_s(settings.device))
-    for (batch, kv), cell in cells.items():
-        cell.bound_s = bound_seconds(llama, batch, kv, max(rates))
-    console.print(_table(cells))
-    found |= _speed(cells, {name: model.times_s for name, model in upstream.items()})
-    print(json.dumps(found | _surroundings(max(rates))))
+        console.print(f"round {i + 1} of {rounds}")
+        measured.run(steps, upstream_frames)
+    measured.set_bounds()
+    console.print(_table(measured.cells))
+    found |= _speed(measured.cells, measured.upstream_times_s)
+    finish(found | {"read_gb_per_s": max(measured.read_rates) / 1e9})
 
 
-def _table(cells: dict[tuple[int, int], Cell]) -> Table:
+def _errors(folder: Path, settings: Settings) -> dict[str, dict[str, float]]:
+    console.print("errors against float32")
+    exact = precision.teacher_forced(folder, replace(settings, dtype=torch.float32, int8=False))
+    return precision.errors(precision.teacher_forced(folder, settings), exact)
+
+
+def _differing_rows(llama: Llama) -> dict[str, dict[str, int]]:
+    console.print("rows of a batch against the same rows alone")
+    return {
+        str(batch): precision.differing_rows(llama, batch, COMPARED_POSITIONS)
+        for batch in COMPARED_BATCHES
+    }
+
+
+def _table(cells: dict[Sizes, Cell]) -> Table:
     phases = ("decode_step", "sample", "fast_loop")
     table = Table("batch", "KV", "ms per step", "min", "max", *phases, "frames/s", "ratio")
     for (batch, kv), cell in cells.items():
@@ -204,34 +232,24 @@ def _table(cells: dict[tuple[int, int], Cell]) -> Table:
     return table
 
 
-def _speed(cells: dict[tuple[int, int], Cell], upstream: dict[str, list[float]]) -> dict[str, Any]:
+def _speed(cells: dict[Sizes, Cell], upstream: dict[str, list[float]]) -> dict[str, Any]:
     kv = min(k for _, k in cells)
     rates = {name: 1 / statistics.median(times) for name, times in upstream.items()}
-    spreads = {name: [1 / max(t), 1 / min(t)] for name, t in upstream.items()}
     speed: dict[str, Any] = {
         "upstream_frames_per_s": rates,
-        "upstream_spread": spreads,
+        "upstream_spread": {name: [1 / max(t), 1 / min(t)] for name, t in upstream.items()},
         "kv": kv,
         "cells": {f"b{b}_kv{k}": cell.described(b) for (b, k), cell in cells.items()},
     }
     for batch in (1, 15):
-        if (batch, kv) not in cells:
-            continue
-        cell = cells[batch, kv]
-        speed[f"b{batch}_frames_per_s"] = batch / cell.step_s
-        speed[f"b{batch}_bound_ratio"] = cell.step_s / cell.bound_s
-        if upstream:
-            speed[f"b{batch}_speedup"] = batch / cell.step_s / rates["as it is"]
+        if (batch, kv) in cells:
+            cell = cells[batch, kv]
+            speed[f"b{batch}_frames_per_s"] = batch / cell.step_s
+            speed[f"b{batch}_bound_ratio"] = cell.step_s / cell.bound_s
+            if upstream:
+                speed[f"b{batch}_speedup"] = batch / cell.step_s / rates[AS_IT_IS]
     return speed
 
 
 def _short(dtype: torch.dtype) -> str:
     return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype]
-
-
-def _surroundings(rate: float) -> dict[str, Any]:
-    return {
-        "read_gb_per_s": rate / 1e9,
-        "machine": machine.describe(),
-        "commit": machine.commit(),
-    }

@@ -25,10 +25,11 @@ from rich.table import Table
 
 from benchmarks import machine, workload
 from benchmarks.measured import Measured, warmed_up
-from benchmarks.prepared import ROOT, prepared
+from benchmarks.prepared import PATIENCE_S, ROOT, endless, served
+from benchmarks.report import console
 from families.fish_s1.checkpoint import load_checkpoint
 from families.fish_s1.weights import CheckpointError
-from launch.server import LaunchError, Server
+from launch.server import LaunchError
 from voicereel import Client, ConfigurationError, VoiceReelError
 from voicereel.engine import Engine
 from voicereel.fish_speech_regular import RegularSpeaker
@@ -36,8 +37,6 @@ from voicereel.performance_optimizer import TARGET_AUDIO_S, allowed_s
 from voicereel.settings import listed, settings
 
 PACKAGES = ("numpy", "torch", "tritonclient", "nvidia-pytriton", "onnxruntime-gpu", "fish-speech")
-
-console = Console(stderr=True)
 
 
 def main(
@@ -58,69 +57,61 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("voicereel").setLevel(logging.INFO)
     measured: dict[str, Measured] = {}
+    script = workload.script(segments)
     try:
-        with contextlib.ExitStack() as stack:
-            script = [workload.script()[i % len(workload.TEXTS)] for i in range(segments)]
-            client, served = stack.enter_context(_served(url, repository))
+        with _server_of(url, repository) as (client, what):
             if engine != "regular":
-                speaker = Engine(client, settings())
-                measured["optimized"] = warmed_up(speaker, script, workers or segments)
+                optimized = Engine(client, settings())
+                measured["optimized"] = warmed_up(optimized, script, workers or segments)
             if engine != "optimized":
                 folder = checkpoint or settings().checkpoint or _checkpoint_of(client)
-                speaker = Engine(RegularSpeaker(folder), settings())
-                measured["regular"] = warmed_up(speaker, script[:regular_segments], 1)
+                regular = Engine(RegularSpeaker(folder), settings())
+                measured["regular"] = warmed_up(regular, script[:regular_segments], 1)
             for _ in range(runs):
                 for name, each in measured.items():
                     each.run(name, frames)
     except (VoiceReelError, LaunchError, CheckpointError) as error:
         console.print(f"[red]benchmark:[/red] {error}", highlight=False)
         raise typer.Exit(2) from None
-    result = _result(measured, served, frames)
+    result = _result(measured, what, frames)
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for name, each in measured.items():
-        logging.info(f"{name}:")
-        each.engine.monitor.log_summary()
-    Console().print(_table(result))
-    print(_verdict(result))
+    _show(result, measured)
     raise typer.Exit(0 if result["passed"] else 1)
 
 
 @contextlib.contextmanager
-def _served(url: str | None, repository: Path | None) -> Iterator[tuple[Client, str]]:
-    """A client of the server that is asked for, and what that serves, in words."""
+def _server_of(url: str | None, repository: Path | None) -> Iterator[tuple[Client, str]]:
+    """A client of the server that is asked for, and in words what that server is."""
     if repository is None:
         named = url or settings().url
-        with Client(named, timeout_s=600) as client:
+        with Client(named, timeout_s=PATIENCE_S) as client:
             if client.ready():
                 yield client, f"server at {named}"
                 return
         if url or "url" in settings().model_fields_set:
             raise ConfigurationError(f"no server is ready at {named}. Start it: make serve")
         console.print("no server runs: making and serving a small checkpoint of random weights")
-        repository = prepared("tiny", "tiny-endless", "--endless")[1]
-    with (
-        Server(repository, deadline_s=600) as server,
-        Client(server.grpc_url, timeout_s=600) as client,
-    ):
+        repository = endless(quick=True)[1]
+    with served(repository) as (_, client):
         yield client, str(repository)
 
 
 def _checkpoint_of(client: Client) -> Path:
     """The folder in checkpoints/ that the server's artefacts were made of."""
     recording = ROOT / "assets" / "voices" / "alice.flac"
-    served = client.encode_voice(recording, workload.SPEAKERS["alice"]).checkpoint_id
+    checkpoint_id = client.encode_voice(recording, workload.SPEAKERS["alice"]).checkpoint_id
     for config in sorted((ROOT / "checkpoints").glob("*/config.json")):
         with contextlib.suppress(CheckpointError):
-            if load_checkpoint(config.parent).checkpoint_id == served:
+            if load_checkpoint(config.parent).checkpoint_id == checkpoint_id:
                 return config.parent
     raise ConfigurationError(
-        f"the server speaks checkpoint {served}, which is not in checkpoints/. Give its folder "
-        "with --checkpoint, or measure only --engine optimized"
+        f"the server speaks checkpoint {checkpoint_id}, which is not in checkpoints/. Give its "
+        "folder with --checkpoint, or measure only --engine optimized"
     )
 
 
-def _result(measured: dict[str, Measured], served: str, frames: int) -> dict[str, Any]:
+def _result(measured: dict[str, Measured], what: str, frames: int) -> dict[str, Any]:
     engines = {name: each.summary() for name, each in measured.items()}
     judged = engines.get("optimized") or engines["regular"]
     voice = next(iter(next(iter(measured.values())).voices.values()))
@@ -128,7 +119,7 @@ def _result(measured: dict[str, Measured], served: str, frames: int) -> dict[str
         "passed": judged["passed"],
         "engines": engines,
         "frames": frames,
-        "served": served,
+        "served": what,
         "checkpoint_id": voice.checkpoint_id,
         "settings": {s.variable: str(s.value) for s in listed(settings())},
         "machine": machine.describe(),
@@ -138,6 +129,14 @@ def _result(measured: dict[str, Measured], served: str, frames: int) -> dict[str
     if len(engines) == 2:
         result["speedup"] = engines["regular"]["rtf"] / engines["optimized"]["rtf"]
     return result
+
+
+def _show(result: dict[str, Any], measured: dict[str, Measured]) -> None:
+    for name, each in measured.items():
+        logging.info(f"{name}:")
+        each.engine.monitor.log_summary()
+    Console().print(_table(result))
+    print(_verdict(result))
 
 
 def _table(result: dict[str, Any]) -> Table:

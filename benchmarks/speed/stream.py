@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from benchmarks.load.cost import exponent
+from benchmarks.growth import exponent
 from benchmarks.speed.cells import Codec, taking_turns, windows
 from engine.codec.graphs import DecoderGraph
 from engine.schedule.chunk_schedule import Schedule
@@ -20,12 +20,12 @@ from launch.server import Server
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One utterance, decoded window by window.
+class StreamCost:
+    """The cost of one utterance, decoded window by window.
 
     Attributes:
-        frames: So far, after each window.
-        seconds: So far; an utterance that ends there has cost as much.
+        frames: Frames decoded up to the end of each window.
+        seconds: Time spent up to there: the cost of an utterance that ends with that window.
     """
 
     frames: list[int]
@@ -33,7 +33,7 @@ class Curve:
 
     @property
     def exponent(self) -> float:
-        """Of seconds over frames, in the longer half; 1 is linear."""
+        """Exponent of seconds over frames in the longer half; 1 is linear."""
         return exponent(self.frames, self.seconds)
 
     def plot(self, path: Path, title: str) -> None:
@@ -53,39 +53,39 @@ class Curve:
         figure.savefig(path, dpi=80)
 
 
-def streamed(codec: Codec, decode: Run, frames: int) -> Curve:
-    """Decode one utterance of about so many frames by the default schedule."""
+def streamed(codec: Codec, decode: Run, frames: int) -> StreamCost:
+    """Decode an utterance of about `frames` frames, cut by the default chunk schedule."""
     default = {option.name: option.default for option in OPTIONS}
     first, largest = (int(default[n] or 0) for n in ("first_chunk_frames", "max_chunk_frames"))
     schedule = Schedule(first, largest, DecoderGraph(codec.genuine).history_frames)
     codes = windows(codec.genuine, 1, 0, frames)[0][0].T.numpy()
-    curve, spent = Curve([], []), 0.0
+    cost, spent = StreamCost([], []), 0.0
     while schedule.due(len(codes)):
         window = schedule.cut(codes)
         inputs = [torch.from_numpy(x[None]) for x in (window.codes, window.new_frames)]
         begin = time.perf_counter()
         decode(*inputs)
         spent += time.perf_counter() - begin
-        curve.frames.append(schedule.start)
-        curve.seconds.append(spent)
-    return curve
+        cost.frames.append(schedule.start)
+        cost.seconds.append(spent)
+    return cost
 
 
 def server_overhead(
     codec: Codec, decode: Run, repository: Path, precision: str, frames: int, seconds: float
 ) -> dict[str, float]:
-    """One window through a tritonserver and the same graph called here, taking turns.
+    """Time one window through a tritonserver and in this process, taking turns.
 
     Args:
-        codec: Of the repository.
-        decode: The artefact that it serves.
-        repository: Of it only the decoder is served.
-        precision: FISH_SPEECH_PRECISION, with which it is served.
-        frames: Of the window, all new.
-        seconds: To spend.
+        codec: The repository's codec.
+        decode: The artefact that the repository serves, called in this process.
+        repository: Model repository; only its decoder is served.
+        precision: FISH_SPEECH_PRECISION of the server.
+        frames: Frames of the window, all of them new.
+        seconds: Seconds to spend.
 
     Returns:
-        Seconds `in_process` and by `server`, from the caller's arrays to the audio in his hands.
+        Seconds `in_process` and by `server`, from the caller's arrays to the audio in its memory.
     """
     codes, numbers = windows(codec.genuine, 1, 0, frames)
     inputs = []

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.load import cost, perf_analyzer, profile
+from benchmarks import growth
+from benchmarks.answers import Answer, summary, underruns
+from benchmarks.load import perf_analyzer, profile
 from benchmarks.load.breakdown import breakdown
 from benchmarks.load.perf_analyzer import Load, PerfAnalyzerError
-from benchmarks.load.profile import Answer
 from benchmarks.load.report import read_csv
 from benchmarks.load.rows import texts, write_rows
 from benchmarks.server_stats import ModelStats, Snapshot
@@ -74,19 +75,19 @@ def test_an_answer_that_is_not_whole_is_refused(tmp_path, chunks, complaint) -> 
     ],
 )
 def test_a_player_runs_dry_when_a_chunk_is_late(arrivals, durations, expected) -> None:
-    count, silent_s = profile.underruns(Answer(0.0, arrivals, durations, "stop"))
+    count, silent_s = underruns(Answer(0.0, arrivals, durations, "stop"))
     assert (count, pytest.approx(silent_s)) == expected
 
 
 def test_a_run_is_summed_up() -> None:
     answers = [Answer(10.0, (0.5, 1.0), (1.0, 1.0), "stop"), Answer(12.0, (1.5,), (4.0,), "length")]
-    summary = profile.summary(answers)
-    assert (summary["audio_s"], summary["wall_s"]) == (6.0, 3.5)
-    assert summary["rtf"] == pytest.approx(3.5 / 6)
-    assert summary["ttfa_s_p50"] == 1.0
-    assert summary["request_rtf_p50"] == pytest.approx((1 / 2 + 1.5 / 4) / 2)
-    assert (summary["gap_s_max"], summary["interrupted"]) == (0.5, 0)
-    assert summary["arrivals_per_s"] == 0.5
+    found = summary(answers)
+    assert (found["audio_s"], found["wall_s"]) == (6.0, 3.5)
+    assert found["rtf"] == pytest.approx(3.5 / 6)
+    assert found["ttfa_s_p50"] == 1.0
+    assert found["request_rtf_p50"] == pytest.approx((1 / 2 + 1.5 / 4) / 2)
+    assert (found["gap_s_max"], found["interrupted"]) == (0.5, 0)
+    assert found["arrivals_per_s"] == 0.5
 
 
 def test_counters_become_batches_and_seconds() -> None:
@@ -112,10 +113,10 @@ def test_counters_become_batches_and_seconds() -> None:
 
 def test_what_bends_is_seen() -> None:
     sizes = [1, 2, 4, 8, 16]
-    assert cost.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
-    assert cost.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
-    assert cost.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
-    assert cost.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
+    assert growth.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
+    assert growth.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
+    assert growth.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
+    assert growth.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
 
 
 def test_the_texts_are_many_and_distinct() -> None:
