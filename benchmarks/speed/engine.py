@@ -183,8 +183,8 @@ def main(
     errors: Annotated[bool, typer.Option(help="Against float32, and by batch size")] = True,
 ) -> None:
     """Measure and print; progress and tables go to stderr."""
+    settings = _settings(precision_name)
     checkpoint, repository = named_or_endless(checkpoint, repository, quick, precision_name)
-    settings = settings_from({**os.environ, "FISH_SPEECH_PRECISION": precision_name})
     folder = repository / "fish_llama" / "1"
     found: dict[str, Any] = {"precision": precision_name, "dtype": _short(settings.dtype)}
     if errors:
@@ -205,6 +205,13 @@ def main(
     console.print(_table(measured.cells))
     found |= _speed(measured.cells, measured.upstream_times_s)
     finish(found | {"read_gb_per_s": max(measured.read_rates) / 1e9})
+
+
+def _settings(precision_name: str) -> Settings:
+    try:
+        return settings_from({**os.environ, "FISH_SPEECH_PRECISION": precision_name})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _errors(folder: Path, settings: Settings) -> dict[str, dict[str, float]]:
