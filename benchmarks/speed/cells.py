@@ -95,7 +95,7 @@ class Codec:
     def decode(self, batch: int, new: int, history: int, known: Mapping = {}) -> CodecCell:
         """Measure one size; artefacts whose seconds are `known` are not measured again.
 
-        Upstream cannot decode a window exactly: its time is that of as many frames alone.
+        Upstream cannot decode a window exactly: its time is that of as many frames without history.
         """
         codes, numbers = windows(self.genuine, batch, history, new)
         lengths = torch.full((batch,), new)

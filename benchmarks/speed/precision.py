@@ -1,7 +1,7 @@
-"""What a precision costs in exactness: against float32, and from one batch size to another.
+"""Errors of a precision: against float32, and between batch sizes.
 
 Both are measured on the weights as the engine runs them. The tokens are random and the same for
-every precision (teacher-forced), so an error does not grow by leading to another sequence.
+every precision (teacher-forced), so an error cannot grow by leading to another sequence.
 """
 
 import gc
@@ -22,19 +22,24 @@ from engine.schedule.request import Active, Request, Sampling
 from ensemble.contract.facts import Facts
 from ensemble.contract.settings import Settings
 
-PROMPT, FRAMES, ROWS = 64, 24, 4  # positions pushed through first; frames compared; sequences
+PROMPT, FRAMES, ROWS = 64, 24, 4  # positions of the prompt, frames compared, sequences
 
 
 @dataclass(frozen=True)
 class Logits:
-    """Of every teacher-forced frame: float32 (frames, rows, choices)."""
+    """Logits of every teacher-forced frame.
+
+    Attributes:
+        slow: Of the slow transformer, float32 (frames, rows, choices).
+        residual: Of the fast transformer, float32 (frames, rows, codebooks - 1, choices).
+    """
 
     slow: Tensor
-    residual: Tensor  # (frames, rows, codebooks - 1, choices)
+    residual: Tensor
 
 
 def random_columns(facts: Facts, rows: int, time: int, seed: int = 0) -> Tensor:
-    """int64 (rows, 1 + codebooks, time): frames of random codes."""
+    """Frames of random codes, int64 (rows, 1 + codebooks, time)."""
     generator = torch.Generator().manual_seed(seed)
     books, codes = facts.num_codebooks, min(1024, facts.num_semantic)
     columns = torch.randint(codes, (rows, 1 + books, time), generator=generator)
@@ -44,7 +49,7 @@ def random_columns(facts: Facts, rows: int, time: int, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def teacher_forced(folder: Path, settings: Settings) -> Logits:
-    """Logits of a checkpoint's export, with its weights in one precision."""
+    """Logits of an exported checkpoint, its weights in the precision of the settings."""
     shape, tensors = load(folder / GRAPHS_FILE)
     facts, device = Facts.load(folder), settings.device
     graphs, _ = graphs_for(shape, tensors, settings)
@@ -64,7 +69,7 @@ def teacher_forced(folder: Path, settings: Settings) -> Logits:
 
 
 def _residual(graphs: LlamaGraphs, state: Tensor, codes: Tensor) -> Tensor:
-    """Logits of the fast transformer when it is given the codes, int64 (rows, codebooks)."""
+    """Logits of the fast transformer, given all codes, int64 (rows, codebooks)."""
     fast = graphs.fast
     x, past, logits = torch.stack([state, fast.entries(codes[:, 0])], dim=1), [], []
     for i in range(fast.codebooks - 1):
@@ -75,7 +80,7 @@ def _residual(graphs: LlamaGraphs, state: Tensor, codes: Tensor) -> Tensor:
 
 
 def errors(found: Logits, exact: Logits) -> dict[str, dict[str, float]]:
-    """Of logits and of what is sampled from them at temperature 1; the end token is left out.
+    """Errors of logits, and of sampling from them at temperature 1, without the end token.
 
     Returns:
         For `semantic` and `residual`: `relative_error` of the logits about their mean (a shift of
@@ -103,12 +108,12 @@ def _compared(found: Tensor, exact: Tensor) -> dict[str, float]:
 
 @torch.inference_mode()
 def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
-    """Rows whose numbers are not bit for bit what they are alone, after one step in company.
+    """Count rows of a batch whose results differ in any bit from batch size 1, after one step.
 
     Args:
-        llama: As the engine runs it.
-        batch: Rows; each has another length.
-        longest: Positions of the longest.
+        llama: The model as the engine runs it.
+        batch: Number of rows, each of another length.
+        longest: Positions of the longest row.
 
     Returns:
         For `slow`: logits, state, keys and values. For `fast`: codes and logits.
@@ -120,7 +125,7 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
     for tensor in (keys, values):
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
     columns = random_columns(llama.facts, batch, 1).to(device)
-    _, noise = llama.noise([_asking(llama, seed) for seed in range(batch)], batch)
+    _, noise = llama.noise([_active(llama, seed) for seed in range(batch)], batch)
     state = torch.randn(batch, llama.fast_dim, generator=generator).to(device, llama.activations)
     previous = torch.full((batch, books - 1, WINDOW), -1, device=device)
 
@@ -136,20 +141,20 @@ def differing_rows(llama: Llama, batch: int, longest: int) -> dict[str, int]:
             "fast": [t.clone() for t in llama.fast_loop(*inputs)],
         }
 
-    together = step(slice(0, batch))
-    return {name: _differing(tensors, name, step) for name, tensors in together.items()}
+    batched = step(slice(0, batch))
+    return {name: _differing(tensors, name, step) for name, tensors in batched.items()}
 
 
-def _asking(llama: Llama, seed: int) -> Active:
+def _active(llama: Llama, seed: int) -> Active:
     prompt = np.zeros((1 + llama.facts.num_codebooks, 1), np.int32)
     return Active(Request(prompt, Sampling(seed), print, print), llama.facts)
 
 
 def _differing(
-    together: list[Tensor], name: str, step: Callable[[slice], dict[str, list[Tensor]]]
+    batched: list[Tensor], name: str, step: Callable[[slice], dict[str, list[Tensor]]]
 ) -> int:
     count = 0
-    for row in range(len(together[0])):
-        alone = step(slice(row, row + 1))[name]
-        count += not all(torch.equal(t[row], a[0]) for t, a in zip(together, alone, strict=True))
+    for row in range(len(batched[0])):
+        single = step(slice(row, row + 1))[name]
+        count += not all(torch.equal(t[row], s[0]) for t, s in zip(batched, single, strict=True))
     return count

@@ -67,11 +67,12 @@ def test_features_follow_a_gliding_voice() -> None:
 def test_features_do_not_depend_on_the_batch() -> None:
     sounds = [np.random.default_rng(i).standard_normal(2000 + i).astype(np.float32) for i in (1, 2)]
     in_one_batch = features.features_of(sounds)
-    alone = [features.raw_features(sound, RATE_HZ) for sound in sounds]
-    for part, parts in zip(in_one_batch, zip(*alone, strict=True), strict=True):
+    single = [features.raw_features(sound, RATE_HZ) for sound in sounds]
+    for part, parts in zip(in_one_batch, zip(*single, strict=True), strict=True):
         torch.testing.assert_close(part, torch.cat(parts))
 
 
+@pytest.mark.slow
 def test_codebooks_are_found_the_way_upstream_looks_them_up() -> None:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(4000, 128, generator=generator) / torch.arange(1, 129)

@@ -32,6 +32,7 @@ def test_spectral_loss() -> None:
     assert float(amplitude) == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.slow
 def test_codec_step_is_what_the_genuine_class_does() -> None:
     codec = new_codec()
     latents = torch.randn(2, 128, 3, generator=torch.Generator().manual_seed(2))
@@ -60,6 +61,7 @@ def test_codec_step_is_what_the_genuine_class_does() -> None:
         assert not torch.allclose(decode(both, rounded.T[None]), made)
 
 
+@pytest.mark.slow
 def test_the_newest_saved_encoder_is_used(tmp_path, monkeypatch) -> None:
     saved = SavedEncoder(tmp_path)
     assert saved.codec is None
