@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.soak import ALLOWED_BYTES, ROUNDS, grown, slope, soak
+from benchmarks.load.soak import ALLOWED_BYTES, ROUNDS, grown, slope, soak
 from launch.server import Server
 from support.processes import megabytes
 

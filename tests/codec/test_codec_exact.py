@@ -118,6 +118,7 @@ def three_instances(repository, tmp_path_factory):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("length", [1, 43, 400])
 def test_windows_in_any_order_by_any_instance(three_instances, decoder, codes, whole, length):

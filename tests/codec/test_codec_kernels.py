@@ -138,6 +138,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         kernel(numbers(1, 20, 96), 0)
 
 
+@pytest.mark.slow
 def test_layers_in_one_pass_are_as_one_by_one(codec, monkeypatch) -> None:
     decoder = codec_kernels.ChannelsLastDecoder(DecoderGraph(codec))
     together = codec_kernels.KernelDecoder(decoder).eval()

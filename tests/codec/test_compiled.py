@@ -143,6 +143,7 @@ def test_a_server_serves_it_or_falls_back(with_kernels, tmp_path) -> None:
         np.testing.assert_array_equal(codes, codes_of[0])
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("precision", ["full", "int8"])  # the encoder is always in float32
 def test_the_encoder_in_any_chunks_gives_upstreams_codes(
@@ -172,6 +173,7 @@ def test_the_encoder_in_any_chunks_gives_upstreams_codes(
         encode({"waveform": np.zeros((1, 8193 * 2048), np.float32), "chunk_frames": one})
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_the_decoders_audio_depends_neither_on_the_window_nor_on_company(
     with_kernels, monkeypatch
@@ -216,6 +218,7 @@ def loaded(folder: Path) -> Decoder:
     return Decoder(module, json.loads(extra[compiled.DESCRIPTION]))
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_what_is_known_of_a_history_changes_nothing(with_kernels) -> None:
     """Streams that take turns, one like another up to a point, longer than a window's history."""
@@ -240,6 +243,7 @@ def test_what_is_known_of_a_history_changes_nothing(with_kernels) -> None:
     assert kept.resumed == windows - 3 and forgetful.resumed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_a_pause_that_repeats_is_decoded_at_its_own_place(with_kernels) -> None:
     """Its history is the same codes each time, and so are the last frames of unlike histories."""
@@ -293,6 +297,7 @@ def test_windows_at_different_places_of_their_streams_share_a_batch(with_kernels
     assert run.resumed == (len(starts) - 1) * known
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_what_is_kept_of_histories_is_bounded(with_kernels, monkeypatch) -> None:
     run = loaded(with_kernels)

@@ -17,7 +17,7 @@ from families.fish_s1.prompt import PromptBuilder, Reference
 from support.engine import FULL, GREEDY, mixed, run
 from support.genuine import assert_same, greedy
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 VARIANTS = ["tiny-mha", "tiny-fastdim", "tiny-noqknorm", "tiny-8books", "tiny-tied"]
 
 

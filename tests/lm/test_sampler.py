@@ -181,6 +181,7 @@ class Watched:
         return codes, logits
 
 
+@pytest.mark.slow
 def test_every_draw_of_a_batch_is_upstreams(llama, prompts) -> None:
     """Windows of the penalty, options and noise stay with their request as rows come and go."""
     watched: Any = Watched(llama)

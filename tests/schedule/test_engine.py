@@ -29,6 +29,7 @@ def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -
         assert_same(got.codes, got.reason, spoken[which], sampling.max_new_tokens)
 
 
+@pytest.mark.slow
 def test_long_speech_stays_upstreams(llama, prompts, tiny_checkpoint, monkeypatch) -> None:
     """2,000 frames, beside requests that come and go; no end, which would come sooner."""
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
@@ -56,6 +57,7 @@ def test_long_speech_stays_upstreams(llama, prompts, tiny_checkpoint, monkeypatc
     assert_same(got.codes, got.reason, expected, frames)
 
 
+@pytest.mark.slow
 def test_result_depends_on_prompt_options_and_seed_alone(llama, prompts) -> None:
     jobs = [
         (prompts[i % 3], Sampling(seed=i // 2, temperature=0.6 + 0.1 * (i % 4), max_new_tokens=40))

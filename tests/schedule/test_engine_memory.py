@@ -90,6 +90,7 @@ def assert_equal(collected: list[Collected], expected: list[Collected]) -> None:
         assert got.reason == want.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["extend", "sample_token", "fast_loop"])
 @pytest.mark.parametrize("number", [0, 1, 4, 9, 16, 23])
 def test_out_of_memory_halves_the_slots_and_changes_nothing(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.soak import ALLOWED_BYTES, ROUNDS, SETTLING, grown, soak
+from benchmarks.load.soak import ALLOWED_BYTES, ROUNDS, SETTLING, grown, soak
 from launch.server import EXIT_TIMEOUT_S, Server
 from support.processes import megabytes
 from support.raw import Stream, infer, joined, stream, tensors

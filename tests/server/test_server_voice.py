@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.server]
 
 from benchmarks.demo import run as demo
 from benchmarks.prepared import prepared
-from benchmarks.recogniser import Recogniser
-from benchmarks.voice_measures import word_errors
+from benchmarks.quality.recogniser import Recogniser
+from benchmarks.quality.voice_measures import word_errors
 from launch.server import Server
 from training.features import median_f0_hz
 from training.sentences import jsgf, read_rules, words
