@@ -25,7 +25,8 @@ from benchmarks.bounds import LlamaShape, Rates
 from benchmarks.prepared import ROOT, prepared
 from benchmarks.server_stats import Snapshot, snapshot
 from benchmarks.upstream import AS_IT_IS, SHORT_CACHE_NAME, Upstream
-from families.fish_s1.prompt import PromptBuilder, Reference
+from ensemble.contract.voice import Reference
+from families.fish_s1.prompt import PromptBuilder
 from launch.server import Server
 from voicereel import Client, VoiceFeatures, synthesize_script
 

@@ -14,7 +14,7 @@ from benchmarks.codec_cells import Codec, taking_turns, windows
 from benchmarks.load_cost import exponent
 from engine.codec.graphs import DecoderGraph
 from engine.schedule.chunk_schedule import Schedule
-from ensemble.contract.tensors import OPTIONS
+from ensemble.contract.options import OPTIONS
 from export.parity import Run
 from launch.server import Server
 

@@ -26,8 +26,9 @@ from rich.table import Table
 from benchmarks import machine, precision
 from engine.lm.llama import Llama
 from engine.schedule.memory import free_bytes, kv_bytes_per_position
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Engine
+from ensemble.contract.options import Sampling
 from ensemble.contract.settings import settings_from
 
 PROMPT_POSITIONS = 8

@@ -18,8 +18,9 @@ from engine.lm.llama import Llama, graphs_for
 from engine.lm.sampler import WINDOW
 from engine.lm.weights import GRAPHS_FILE, load
 from engine.schedule.kv_cache import VIEW_GRAIN
-from engine.schedule.request import Active, Request, Sampling
+from engine.schedule.request import Active, Request
 from ensemble.contract.facts import Facts
+from ensemble.contract.options import Sampling
 from ensemble.contract.settings import Settings
 
 PROMPT, FRAMES, ROWS = 64, 24, 4  # positions pushed through first; frames compared; sequences

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.contract.facts import Facts
-from ensemble.contract.tensors import LONGEST_CHUNK
+from ensemble.contract.options import LONGEST_CHUNK
 
 _MARGIN = 1.2  # the decoder takes time as well
 LAST_GRAIN = 8  # frames; the last window is padded to a multiple, so that few shapes occur
@@ -131,7 +131,7 @@ def alike(windows: list[Window], longest: int, company: int, facts: Facts) -> li
         company: Requests.
         facts: Limits of the codec.
     """
-    if company == 1 or not facts.padded_history:
+    if company == 1:
         return windows
     new = max(share(company), *(len(w.new_frames) for w in windows if w.history), 0)
     history = 1 << (longest - 1).bit_length()

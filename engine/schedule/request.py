@@ -12,27 +12,7 @@ from engine.schedule.chunk_schedule import Schedule, Window
 from engine.schedule.prefix_cache import PrefixCache
 from engine.schedule.runaway import runs_away
 from ensemble.contract.facts import Facts
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What the caller asks; ranges are checked at the front door (`ensemble.contract.options`).
-
-    Attributes:
-        seed: The result depends on it, the prompt and these options alone.
-        temperature: 0 is greedy.
-        top_p, repetition_penalty: As upstream.
-        max_new_tokens: Frames, at most.
-        first_chunk_frames, max_chunk_frames: See `windows.Schedule`.
-    """
-
-    seed: int = 0
-    temperature: float = 0.8
-    top_p: float = 0.8
-    repetition_penalty: float = 1.1
-    max_new_tokens: int = 1024
-    first_chunk_frames: int = 8
-    max_chunk_frames: int = 0
+from ensemble.contract.options import Sampling
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,13 @@ import torch
 
 from engine.lm.llama import Llama
 from engine.schedule.memory import kv_bytes_per_position, out_of_memory
-from engine.schedule.request import Active, Request, Sampling
+from engine.schedule.request import Active, Request
 from engine.schedule.step import Batch
+from ensemble.contract.errors import CancelledError, OverloadedError
+from ensemble.contract.options import Sampling
 
 log = logging.getLogger("fish_llama")
 ASKED_PER_STEP = 4  # to ask one costs a message to Triton, of some 0.1 ms
-
-
-class OverloadedError(RuntimeError):
-    """The queue is full; the caller should try another replica, or later."""
-
-
-class CancelledError(RuntimeError):
-    """The caller no longer waits."""
 
 
 class TooLargeError(RuntimeError):

@@ -20,7 +20,7 @@ def data_type(tensor: Any) -> str:
 
 
 def config_differences(
-    name: str, config: Any, models: Mapping[str, contract.Model]
+    name: str, config: Any, models: Mapping[str, contract.Signature]
 ) -> Iterator[str]:
     """Compare one parsed config.pbtxt of a model with the contract."""
     model = models[name]
@@ -60,7 +60,7 @@ def _words(tensor: contract.Tensor) -> str:
 
 
 def _step_differences(
-    config: Any, model: contract.Model, models: Mapping[str, contract.Model]
+    config: Any, model: contract.Signature, models: Mapping[str, contract.Signature]
 ) -> Iterator[str]:
     """Check an ensemble's wiring: every tensor comes from somewhere, and fits where it goes."""
     known = {t.name: t for t in model.inputs}

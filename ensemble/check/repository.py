@@ -17,7 +17,7 @@ from ensemble.contract import tensors as contract
 
 
 def differences(
-    repository: Path, models: Mapping[str, contract.Model] = contract.MODELS
+    repository: Path, models: Mapping[str, contract.Signature] = contract.MODELS
 ) -> list[str]:
     """Compare a model repository with the contract.
 
@@ -46,7 +46,7 @@ def exported(repository: Path) -> list[Path]:
     return sorted(p for kind in ("onnx", "pt") for p in repository.glob(f"*/*/model.{kind}"))
 
 
-def _model_differences(folder: Path, models: Mapping[str, contract.Model]) -> Iterator[str]:
+def _model_differences(folder: Path, models: Mapping[str, contract.Signature]) -> Iterator[str]:
     versions = [p for p in folder.iterdir() if p.name.isdigit()]
     if not versions:
         yield f"{folder}: no version folder; git drops empty ones, so keep a 1/.gitkeep"
@@ -75,13 +75,13 @@ def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iter
         return
     if config.backend == "python":
         return
-    configured = artefact.Signature(
+    configured = contract.Signature(
         *(
             tuple(
-                artefact.Tensor(
+                contract.Tensor(
                     t.name,
                     data_type(t),
-                    (artefact.ANY, *t.dims) if config.max_batch_size else tuple(t.dims),
+                    (contract.ANY, *t.dims) if config.max_batch_size else tuple(t.dims),
                 )
                 for t in tensors
             )
@@ -95,7 +95,7 @@ def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iter
         yield f"{path}: cannot be read: {error}"
 
 
-def _compare_onnx(configured: artefact.Signature, path: Path) -> Iterator[str]:
+def _compare_onnx(configured: contract.Signature, path: Path) -> Iterator[str]:
     import onnxruntime  # heavy, and needed only where something is exported
 
     options = onnxruntime.SessionOptions()
@@ -104,7 +104,7 @@ def _compare_onnx(configured: artefact.Signature, path: Path) -> Iterator[str]:
     return artefact.onnx_differences(configured, artefact.onnx_signature(session))
 
 
-def _compare_torchscript(configured: artefact.Signature, path: Path) -> Iterator[str]:
+def _compare_torchscript(configured: contract.Signature, path: Path) -> Iterator[str]:
     import torch
 
     module = torch.jit.load(str(path), map_location="cpu")

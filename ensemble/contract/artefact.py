@@ -8,10 +8,10 @@ ValidateOutputs) and pytorch_backend src/pt/model_instance_state.cc (GetNamingCo
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-ANY = -1
+from ensemble.contract.tensors import ANY, Signature, Tensor
+
 _ONNX_DTYPES = {
     "tensor(bool)": "BOOL",
     "tensor(float16)": "FP16",
@@ -22,29 +22,6 @@ _ONNX_DTYPES = {
     **{f"tensor(int{bits})": f"INT{bits}" for bits in (8, 16, 32, 64)},
     **{f"tensor(uint{bits})": f"UINT{bits}" for bits in (8, 16, 32, 64)},
 }
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One input or output, of a config or of an artefact.
-
-    Attributes:
-        name: Its name.
-        dtype: As in config.pbtxt without `TYPE_`.
-        shape: With the batch axis, -1 where it varies.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs, in order."""
-
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
 
 
 def onnx_signature(session: Any) -> Signature:
@@ -77,11 +54,11 @@ def onnx_differences(configured: Signature, real: Signature) -> Iterator[str]:
             got = have[want.name]
             if got.dtype != want.dtype:
                 yield f"{direction} {want.name} is {got.dtype}, in the config {want.dtype}"
-            if not _shapes_agree(want.shape, got.shape, exact=direction == "output"):
-                yield f"{direction} {want.name} is {got.shape}, in the config {want.shape}"
+            if not _dims_agree(want.dims, got.dims, exact=direction == "output"):
+                yield f"{direction} {want.name} is {got.dims}, in the config {want.dims}"
 
 
-def _shapes_agree(configured: tuple[int, ...], real: tuple[int, ...], *, exact: bool) -> bool:
+def _dims_agree(configured: tuple[int, ...], real: tuple[int, ...], *, exact: bool) -> bool:
     return len(configured) == len(real) and all(
         r == c or (r == ANY and not exact) for c, r in zip(configured, real, strict=True)
     )

@@ -18,7 +18,9 @@ import triton_python_backend_utils as pb_utils
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
-from ensemble.contract.tensors import LONGEST_CHUNK, MODELS, OPTIONS
+from ensemble.contract.errors import CancelledError, OverloadedError
+from ensemble.contract.options import LONGEST_CHUNK, OPTIONS
+from ensemble.contract.tensors import MODELS
 from ensemble.serving import wire
 from ensemble.serving.cancel import PARAMETER, token_in
 from ensemble.serving.own_server import grpc_url
@@ -52,8 +54,8 @@ class FrontDoor:
                 forwarded = self._forwarded(request)
                 asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
             else:
-                problem = RuntimeError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
-                _reply(sender, wire.error(self.name, problem, "UNAVAILABLE"))
+                problem = OverloadedError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
+                _reply(sender, wire.error(self.name, problem))
 
     def finalize(self) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
@@ -104,7 +106,7 @@ class FrontDoor:
         answers: Any = self.client.stream_infer(_once(forwarded))  # typed as None by mistake
         async for result, problem in answers:
             if problem is not None:
-                return wire.passed_on(pb_utils.TritonError(problem.message()))
+                return wire.passed_on(problem.message())
             if result.get_response().outputs:
                 chunks.append(_Chunk(result))
         chunks.sort(key=lambda chunk: chunk.index)
@@ -112,7 +114,7 @@ class FrontDoor:
         if last is None or not last.finish_reason or last.index != len(chunks) - 1:
             raise RuntimeError(f"{self.stream_model} ended after {len(chunks)} chunks, unfinished")
         if why := _GIVEN_UP.get(last.finish_reason):
-            return wire.error(self.name, RuntimeError(why), "CANCELLED")
+            raise CancelledError(why)
         return pb_utils.InferenceResponse(
             [
                 wire.tensor("audio", np.concatenate([c.audio for c in chunks]), np.float32),

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 from tritonclient.utils import np_to_triton_dtype
 
-from ensemble.contract.tensors import MODELS, OPTIONS
+from ensemble.contract.options import OPTIONS
+from ensemble.contract.tensors import MODELS
 from voicereel import InvalidRequest, VoiceFeatures
 from voicereel.client import FRONT_DOORS
 from voicereel.request import OPTION_DTYPES, Options, recording_tensors, speech_request

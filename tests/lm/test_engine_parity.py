@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine.lm.llama import Llama
-from engine.schedule.request import Sampling
 from ensemble.contract.facts import Facts
+from ensemble.contract.options import Sampling
 from support.engine import FULL, run
 
 pytestmark = pytest.mark.torch

@@ -19,7 +19,7 @@ from engine.kernels import gpu as gpu_kernels
 from engine.lm import sampler
 from engine.lm.layers import normed, rotate, turns
 from engine.lm.llama import Llama
-from engine.schedule.request import Sampling
+from ensemble.contract.options import Sampling
 from ensemble.contract.settings import Settings
 from support.engine import mixed, run
 from support.genuine import assert_same

@@ -11,8 +11,9 @@ import torch
 
 from engine.lm.llama import Llama, Rows
 from engine.lm.sampler import WINDOW, sample
-from engine.schedule.request import Active, Sampling
+from engine.schedule.request import Active
 from engine.schedule.scheduler import Engine
+from ensemble.contract.options import Sampling
 from support.engine import Collected
 
 pytestmark = pytest.mark.torch

@@ -8,8 +8,9 @@ import torch
 
 from engine.lm.linear import Int8Linear
 from engine.lm.llama import Llama
-from engine.schedule.request import Sampling
-from engine.schedule.scheduler import Engine, OverloadedError
+from engine.schedule.scheduler import Engine
+from ensemble.contract.errors import OverloadedError
+from ensemble.contract.options import Sampling
 from ensemble.contract.settings import settings_from
 from support.engine import GREEDY, Collected, mixed, needs_vnni, run
 from support.genuine import assert_same, greedy

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from engine.schedule import chunk_schedule as windows
 from engine.schedule.chunk_schedule import LAST_GRAIN, Schedule, Window, alike, share
-from ensemble.contract.tensors import LONGEST_CHUNK
+from ensemble.contract.options import LONGEST_CHUNK
 from support.facts import FACTS as SOME
 
-FACTS = replace(SOME, history_frames=100, padded_history=True)
+FACTS = replace(SOME, history_frames=100)
 
 
 @given(
@@ -111,9 +111,8 @@ def test_in_company_windows_come_together_in_one_shape(lengths, late, most) -> N
     assert heard == lengths
 
 
-def test_a_decoder_that_knows_no_padding_gets_none() -> None:
+def test_only_windows_that_share_a_batch_are_padded() -> None:
     window = Window(np.ones((2, 9), np.int64), np.arange(8, 9), 1, 1)
-    assert alike([window], 9, 5, replace(FACTS, padded_history=False)) == [window]
     assert alike([window], 9, 1, FACTS) == [window]
     (padded,) = alike([window], 9, 5, FACTS)
     assert (padded.history, len(padded.new_frames)) == (16, share(5))

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from engine.lm.llama import Llama
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Engine
+from ensemble.contract.options import Sampling
 from ensemble.contract.settings import Settings
-from families.fish_s1.prompt import Reference
+from ensemble.contract.voice import Reference
 
 FULL = Settings(torch.device("cpu"), torch.float32, 16)
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX-512 VNNI")

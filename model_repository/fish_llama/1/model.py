@@ -17,12 +17,12 @@ import triton_python_backend_utils as pb_utils
 from engine.lm.llama import Llama
 from engine.schedule.chunk_schedule import Window
 from engine.schedule.memory import MAX_SLOTS, positions_that_fit
-from engine.schedule.request import Request, Sampling
-from engine.schedule.scheduler import CancelledError, Engine, OverloadedError
+from engine.schedule.request import Request
+from engine.schedule.scheduler import Engine
+from ensemble.contract.errors import CancelledError, kind_of
 from ensemble.contract.facts import Facts
-from ensemble.contract.options import checked_options
+from ensemble.contract.options import OPTIONS, sampling_from
 from ensemble.contract.settings import Settings, settings_from
-from ensemble.contract.tensors import OPTIONS
 from ensemble.serving import wire
 from ensemble.serving.cancel import CancelToken
 from ensemble.serving.metrics import LlamaMetrics
@@ -81,16 +81,14 @@ class TritonPythonModel:
 
     def _parsed(self, request, stream: Stream) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
-        options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
+        sampling = sampling_from({n: v[0].item() for n, v in asked.items() if v is not None})
         prompt = wire.required(request, "prompt")
         self._check(prompt)
         prefix = wire.array(request, "prefix_length")
         prefix_length = 0 if prefix is None else int(prefix[0])
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
-        return Request(
-            prompt, Sampling(**options), stream.send, stream.fail, stream.why_over, prefix_length
-        )
+        return Request(prompt, sampling, stream.send, stream.fail, stream.why_over, prefix_length)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts
@@ -157,10 +155,10 @@ class Stream:
             reason = "timeout" if self.timed_out else "cancelled"
             nothing = np.zeros((self.facts.num_codebooks, 1), np.int64)
             return self.send(Window(nothing, np.array([-1]), self.num_sent, 0, reason))
-        codes = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}
-        code = codes.get(type(problem), "")
-        self.metrics.count_outcome(code.lower() or "refused or failed")
-        self._send(wire.error("fish_llama", problem, code), final=True)
+        code = kind_of(problem).code
+        given_up = code in ("UNAVAILABLE", "CANCELLED")
+        self.metrics.count_outcome(code.lower() if given_up else "refused or failed")
+        self._send(wire.error("fish_llama", problem), final=True)
 
     def _send(self, response: pb_utils.InferenceResponse, final: bool) -> None:
         if final and self.token is not None:
