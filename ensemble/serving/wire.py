@@ -1,4 +1,4 @@
-"""Between Triton's requests and plain Python, for the Python models. Imports only in a server."""
+"""Converts between Triton's requests and NumPy, for the Python models. Imports only in a server."""
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
@@ -64,5 +64,5 @@ def _refusal(message: str, kind: errors.Kind) -> pb_utils.InferenceResponse:
 
 
 def version_folder(args: dict) -> Path:
-    """Where this model's artefacts lie."""
+    """The folder that holds this model's artefacts."""
     return Path(args["model_repository"]) / args["model_version"]
