@@ -58,7 +58,6 @@ LEFT = {
     ("export.run", "engine.kernels"),
     ("export.run", "ensemble.serving"),
     ("export.run", "families"),
-    ("launch.doctor.repository", "ensemble.check"),
     ("model_repository.fish_prompt.1.model", "families.fish_s1.prompt"),
 }
 

@@ -1,17 +1,16 @@
-"""`python -m ensemble.check`: the contract == every config.pbtxt == the exported artefacts.
+"""Compares the contract with every config.pbtxt and every exported artefact of a repository.
 
-Gathers every difference before it ends, so that one run shows all there is to mend.
+It gathers all differences, so that one run shows all there is to fix.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from google.protobuf import text_format
 
-from ensemble.check.config import ARTEFACTS, CONTRACT, ModelConfig, config_differences, data_type
+from ensemble.check.config import CONTRACT, ModelConfig, config_differences, data_type
+from ensemble.check.profiles import profile_differences
 from ensemble.contract import artefact
 from ensemble.contract import tensors as contract
 
@@ -33,7 +32,7 @@ def differences(
     found += [f"{repository / name}: missing" for name in sorted(models.keys() - folders)]
     for name in sorted(folders & models.keys()):
         found += _model_differences(repository / name, models)
-    return found
+    return [*found, *profile_differences(repository)]
 
 
 def config_paths(model: Path) -> list[Path]:
@@ -66,8 +65,8 @@ def _model_differences(folder: Path, models: Mapping[str, contract.Signature]) -
 
 
 def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iterator[str]:
-    """Compare an exported graph with one config that serves it; a missing one is no difference."""
-    filename = config.default_model_filename or ARTEFACTS.get(config.backend, "")
+    """Compare an exported graph with one config that serves it, if it has been exported."""
+    filename = config.default_model_filename or artefact.FILE_OF_BACKEND.get(config.backend, "")
     path = version / filename
     if not filename or not path.is_file():
         if config.backend == "python":
@@ -109,24 +108,3 @@ def _compare_torchscript(configured: contract.Signature, path: Path) -> Iterator
 
     module = torch.jit.load(str(path), map_location="cpu")
     return artefact.torchscript_differences(configured, module)
-
-
-def main(
-    repository: Annotated[Path, typer.Option(help="Model repository.")] = Path("model_repository"),
-) -> None:
-    """Check that contract, configs and artefacts agree; exit status 1 if they do not."""
-    if not repository.is_dir():
-        print(f"check: model repository {repository} does not exist", file=sys.stderr)
-        raise typer.Exit(1)
-    found = differences(repository)
-    for difference in found:
-        print(difference)
-    if found:
-        print(f"check: {len(found)} differences", file=sys.stderr)
-        raise typer.Exit(1)
-    configs = sum(len(config_paths(repository / name)) for name in contract.MODELS)
-    artefacts = ", ".join(str(p.relative_to(repository)) for p in exported(repository))
-    print(
-        f"check: {len(contract.MODELS)} models, {configs} configs, artefacts "
-        f"({artefacts or 'none exported'}) and {CONTRACT} agree"
-    )

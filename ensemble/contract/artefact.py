@@ -1,4 +1,4 @@
-"""What an exported graph takes and gives, and how far that is from what a config says.
+"""What an exported graph takes and gives, and where that differs from what a config says.
 
 Used when a backend loads an artefact and by `python -m ensemble.check`. As strict as the native
 backends, so that a repository that serves here also serves on NVIDIA's image.
@@ -12,6 +12,7 @@ from typing import Any
 
 from ensemble.contract.tensors import ANY, Signature, Tensor
 
+FILE_OF_BACKEND = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
 _ONNX_DTYPES = {
     "tensor(bool)": "BOOL",
     "tensor(float16)": "FP16",
@@ -65,12 +66,12 @@ def _dims_agree(configured: tuple[int, ...], real: tuple[int, ...], *, exact: bo
 
 
 def forward_arguments(module: Any) -> list[str]:
-    """Names of what a TorchScript module's `forward` takes."""
+    """Names of the arguments of a TorchScript module's `forward`."""
     return [a.name for a in module.forward.schema.arguments if a.name != "self"]
 
 
 def positions(names: Sequence[str], arguments: Iterable[str] = ()) -> list[int]:
-    """Where each tensor of a config goes in a TorchScript call, or comes from in its result.
+    """Position of each tensor of a config in a TorchScript call or in its result.
 
     Args:
         names: The config's, in order.
