@@ -26,7 +26,8 @@ from benchmarks.report import console, finish
 from benchmarks.server_stats import snapshot
 from benchmarks.speed.bounds import LlamaWork, Rates
 from benchmarks.speed.upstream import AS_IT_IS, Upstream, short_cache_name
-from families.fish_s1.prompt import PromptBuilder, Reference
+from ensemble.contract.voice import Reference
+from families.fish_s1.prompt import PromptBuilder
 from launch.server import Server
 from voicereel import Audio, Client, VoiceFeatures, synthesize_script
 

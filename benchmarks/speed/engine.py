@@ -30,8 +30,9 @@ from engine.lm.load import load_runner
 from engine.lm.on_torch import TorchRunner
 from engine.lm.placement import Placement, placement_for
 from engine.schedule.memory import free_bytes, kv_bytes_per_position
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
+from ensemble.contract.options import Sampling
 from ensemble.contract.settings import server_settings
 from families.fish_s1.checkpoint import load_checkpoint
 

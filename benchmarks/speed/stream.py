@@ -14,7 +14,7 @@ from benchmarks.growth import exponent
 from benchmarks.speed.cells import Codec, taking_turns, windows
 from engine.codec.graphs import DecoderGraph
 from engine.schedule.chunk_schedule import ChunkSchedule
-from ensemble.contract.tensors import OPTIONS
+from ensemble.contract.options import OPTIONS
 from export.parity import Run
 from launch.server import Server
 

@@ -38,7 +38,7 @@ class ServerError(VoiceReelError):
 # An error is classified by its words first: on a stream it has no status, and a unary front door
 # gets every error of the models behind it as INTERNAL (Triton 24.10). So the models write the kind
 # of an error into its message, "MODEL: KIND: ..."; a test compares the kinds with those of
-# ensemble/serving/wire.py. The first entry that fits counts.
+# ensemble/contract/errors.py. The first entry that fits counts.
 KINDS = {
     "invalid request: ": InvalidRequest,
     "overloaded: ": Overloaded,

@@ -2,7 +2,7 @@
 
 Everything else about an option is derived from its entry: keyword of the client, field of a script
 file, flag of the command line, input tensor and check. The server has a table of its own
-(ensemble/contract/tensors.py of voicereel-triton); a test holds the two equal.
+(ensemble/contract/options.py of voicereel-triton); a test holds the two equal.
 """
 
 import operator

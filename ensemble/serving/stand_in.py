@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.contract.artefact import ANY, Signature, Tensor
+from ensemble.contract.tensors import ANY, Signature, Tensor
 
 Arrays = dict[str, np.ndarray]
 

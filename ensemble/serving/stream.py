@@ -7,14 +7,12 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from engine.schedule.scheduler import CancelledError, OverloadedError
+from ensemble.contract.errors import CancelledError, kind_of
 from ensemble.contract.facts import Facts
 from ensemble.contract.window import Window
 from ensemble.serving import wire
 from ensemble.serving.cancel import CancelToken
 from ensemble.serving.metrics import LlamaMetrics
-
-_CODES = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}  # of `TritonError`
 
 
 class Stream:
@@ -92,10 +90,11 @@ class Stream:
             reason = "timeout" if self._timed_out else "cancelled"
             nothing = np.zeros((self._facts.num_codebooks, 1), np.int64)
             return self.send(Window(nothing, np.array([-1]), self._num_sent, 0, reason))
-        code = _CODES.get(type(problem), "")
-        self._metrics.count_outcome(code.lower() or "refused or failed")
+        code = kind_of(problem).code
+        given_up = code in ("UNAVAILABLE", "CANCELLED")
+        self._metrics.count_outcome(code.lower() if given_up else "refused or failed")
         try:
-            self._respond(wire.error("fish_llama", problem, code), final=True)
+            self._respond(wire.error("fish_llama", problem), final=True)
         except Exception as trouble:  # raised, it would end the scheduler's thread
             pb_utils.Logger.log_error(f"fish_llama: a caller was not told of {problem}: {trouble}")
 

@@ -1,32 +1,22 @@
 """Error kinds: the client's table and the words that the server's models write are the same."""
 
-import ast
-from pathlib import Path
-
 import pytest
 
+from ensemble.contract import errors as contract
 from voicereel.errors import KINDS, Cancelled, InvalidRequest, Overloaded, VoiceReelError, error_for
 
-WIRE = Path(__file__).resolve().parents[2] / "ensemble" / "serving" / "wire.py"
 EXPECTED = {"INVALID_ARG": InvalidRequest, "UNAVAILABLE": Overloaded, "CANCELLED": Cancelled}
 
 
-def kinds_of_the_server() -> dict[str, str]:
-    """Code -> kind; read from the source, which imports only inside a tritonserver."""
-    for node in ast.walk(ast.parse(WIRE.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_KINDS":
-            return ast.literal_eval(node.value)
-    pytest.fail(f"{WIRE} has no _KINDS")
-
-
 def test_every_kind_of_the_server_has_its_error() -> None:
-    said = kinds_of_the_server()
-    found = {code: type(error_for("", f"fish_llama: {kind}: words")) for code, kind in said.items()}
+    found = {
+        kind.code: type(error_for("", f"fish_llama: {kind.words}: why")) for kind in contract.KINDS
+    }
     assert found == EXPECTED
 
 
 def test_the_client_knows_no_kind_that_the_server_lacks() -> None:
-    assert {words.partition(":")[0] for words in KINDS} == set(kinds_of_the_server().values())
+    assert {words.partition(":")[0] for words in KINDS} == {kind.words for kind in contract.KINDS}
 
 
 @pytest.mark.parametrize("words", KINDS)

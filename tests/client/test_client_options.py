@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import np_to_triton_dtype
 
-from ensemble.contract import tensors as contract
+from ensemble.contract import options as contract
 from support.command_line import run
 from support.fake_server import FakeServer, inputs_of, whole
 from voicereel import InvalidRequest, VoiceFeatures

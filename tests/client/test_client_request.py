@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from tritonclient.utils import np_to_triton_dtype
 
-from ensemble.contract import tensors as contract
+from ensemble.contract import options as contract
 from ensemble.contract.tensors import MODELS
 from voicereel import InvalidRequest, VoiceFeatures
 from voicereel.client import FRONT_DOORS

@@ -13,7 +13,7 @@ from engine.codec import package as compiled
 from engine.codec import session as decoder
 from engine.codec.session import Decoder, runs
 from engine.kernels import transformer as kernels
-from ensemble.contract.artefact import ANY, Signature, Tensor
+from ensemble.contract.tensors import ANY, Signature, Tensor
 from ensemble.serving.kernel_file import load_compiled
 from ensemble.serving.stand_in import ServedModel
 from launch.server import Server

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engine.codec import package as compiled
 from engine.kernels import transformer as kernels
-from ensemble.contract.artefact import Signature, Tensor
+from ensemble.contract.tensors import Signature, Tensor
 from ensemble.serving import kernel_file as served
 from ensemble.serving.stand_in import ServedModel
 

@@ -151,7 +151,7 @@ def test_every_variable_is_in_the_table() -> None:
 
 
 def test_every_option_is_in_the_protocol() -> None:
-    from ensemble.contract.tensors import OPTIONS
+    from ensemble.contract.options import OPTIONS
 
     rows = TEXTS["docs/protocol.md"]
     assert [o.name for o in OPTIONS if f"| `{o.name}` | {o.dtype} |" not in rows] == []

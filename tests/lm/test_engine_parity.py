@@ -11,8 +11,8 @@ import torch
 
 from engine.lm.load import load_runner
 from engine.lm.on_torch import TorchRunner
-from engine.schedule.request import Sampling
 from ensemble.contract.facts import Facts
+from ensemble.contract.options import Sampling
 from support.engine import FULL, run
 
 pytestmark = pytest.mark.torch

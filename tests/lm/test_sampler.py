@@ -10,9 +10,9 @@ import torch
 
 from engine.lm.runner import PENALTY_FRAMES, Draw, Runner
 from engine.lm.sampler import exponential_noise, sample
-from engine.schedule.request import Sampling
 from engine.schedule.rows import Rows
 from engine.schedule.scheduler import Scheduler
+from ensemble.contract.options import Sampling
 from support.engine import Collected
 
 pytestmark = pytest.mark.torch

@@ -10,8 +10,9 @@ from engine.lm.linear import PackedInt8Linear
 from engine.lm.load import load_runner
 from engine.lm.placement import Placement
 from engine.lm.runner import NewPositions
-from engine.schedule.request import Sampling
-from engine.schedule.scheduler import OverloadedError, Scheduler
+from engine.schedule.scheduler import Scheduler
+from ensemble.contract.errors import OverloadedError
+from ensemble.contract.options import Sampling
 from support.engine import GREEDY, Collected, mixed, needs_vnni, run
 from support.genuine import assert_same, greedy
 

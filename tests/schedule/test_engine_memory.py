@@ -10,8 +10,9 @@ import torch
 from engine.lm.runner import NewPositions, Runner
 from engine.schedule.kv_cache import KVCache
 from engine.schedule.memory import free_bytes, kv_bytes_per_position, positions_that_fit
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler, TooLargeError
+from ensemble.contract.options import Sampling
 from support.engine import Collected, run
 
 pytestmark = pytest.mark.torch

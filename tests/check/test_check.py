@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ensemble.check import repository as check
+from ensemble.check.__main__ import main
+from ensemble.check.profiles import write_profiles
 from ensemble.contract.tensors import MODELS
 from support import toys
 
@@ -110,7 +112,7 @@ def test_the_command_line(copy) -> None:
     import typer
 
     app = typer.Typer()
-    app.command()(check.main)
+    app.command()(main)
     good = CliRunner().invoke(app, ["--repository", str(copy)])
     assert good.exit_code == 0
     assert good.stdout.startswith(f"check: {len(MODELS)} models, ")
@@ -121,3 +123,35 @@ def test_the_command_line(copy) -> None:
     assert bad.stdout == f"{copy}/stray: not in ensemble/contract/tensors.py\n"
     missing = CliRunner().invoke(app, ["--repository", "/nowhere"])
     assert (missing.exit_code, missing.stdout) == (1, "")
+
+
+def test_profiles_are_what_their_config_gives(copy) -> None:
+    changed = copy / "fish_decoder/config.pbtxt"
+    changed.write_text(changed.read_text().replace("3000", "4000"))
+    found = check.differences(copy)
+    assert [line.partition(": ")[0] for line in found] == [
+        f"{copy}/fish_decoder/configs/{name}.pbtxt" for name in ("cpu", "gpu", "gpu_multi")
+    ]
+    assert all("python -m ensemble.check --write-profiles" in line for line in found)
+    write_profiles(copy)
+    assert check.differences(copy) == []
+    for name in ("cpu", "gpu", "gpu_multi"):
+        assert "4000" in (copy / f"fish_decoder/configs/{name}.pbtxt").read_text()
+
+
+def test_a_missing_profile_and_a_config_without_a_place_are_found(copy) -> None:
+    (copy / "fish_llama/configs/gpu.pbtxt").unlink()
+    config = copy / "fish_encoder/config.pbtxt"
+    config.write_text(config.read_text().replace("KIND_AUTO is a GPU", "KIND_AUTO may be a GPU"))
+    assert check.differences(copy) == [
+        f"{copy}/fish_llama/configs/gpu.pbtxt: is not what config.pbtxt and "
+        "ensemble/check/profiles.py give. Write it with: python -m ensemble.check --write-profiles",
+        *[
+            f"{config}: has 0 places for '# Profile: {about}', expected 1"
+            for about in (
+                "no GPU.",
+                "one GPU, shared with the other stages.",
+                "every GPU has an instance.",
+            )
+        ],
+    ]
