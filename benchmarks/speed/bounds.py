@@ -21,7 +21,7 @@ class Rates:
 
     Attributes:
         read: Bytes per second from memory.
-        multiply: Operations per second of a matrix product, by dtype; int8 only with VNNI.
+        multiply: Operations per second of a matrix product, by dtype: those that the CPU has.
     """
 
     read: float
@@ -29,7 +29,9 @@ class Rates:
 
     @classmethod
     def measured(cls) -> "Rates":
-        multiply = {name: machine.matmul_flops_per_s(DTYPES[name]) for name in ("bf16", "fp32")}
+        # Without its instructions torch emulates bfloat16, at a small part of float32's rate.
+        names = ("bf16", "fp32") if torch.cpu._is_avx512_bf16_supported() else ("fp32",)
+        multiply = {name: machine.matmul_flops_per_s(DTYPES[name]) for name in names}
         if torch.cpu._is_vnni_supported():
             multiply["int8"] = machine.int8_ops_per_s()
         return cls(machine.read_bytes_per_s(), multiply)

@@ -59,6 +59,7 @@ def decoded(decoder, window: Window) -> np.ndarray:
     return decoder(*inputs)[0, : window.num_frames * FRAME].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 def test_every_length_streamed_equals_upstreams_whole(codec, decoder, codes, length) -> None:
     expected = upstream(codec, codes[:length])
