@@ -12,7 +12,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.codec_cells import Codec, taking_turns, windows
 from benchmarks.load_cost import exponent
-from engine.codec.graphs import DecoderGraph
+from engine.codec.decoder import DecoderGraph
 from engine.schedule.chunk_schedule import ChunkSchedule
 from ensemble.contract.tensors import OPTIONS
 from export.parity import Run

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("fish_speech")
 pytestmark = pytest.mark.torch
 
-from engine.codec.graphs import quantizers
+from engine.codec.quantizer import quantizers
 from families.fish_s1.upstream import ContentSequence, TextPart, VQPart
 from training import codebooks, features, sentences, settings, speech
 from training.codec import (
