@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from engine.codec.graphs import DecoderGraph, quantizers, samples_per_frame
-from engine.codec.int8 import machine_fault
-from engine.codec.package import FILE_NAME, INT8_FILE_NAME
-from engine.kernels import transformer as kernels
+from engine.codec.decoder import DecoderGraph
+from engine.codec.memory import keep_memory
+from engine.codec.package import FILE_NAME, INT8_FILE_NAME, machine_fault
+from engine.codec.quantizer import quantizers
+from engine.codec.streaming import samples_per_frame
 from ensemble.contract.facts import Facts, max_prompt_length
-from ensemble.serving.kernel_file import keep_memory
 from export.codec import export_decoder, export_encoder
 from export.lm import export_llama, num_semantic
 from export.parity import Comparison
@@ -92,11 +92,11 @@ def _kernels(compiled: bool, int8: bool, console: Console) -> list[str]:
     """Which of those asked for can be made here; says why not."""
     if not (compiled or int8):
         return []
-    if fault := kernels.fault():
+    if fault := machine_fault():
         console.print(f"export: the codec is not laid out for this CPU: {fault}")
         return []
     made = ["float"] if compiled else []
-    if int8 and (fault := machine_fault()):
+    if int8 and (fault := machine_fault(int8=True)):
         console.print(f"export: no decoder in int8: {fault}")
     elif int8:
         made.append("int8")
@@ -148,7 +148,7 @@ def facts_of(
         sample_rate=int(codec.sample_rate),
         samples_per_frame=samples_per_frame(codec),
         codebook_sizes=tuple(int(q.codebook_size) for q in quantizers(codec)),
-        max_frames=int(decoder.count.shape[1]),
+        max_frames=decoder.max_frames,
         max_reference_frames=max_prompt_length(int(config.max_seq_len)),
         history_frames=decoder.history_frames,
         vocab_size=int(config.vocab_size),

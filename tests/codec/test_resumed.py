@@ -1,7 +1,7 @@
 """The decoder goes on only behind the very history that it kept, for a stand-in of the codec.
 
 Its audio is a number made of all codes that can be heard and of the position, so that going on
-behind another history is heard. The same for the real codec: tests/test_compiled.py.
+behind another history is heard. The same for the real codec: tests/codec/test_on_kernels.py.
 """
 
 from itertools import pairwise
@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from engine.codec.session import Decoder
-
 torch = pytest.importorskip("torch")
+
+from engine.codec.session import DecoderSession
 
 HISTORY, BOOKS, FRAME = 12, 10, 2  # frames that can be heard, rows of codes, samples per frame
 FACTS = {
@@ -60,15 +60,15 @@ def window(codes: np.ndarray, begin: int, end: int) -> dict[str, np.ndarray]:
     return {"codes": codes[None, :, first:end], "new_frames": np.arange(begin, end)[None]}
 
 
-def decoder() -> Decoder:
-    return Decoder(Codec(), FACTS)
+def decoder() -> DecoderSession:
+    return DecoderSession(Codec(), FACTS)
 
 
 def random_codes(frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 64, (BOOKS, frames))
 
 
-def heard(run: Decoder, codes: np.ndarray, begin: int, end: int, resumed: bool) -> None:
+def heard(run: DecoderSession, codes: np.ndarray, begin: int, end: int, resumed: bool) -> None:
     """A window sounds as if nothing had been kept; whether something was, is as expected."""
     before = run.resumed
     found = run(window(codes, begin, end))

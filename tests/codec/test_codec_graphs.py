@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.codec.channels_last import ChannelsLastDecoder
-from engine.codec.graphs import DecoderGraph, EncoderGraph
+from engine.codec.decoder import DecoderGraph
+from engine.codec.encoder import EncoderGraph
 from engine.codec.layers import UnsupportedCodecError
+from export.codec_kernels import in_bfloat16
+from export.parity import noise
 from export.parity import test_signal as signal
 
 pytestmark = pytest.mark.torch
@@ -69,18 +71,18 @@ def test_history_is_what_is_heard_and_no_more(decoder, codes) -> None:
     assert (window(decoder, codes, start, end, convolutions_only) - exact).abs().max() > 1e-5
 
 
-AT_ONCE = torch.tensor([[1000]])  # chunks: tests/test_encoder_chunks.py
+AT_ONCE = torch.tensor([[1000]])  # chunks: tests/codec/test_encoder.py
 
 
 @torch.inference_mode()
-def test_a_decoder_in_bfloat16_leaves_its_graph_as_it_was(codec, codes, whole) -> None:
-    """An export whose bfloat16 is too noisy makes another one in float32, from the same graph."""
+def test_bfloat16_leaves_its_graph_as_it_was(codec, codes, whole) -> None:
+    """The export judges 8 bits by a copy in bfloat16; what it exports stays in float32."""
     graph = DecoderGraph(codec).eval()
-    ChannelsLastDecoder(graph, torch.bfloat16)
-    exact = ChannelsLastDecoder(graph).eval()
-    new = torch.arange(20, 30).repeat(2, 1)
-    audio = exact(codes[:, :, :30], new)
-    assert (audio - whole[:, 20 * FRAME : 30 * FRAME]).abs().max() <= 1e-4
+    window, new = codes[:, :, :30], torch.arange(20, 30).repeat(2, 1)
+    (half,) = in_bfloat16(graph)(window, new)
+    expected = whole[:, 20 * FRAME : 30 * FRAME]
+    assert (graph(window, new) - expected).abs().max() <= 1e-4
+    assert 1e-3 < noise(half, expected) < 0.2
 
 
 @torch.inference_mode()

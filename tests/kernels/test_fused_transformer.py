@@ -9,9 +9,11 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F
 
-from engine.kernels import transformer as kernels
+from engine.kernels import build
 from engine.kernels.norm import rms_norm
 from engine.kernels.rotary import rotate, rotation
+from engine.kernels.rounding import rounded_weight
+from engine.kernels.transformer import FusedLayer, FusedLinear, FusedTransformer
 from engine.lm import sampler
 from engine.lm.linear import linear_for
 from engine.lm.load import load_runner
@@ -21,7 +23,7 @@ from engine.lm.runner import PENALTY_FRAMES, NewPositions
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
 
-if reason := kernels.fault():
+if reason := build.fault():
     pytest.skip(reason, allow_module_level=True)
 
 
@@ -33,18 +35,18 @@ def numbers(*extents: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize(("rows", "outputs", "depth"), [(1, 32, 8), (3, 33, 63), (17, 200, 256)])
 def test_products(dtype, rows, outputs, depth) -> None:
     x, weight = numbers(rows, depth), (numbers(outputs, depth, seed=1) / depth**0.5).to(dtype)
-    found = kernels.Product(weight)(x)
+    found = FusedLinear(weight)(x)
     torch.testing.assert_close(found, x @ weight.float().T, rtol=1e-5, atol=1e-5)
 
 
 def test_what_comes_before_and_after_a_product() -> None:
     x, weight, bias, norm = numbers(2, 3, 64), numbers(48, 64), numbers(48), numbers(64)
     before = numbers(2, 3, 48, seed=2)
-    found = kernels.Product(weight, bias, norm, eps=1e-5)(x, before)
+    found = FusedLinear(weight, bias, norm, eps=1e-5)(x, before)
     wanted = F.linear(rms_norm(x, norm, 1e-5), weight, bias) + before
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     gate, up = x.chunk(2, dim=-1)
-    found = kernels.Product(weight[:, :32], gated=True)(x)
+    found = FusedLinear(weight[:, :32], gated=True)(x)
     torch.testing.assert_close(found, F.linear(F.silu(gate) * up, weight[:, :32]))
 
 
@@ -56,16 +58,36 @@ needs_vnni = pytest.mark.skipif(
 @needs_vnni
 def test_8_bit_products() -> None:
     x, weight = numbers(5, 512), numbers(70, 512, seed=1)
-    found, exact = kernels.Product(weight, int8=True)(x), x @ weight.T
+    found, exact = FusedLinear(weight, int8=True)(x), x @ weight.T
     assert ((found - exact).norm() / exact.norm()).item() < 0.02
     torch.testing.assert_close(found, linear_for(CPU, int8=True)(weight, None)(x))
-    assert kernels.Product(weight[:, :510], int8=True).scales.numel() == 0  # four at a time
+    assert FusedLinear(weight[:, :510], int8=True).scales.numel() == 0  # four at a time
+
+
+def test_weights_split_in_two_are_float32_but_for_little() -> None:
+    weight, x, norm = numbers(70, 192, seed=1) / 14, numbers(37, 192), numbers(192, seed=2)
+    found = FusedLinear(weight, norm=norm, eps=1e-6, split=True)(x)
+    exact = FusedLinear(weight, norm=norm, eps=1e-6)(x)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_in_8_bits_have_scales_of_their_own() -> None:
+    weight, x = numbers(48, 32, seed=1) / 32**0.5, numbers(3, 7, 32)
+    x *= torch.logspace(-6, 6, 21).view(3, 7, 1)
+    x[1, 2] = 0
+    linear, (rounded, scale) = FusedLinear(weight, int8=True), rounded_weight(weight)
+    step = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+    known = (x / step + 128).round() - 128
+    expected = known @ (rounded * scale[:, None]).T
+    torch.testing.assert_close(linear(x) / step, expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(linear(x[1:2, 3:4]), linear(x)[1:2, 3:4])
+    assert not linear(x)[1, 2].any()
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", pytest.param("int8", marks=needs_vnni)])
 def test_a_row_of_a_product_is_the_same_in_any_batch(kind) -> None:
     weight = numbers(100, 192, seed=1)
-    product = kernels.Product(
+    product = FusedLinear(
         weight if kind == "float32" else weight.bfloat16(), norm=numbers(192), int8=kind == "int8"
     )
     x = numbers(67, 192)
@@ -78,14 +100,14 @@ def attend(qkv, past, cos_sin, norms, keys, values, begins=None, window=2**62, s
     """By a transformer of one layer that does nothing else."""
     width, dim, kv_heads = qkv.shape[-1], keys.shape[-1], keys.shape[1]
     inner = width - 2 * kv_heads * dim
-    layer = kernels.KernelLayer(
-        kernels.Product(torch.eye(width)),
-        kernels.Product(torch.eye(width, inner)),
-        kernels.Product(torch.zeros(8, width)),
-        kernels.Product(torch.zeros(width, 4), gated=True),
+    layer = FusedLayer(
+        FusedLinear(torch.eye(width)),
+        FusedLinear(torch.eye(width, inner)),
+        FusedLinear(torch.zeros(8, width)),
+        FusedLinear(torch.zeros(width, 4), gated=True),
         head_norms=norms,
     )
-    run = kernels.Layers([layer], 1e-6)
+    run = FusedTransformer([layer], 1e-6)
     y = run(qkv, past, cos_sin, keys[None], values[None], begins, window, shared)
     return (y - qkv)[..., :inner]
 
@@ -189,11 +211,11 @@ def test_a_runner_does_without_where_it_is_told_to(repository) -> None:
 def test_without_a_compiler_the_reason_says_what_to_do(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    kernels.fault.cache_clear()
+    build.fault.cache_clear()
     try:
-        assert kernels.fault() == "there is no C++ compiler (apt-get install g++)"
+        assert build.fault() == "there is no C++ compiler (apt-get install g++)"
     finally:
-        kernels.fault.cache_clear()
+        build.fault.cache_clear()
 
 
 def test_attention_reads_what_rows_share_in_one_of_them() -> None:

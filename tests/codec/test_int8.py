@@ -1,4 +1,4 @@
-"""The decoder in 8 bits: exact in streams and company, near float32, served only if asked for."""
+"""The decoder in 8 bits: exact in streams and batches, near float32, served only if asked for."""
 
 import io
 import zipfile
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from engine.codec import package as compiled
-from engine.kernels import transformer as kernels
+from engine.codec.package import FILE_NAME, INT8_FILE_NAME, PARAMETER, machine_fault
 from ensemble.contract.tensors import Signature, Tensor
-from ensemble.serving import kernel_file as served
-from ensemble.serving.stand_in import ServedModel
+from ensemble.serving.kernel_file import load_kernel_file
+from ensemble.serving.stand_in.batch import Run
+from ensemble.serving.stand_in.served_model import ServedModel
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -25,7 +25,7 @@ MODEL = ServedModel(
     artefact=Path("model.pt"),
     signature=Signature(INPUTS, (Tensor("audio", "FP32", (-1,)),)),
     batched=True,
-    parameters={compiled.PARAMETER: compiled.FILE_NAME},
+    parameters={PARAMETER: FILE_NAME},
     graph_level=0,
     gpu=None,
 )
@@ -34,15 +34,15 @@ needs_vnni = pytest.mark.skipif(
 )
 
 
-def loaded(folder: Path) -> tuple[served.Run | None, str]:
+def loaded(folder: Path) -> tuple[Run | None, str]:
     """As a server does; with what it would log."""
     lines = []
     model = ServedModel(**{**vars(MODEL), "artefact": folder / "model.pt"})
-    run = served.load_compiled(model, lines.append)
+    run = load_kernel_file(model, lines.append)
     return run, "\n".join(lines)
 
 
-def audio(run: served.Run, codes: np.ndarray, begin: int, end: int) -> np.ndarray:
+def audio(run: Run, codes: np.ndarray, begin: int, end: int) -> np.ndarray:
     """Of the frames begin to end of codes (batch, 10, frames)."""
     numbers = np.tile(np.arange(begin, end), (len(codes), 1))
     return run({"codes": codes[:, :, :end], "new_frames": numbers})["audio"]
@@ -51,12 +51,12 @@ def audio(run: served.Run, codes: np.ndarray, begin: int, end: int) -> np.ndarra
 @pytest.fixture(scope="module")
 def folder(codec, tmp_path_factory) -> Path:
     """A version folder with the tiny codec's decoder, laid out here."""
-    from engine.codec.graphs import DecoderGraph
+    from engine.codec.decoder import DecoderGraph
     from engine.codec.int8 import example_codes
     from export.codec_kernels import export_int8
     from export.parity import decoder_cases
 
-    if fault := kernels.fault():
+    if fault := machine_fault():
         pytest.skip(fault)
     path = tmp_path_factory.mktemp("int8")
     cases = decoder_cases(codec, (64,) * 10, SAMPLES)
@@ -68,11 +68,12 @@ def folder(codec, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def int8(monkeypatch) -> None:
+    """Ask for 8 bits, if need be on a machine where they are slower than float32."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     monkeypatch.setenv("FISH_SPEECH_PRECISION", "int8")
 
 
-@needs_vnni
-def test_audio_depends_neither_on_the_window_nor_on_company(folder, int8) -> None:
+def test_audio_depends_neither_on_the_window_nor_on_the_batch(folder, int8) -> None:
     run, log = loaded(folder)
     assert run is not None
     assert log == "fish_decoder: serving model-int8.pt, by kernels for this CPU"
@@ -81,15 +82,14 @@ def test_audio_depends_neither_on_the_window_nor_on_company(folder, int8) -> Non
     for schedule in ((1, 60), (8, 24, 56, 60), (30, 60), (*range(1, 9), 43, 60), (59, 60)):
         chunks = [audio(run, codes, begin, end) for begin, end in pairwise((0, *schedule))]
         np.testing.assert_array_equal(np.concatenate(chunks, axis=1), whole)
-    company = np.random.default_rng(1).integers(0, 64, (5, 10, FRAMES))
+    batch = np.random.default_rng(1).integers(0, 64, (5, 10, FRAMES))
     for row in (0, 3):
-        company[row] = codes[0]
+        batch[row] = codes[0]
         for begin, end in ((0, 9), (9, 13), (37, 60)):
-            heard = audio(run, company, begin, end)[row]
+            heard = audio(run, batch, begin, end)[row]
             np.testing.assert_array_equal(heard, whole[0, begin * SAMPLES : end * SAMPLES])
 
 
-@needs_vnni
 def test_it_is_served_only_where_it_is_asked_for(folder, monkeypatch) -> None:
     for precision in ("half", "full"):
         monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
@@ -99,7 +99,6 @@ def test_it_is_served_only_where_it_is_asked_for(folder, monkeypatch) -> None:
         assert "int8" not in log
 
 
-@needs_vnni
 def test_without_it_the_log_says_how_to_get_it(tmp_path, int8) -> None:
     run, log = loaded(tmp_path)
     assert run is None
@@ -107,11 +106,10 @@ def test_without_it_the_log_says_how_to_get_it(tmp_path, int8) -> None:
     assert log.count("\n") == 0
 
 
-@needs_vnni
 def test_one_that_calls_operators_of_another_version_is_not_served(folder, tmp_path, int8) -> None:
     with (
-        zipfile.ZipFile(folder / compiled.INT8_FILE_NAME) as now,
-        zipfile.ZipFile(tmp_path / compiled.INT8_FILE_NAME, "w") as then,
+        zipfile.ZipFile(folder / INT8_FILE_NAME) as now,
+        zipfile.ZipFile(tmp_path / INT8_FILE_NAME, "w") as then,
     ):
         for entry in now.infolist():
             then.writestr(entry, now.read(entry).replace(b"voicereel.layers(", b"voicereel.gone("))
@@ -122,48 +120,12 @@ def test_one_that_calls_operators_of_another_version_is_not_served(folder, tmp_p
 
 
 @needs_vnni
-def test_rows_of_a_linear_layer_have_steps_of_their_own() -> None:
-    from engine.codec.int8 import Int8Linear
-
-    linear = torch.nn.Linear(32, 48, bias=False).requires_grad_(False)
-    x = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
-    x *= torch.logspace(-6, 6, 21).view(3, 7, 1)
-    x[1, 2] = 0
-    rounded = Int8Linear(linear)
-    step = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
-    weight = rounded.weight * rounded.scale[:, None]
-    known = (x / step + 128).round() - 128
-    torch.testing.assert_close(rounded(x) / step, known @ weight.T, rtol=1e-5, atol=1e-4)
-    assert torch.equal(rounded(x[1:2, 3:4]), rounded(x)[1:2, 3:4])
-    assert not rounded(x)[1, 2].any()
-
-
-@needs_vnni
-def test_integers_are_exact_and_zero_stays_zero() -> None:
-    from engine.codec.int8 import Int8Conv
-
-    generator = torch.Generator().manual_seed(0)
-    conv = torch.nn.Conv2d(32, 48, (1, 7), dilation=(1, 3)).requires_grad_(False)
-    x = torch.randn(2, 32, 1, 50, generator=generator)
-    x = x.contiguous(memory_format=torch.channels_last)
-    low, high = x.amin((0, 2, 3)), 2 * x.amax((0, 2, 3))
-    rounded = Int8Conv(conv, low, high)
-    step = rounded.per_step.reciprocal()
-    known = (x / step).round().clamp(-rounded.zero, 255 - rounded.zero) * step
-    weight = rounded.weight * rounded.scale[:, None, None, None] * rounded.per_step
-    expected = torch.nn.functional.conv2d(known, weight, conv.bias, dilation=(1, 3))
-    assert (rounded(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert (rounded(x) - conv(x)).norm() <= 0.02 * conv(x).norm()
-    nothing = rounded(torch.zeros_like(x))
-    assert torch.equal(nothing, conv.bias[:, None, None].expand_as(nothing))
-
-
-@needs_vnni
 @torch.no_grad()
 def test_the_demo_voice_loses_little(tmp_path) -> None:
     """Rounded by one voice, heard in another; by that voice alone it would be 8 dB."""
-    from engine.codec.graphs import DecoderGraph
-    from engine.codec.int8 import example_codes, int8_decoder
+    from engine.codec.decoder import DecoderGraph
+    from engine.codec.int8 import example_codes, input_ranges
+    from engine.codec.on_kernels.decoder import KernelDecoder
     from export.parity import noise
     from families.fish_s1.checkpoint import load_checkpoint, load_codec
     from families.fish_s1.make_checkpoint import make_checkpoint
@@ -173,15 +135,16 @@ def test_the_demo_voice_loses_little(tmp_path) -> None:
     alice, bob, wide = example_codes(codec)
     graph = DecoderGraph(codec).eval()
     numbers = torch.arange(bob.shape[2])[None]
-    found, exact = (d(bob, numbers) for d in (int8_decoder(graph, [alice, wide]), graph))
+    int8 = KernelDecoder(graph, input_ranges(graph, [alice, wide])).eval()
+    found, exact = (decoder(bob, numbers) for decoder in (int8, graph))
     assert 0 < noise(found, exact) <= 0.05  # 26 dB; it is 29
 
 
 def test_an_export_says_why_there_is_none(monkeypatch) -> None:
     from export import run
 
-    monkeypatch.setattr(run.kernels, "fault", lambda: None)
-    monkeypatch.setattr(run, "machine_fault", lambda: "this CPU has no AVX-512 VNNI")
+    without_vnni = {False: None, True: "this CPU has no AVX-512 VNNI"}
+    monkeypatch.setattr(run, "machine_fault", lambda int8=False: without_vnni[int8])
     console = Console(file=io.StringIO(), width=200)
     assert run._kernels(True, True, console) == ["float"]
     assert console.file.getvalue().strip() == (

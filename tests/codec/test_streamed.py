@@ -10,7 +10,7 @@ import pytest
 import torch
 from tritonclient import grpc
 
-from engine.codec.graphs import DecoderGraph
+from engine.codec.decoder import DecoderGraph
 from engine.schedule.chunk_schedule import ChunkSchedule
 from ensemble.contract.window import Window
 from launch.server import Server

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from engine.codec.graphs import EncoderGraph
+from engine.codec.encoder import EncoderGraph
 from export.parity import test_signal as signal
 from families.fish_s1.checkpoint import CODEC_CONFIG, load_checkpoint, load_codec
 from families.fish_s1.make_checkpoint import make_checkpoint
@@ -94,7 +94,7 @@ def test_beyond_upstreams_tables_equals_upstream_with_longer_ones(tiny_checkpoin
 
 
 @torch.inference_mode()
-def test_both_artefacts_loop_alike(repository, codec) -> None:
+def test_both_artefacts_loop_over_chunks(repository, codec) -> None:
     """Loaded by the plain runtimes, as NVIDIA's backends do."""
     folder = repository / "fish_encoder" / "1"
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
