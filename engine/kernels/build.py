@@ -44,7 +44,7 @@ def fault() -> str | None:
 
 def library() -> Path:
     """Where the compiled operators are kept: by sources, flags, torch and instructions."""
-    said = [path.read_text("utf-8") for path in sorted(_SOURCES.iterdir())]
+    said = [path.read_text("utf-8") for path in sorted(_SOURCES.rglob("*.*"))]
     said += [*_FLAGS, version("torch"), *sorted(instructions())]
     digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -55,14 +55,14 @@ def library() -> Path:
 
 def _compile(path: Path) -> None:
     root = Path(torch.__file__).parent
-    includes = (root / "include", root / "include" / "torch" / "csrc" / "api" / "include")
+    includes = (_SOURCES, root / "include", root / "include" / "torch" / "csrc" / "api" / "include")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unlinked, finished = Path(folder) / "operators.o", Path(folder) / path.name
         compiler = os.environ.get("CXX", "g++")
         # Linked apart: with -ffast-math that would let small numbers count as 0 in all the process.
         for arguments in (
-            [*_FLAGS, *(f"-I{i}" for i in includes), "-c", _SOURCES / "operators.cpp"],
+            [*_FLAGS, *(f"-I{i}" for i in includes), "-c", _SOURCES / "bindings" / "operators.cpp"],
             ["-shared", unlinked, f"-L{root / 'lib'}", "-lgomp", "-lc10", "-ltorch_cpu"],
         ):
             out = finished if "-shared" in arguments else unlinked

@@ -1,6 +1,6 @@
 // Products of rows with constant weights: every row by itself, in one order of summation.
 #pragma once
-#include "units.h"
+#include "simd/amx.h"
 
 namespace voicereel {
 
@@ -156,8 +156,8 @@ struct Product {
     for (int64_t k = 0; k < depth; k += dot, to += count * dot) std::copy(from + k, from + k + dot, to);
   }
 
-  // As `unit_tile` wants them, blocks of kUnitRows rows; what lies in rows that are not there counts
-  // for nobody.
+  // In blocks of kUnitRows rows, as `unit_tile` reads them. Rows beyond the last are multiplied too, but
+  // their sums are not read.
   template <int parts, class Input>
   void place_in_block(const Input* from, int64_t row, Input* inputs) const {
     constexpr int step = kUnitBytes / sizeof(Input);

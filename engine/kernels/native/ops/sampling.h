@@ -2,7 +2,7 @@
 #pragma once
 #include <numeric>
 
-#include "rows.h"
+#include "simd/rows.h"
 
 namespace voicereel {
 

@@ -1,6 +1,6 @@
 // Attention of new positions over a cache and themselves, every row by itself.
 #pragma once
-#include "rows.h"
+#include "simd/rows.h"
 
 namespace voicereel {
 
@@ -14,8 +14,8 @@ inline void turn_row(const float* x, const float* cos_sin, int64_t count, float*
   }
 }
 
-// Cached positions of one head in order; the first of them may lie in the row of another, which
-// begins alike: read there, they come from memory once for all who share them.
+// Cached positions of one head in order. The first of them may be read in another row that has the same
+// prefix: so they come from memory once for all rows that share it.
 template <class Cached>
 struct Positions {
   const Cached* from[2];

@@ -13,15 +13,19 @@ namespace voicereel {
 
 constexpr int kColumns = 32;  // outputs of a panel, which lie side by side
 constexpr int kDot = 4;       // int8 inputs whose products one instruction adds up
+// Numbers of a vector, and rows whose sums with a panel stay in registers all the time.
 #ifdef __AVX512F__
-constexpr int kLanes = 16, kRows = 8;  // registers hold so many rows' sums
+constexpr int kLanes = 16, kRows = 8;  // 8 rows x 2 vectors = 16 of 32 registers
 #else
-constexpr int kLanes = 8, kRows = 3;
+constexpr int kLanes = 8, kRows = 3;  // 3 rows x 4 vectors = 12 of 16 registers
 #endif
-constexpr int kSums = kColumns / kLanes;
-constexpr int64_t kWorthThreads = 1 << 16;  // multiplications; below, waking others takes longer
-constexpr int kAhead = 12;                  // positions of the cache that are asked for in time
-constexpr int kQueries = 16;                // rows that a thread takes over the cache together
+constexpr int kSums = kColumns / kLanes;  // vectors of sums for each row
+// Multiplications, a few microseconds of one core, below which waking other threads takes longer than
+// it saves.
+constexpr int64_t kWorthThreads = 1 << 16;
+constexpr int kAhead = 12;  // positions of the cache from one that is read to one that is prefetched
+// Query rows that a thread takes over the cache in one pass: keys and values are read once for all.
+constexpr int kQueries = 16;
 
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
@@ -127,8 +131,7 @@ inline void softmax_row(float* x, int64_t count, float largest) {
   for (int64_t i = 0; i < count; i++) x[i] /= total;
 }
 
-// Asks for every so-manieth part of the next panel while this one is multiplied, since memory is
-// what takes longest.
+// Prefetches one slice of the next panel per tile, so that memory traffic overlaps the multiplication.
 struct Ahead {
   int64_t every, next;
 
@@ -140,7 +143,7 @@ struct Ahead {
   }
 };
 
-// Memory that a thread keeps from call to call; two of a kind are needed at once.
+// Memory that a thread keeps from call to call. `which` tells apart what is needed at the same time.
 template <class T, int which = 0>
 T* scratch(int64_t count) {
   static thread_local std::vector<T> memory;

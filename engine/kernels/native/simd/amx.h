@@ -1,19 +1,21 @@
 // The CPU's matrix units (AMX): 16 rows times 16 outputs at once. All registers always hold 16 rows,
-// so a row's sums have one order whoever they are computed with.
+// so a row's sums have one order whatever rows they are computed with.
 #pragma once
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "rows.h"
+#include "simd/rows.h"
 
 namespace voicereel {
 
-constexpr int kUnitRows = 16, kUnitBlocks = 2;  // rows of a register, registers of rows at once
-constexpr int kUnitBytes = 64;                  // of a row of a register
-constexpr int kPanelRow = kColumns * 4;         // bytes of what one instruction adds up
+constexpr int kUnitRows = 16;   // of a tile register, which the architecture fixes
+constexpr int kUnitBytes = 64;  // of a tile register's row, which it fixes too
+// Registers of input rows at once: 2 x 2 of sums + 2 of inputs + 2 halves of a panel = 8 of 8.
+constexpr int kUnitBlocks = 2;
+constexpr int kPanelRow = kColumns * 4;  // bytes of a panel's row: 4 of depth for each output
 
 #if defined(__AMX_INT8__) && defined(__AMX_BF16__)
-// Linux lets a process have them if it asks.
+// Linux gives a process its tile registers when it asks for them.
 inline bool has_units() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

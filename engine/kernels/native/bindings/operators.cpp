@@ -1,17 +1,18 @@
-// What a step does on a CPU: products, attention over the cache, and sampling, as torch's operators.
+// The operators as torch's: they check shapes, allocate outputs and call what lies in ops/.
 //
-// A row's result has the same bits whoever shares its batch: each number is a sum in one fixed
+// A row's result has the same bits whatever else is in its batch: each number is a sum in one fixed
 // order, by one thread. All arithmetic is float32; weights and cache may be bfloat16, weights int8.
-// `engine.kernels.transformer` compiles this for the machine it runs on, and calls it.
+// `engine.kernels.build` compiles this file for the machine that it runs on.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include <optional>
 
-#include "attention.h"
-#include "convolution.h"
-#include "product.h"
-#include "sampling.h"
+#include "ops/attention.h"
+#include "ops/chain.h"
+#include "ops/convolution.h"
+#include "ops/product.h"
+#include "ops/sampling.h"
 
 namespace voicereel {
 
@@ -19,11 +20,11 @@ using at::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
 template <class T>
-const T* numbers(const Tensor& tensor) {  // null: there is none
+const T* numbers(const Tensor& tensor) {  // null where the tensor is empty
   return tensor.numel() ? tensor.const_data_ptr<T>() : nullptr;
 }
 
-// What a product is made of, as `engine.kernels.transformer.Product` has it; its rows come later.
+// A product with the weights of `engine.kernels.transformer.FusedLinear`; its rows come later.
 Product product_of(const Tensor& panels, const Tensor& scales, const Tensor& columns, const Tensor& bias,
                    const Tensor& norm, double eps, int64_t rows, int64_t depth, int64_t outputs, bool gated) {
   using Weights = Product::Weights;
@@ -72,8 +73,9 @@ Tensor product(const Tensor& x, const Tensor& panels, int64_t outputs, const Ten
   return y;
 }
 
-// All layers of a transformer, four products each: queries, keys and values; attention's output; gate
-// and up; down. `outputs` are theirs; `head_norms` (layers, 2, dim) those of queries and keys, or empty.
+// All layers of a transformer, of four products each: queries, keys and values; attention's output;
+// gate and up; down. `outputs` are the products', `head_norms` (layers, 2, dim) the weights of queries'
+// and keys' norms, or empty.
 Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::TensorList panels,
               at::TensorList scales, at::TensorList columns, at::TensorList biases, at::TensorList norms,
               at::IntArrayRef outputs, const Tensor& head_norms, double eps, Tensor& keys, Tensor& values,
@@ -88,8 +90,8 @@ Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::Te
                   keys.stride(4) == 1 && keys.stride(3) == dim && keys.size(1) >= batch,
               "layers: a cache of ", keys.sizes(), " does not fit ", x.sizes());
   const Tensor lengths = past.contiguous(), names = begins ? begins->contiguous() : Tensor();
-  const Tensor alike = shared ? shared->contiguous() : Tensor();
-  const int64_t *begin = lengths.const_data_ptr<int64_t>(), *leads = shared ? alike.const_data_ptr<int64_t>() : nullptr;
+  const Tensor prefixes = shared ? shared->contiguous() : Tensor();
+  const int64_t *begin = lengths.const_data_ptr<int64_t>(), *leads = shared ? prefixes.const_data_ptr<int64_t>() : nullptr;
   for (int64_t b = 0; b < batch; b++)
     TORCH_CHECK(begin[b] >= 0 && begin[b] + time <= std::min(keys.size(3), cos_sin.size(0)),
                 "layers: ", begin[b], " and ", time, " positions do not fit ", keys.sizes());
@@ -128,7 +130,7 @@ Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::Te
   }
   char* memory = scratch<char, 2>(bytes);
   const float* normed = numbers<float>(head_norms);
-  // One team for all: to wake its threads takes longer than many a product.
+  // One team of threads for all products, since waking it takes longer than some of them.
 #pragma omp parallel num_threads(at::get_num_threads()) if (products[2].worth_threads()) firstprivate(attention)
   for (int64_t i = 0; i < count; i++) {
     attention.q_norm = normed ? normed + 2 * i * dim : nullptr;
@@ -147,7 +149,7 @@ Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::Te
 Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temperature,
               const Tensor& top_p, const Tensor& penalty, const Tensor& noise) {
   Tensor own = logits.to(at::kFloat, false, true).contiguous();
-  const Tensor late = previous.contiguous(), chance = noise.contiguous();
+  const Tensor recent = previous.contiguous(), chance = noise.contiguous();
   const Tensor options = at::stack({temperature, top_p, penalty});
   const int64_t rows = own.size(0), choices = own.size(1);
   Tensor chosen = at::empty({rows}, previous.options());
@@ -157,24 +159,24 @@ Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temper
 #pragma omp parallel for num_threads(at::get_num_threads()) if (rows > 1)
   for (int64_t r = 0; r < rows; r++)
     to[r] = sample_row(numbers + r * choices, choices,
-                       late.const_data_ptr<int64_t>() + r * late.size(1), late.size(1), option[r],
+                       recent.const_data_ptr<int64_t>() + r * recent.size(1), recent.size(1), option[r],
                        option[rows + r], option[2 * rows + r],
                        chance.const_data_ptr<float>() + r * choices);
   return chosen;
 }
 
-// What a convolution is made of, as `engine.codec.on_kernels.KernelConv` has it.
+// A convolution with the weights of `engine.kernels.convolution.FusedConv`.
 template <class Format>
-Convolution<Format> convolution(const Tensor& x, const Tensor& before, const Tensor& panels,
-                                const Tensor& columns, const Tensor& after, int64_t outputs,
+Convolution<Format> convolution(const Tensor& x, const Tensor& per_input, const Tensor& panels,
+                                const Tensor& columns, const Tensor& per_output, int64_t outputs,
                                 int64_t taps, int64_t dilation, int64_t stride, double zero) {
-  const int64_t padded = before.size(1), wide = after.size(1);
-  TORCH_CHECK(before.size(0) == 3 && padded % Format::step == 0 && x.size(-1) <= padded,
-              "convolution: inputs ", x.sizes(), " do not fit ", before.sizes());
-  TORCH_CHECK(after.size(0) == 2 && columns.size(0) == wide && wide == rounded_up(outputs, kColumns) &&
+  const int64_t padded = per_input.size(1), wide = per_output.size(1);
+  TORCH_CHECK(per_input.size(0) == 3 && padded % Format::step == 0 && x.size(-1) <= padded,
+              "convolution: inputs ", x.sizes(), " do not fit ", per_input.sizes());
+  TORCH_CHECK(per_output.size(0) == 2 && columns.size(0) == wide && wide == rounded_up(outputs, kColumns) &&
                   panels.numel() == wide * taps * padded * (Format::products > 1 ? 2 : 1),
-              "convolution: ", outputs, " outputs do not fit ", panels.sizes(), after.sizes());
-  const float *given = before.const_data_ptr<float>(), *last = after.const_data_ptr<float>();
+              "convolution: ", outputs, " outputs do not fit ", panels.sizes(), per_output.sizes());
+  const float *given = per_input.const_data_ptr<float>(), *last = per_output.const_data_ptr<float>();
   return {.channels = x.size(-1),
           .padded = padded,
           .taps = taps,
@@ -191,7 +193,7 @@ Convolution<Format> convolution(const Tensor& x, const Tensor& before, const Ten
           .bias = last + wide};
 }
 
-// Calls back with the format of some weights.
+// Calls back with the format that weights of this type have.
 template <class Call>
 void with_format(const Tensor& panels, Call call) {
   switch (panels.scalar_type()) {
@@ -204,24 +206,25 @@ void with_format(const Tensor& panels, Call call) {
   }
 }
 
-Tensor convolve_(const Tensor& x, const Tensor& before, const Tensor& panels, const Tensor& columns,
-                 const Tensor& after, int64_t outputs, int64_t taps, int64_t dilation, int64_t stride, double zero,
-                 int64_t hidden) {
+Tensor convolve_(const Tensor& x, const Tensor& per_input, const Tensor& panels, const Tensor& columns,
+                 const Tensor& per_output, int64_t outputs, int64_t taps, int64_t dilation, int64_t stride, double zero,
+                 int64_t audio_begin) {
   const Tensor input = x.contiguous();
   const int64_t batch = x.size(0), time = x.size(1);
   Tensor y;
   with_format(panels, [&](auto format) {
-    const auto conv = convolution<decltype(format)>(x, before, panels, columns, after, outputs, taps, dilation, stride, zero);
+    const auto conv = convolution<decltype(format)>(x, per_input, panels, columns, per_output, outputs, taps, dilation, stride, zero);
     y = at::empty({batch, conv.outputs_of(time), outputs}, input.options());
-    convolve(conv, input.const_data_ptr<float>(), batch, time, hidden, y.mutable_data_ptr<float>());
+    convolve(conv, input.const_data_ptr<float>(), batch, time, audio_begin, y.mutable_data_ptr<float>());
   });
   return y;
 }
 
-// Of each convolution: outputs, taps, dilation, times of an output, how many of all these are not
-// wanted, whether it is the second of a residual unit. `hidden` is of each layer.
-Tensor chain_(const Tensor& x, at::TensorList before, at::TensorList panels, at::TensorList columns,
-              at::TensorList after, at::IntArrayRef shapes, at::ArrayRef<double> zeros, at::IntArrayRef hidden) {
+// `shapes` has six numbers for each convolution: outputs, taps, dilation, times that an output holds,
+// how many of the first of all these times are left out, and whether it is the second convolution of a
+// residual unit. `audio_begin` has one for each layer.
+Tensor chain_(const Tensor& x, at::TensorList per_input, at::TensorList panels, at::TensorList columns,
+              at::TensorList per_output, at::IntArrayRef shapes, at::ArrayRef<double> zeros, at::IntArrayRef audio_begin) {
   const Tensor input = x.contiguous();
   TORCH_CHECK(shapes.size() == 6 * panels.size(), "chain: ", shapes.size(), " numbers for ", panels.size(), " convolutions");
   Chain chain;
@@ -230,12 +233,12 @@ Tensor chain_(const Tensor& x, at::TensorList before, at::TensorList panels, at:
     const Tensor inputs = i == 0 ? input : at::empty({0, chain.width()}, input.options());
     with_format(panels[i], [&](auto format) {
       using Format = decltype(format);
-      const auto conv = convolution<Format>(inputs, before[i], panels[i], columns[i], after[i], shape[0], shape[1], shape[2], 1, zeros[i]);
+      const auto conv = convolution<Format>(inputs, per_input[i], panels[i], columns[i], per_output[i], shape[0], shape[1], shape[2], 1, zeros[i]);
       TORCH_CHECK(!shape[5] || (shape[1] == 1 && panels[i].scalar_type() == panels[i - 1].scalar_type()),
                   "chain: a residual unit ends with a convolution of one tap, as precise as its first");
       if (shape[5]) return (void)(static_cast<ConvolutionLayer<Format>&>(*chain.layers.back()).second = conv);
       auto layer = std::make_unique<ConvolutionLayer<Format>>(conv);
-      layer->hidden = hidden[chain.layers.size()], layer->ratio = shape[3], layer->surplus = shape[4];
+      layer->audio_begin = audio_begin[chain.layers.size()], layer->ratio = shape[3], layer->surplus = shape[4];
       chain.layers.push_back(std::move(layer));
     });
   }
@@ -256,11 +259,11 @@ TORCH_LIBRARY(voicereel, library) {
       "Tensor[] biases, Tensor[] norms, int[] outputs, Tensor head_norms, float eps, Tensor(a!) keys, "
       "Tensor(b!) values, Tensor? begins, int window, Tensor? shared) -> Tensor");
   library.def(
-      "convolve(Tensor x, Tensor before, Tensor panels, Tensor columns, Tensor after, int outputs, "
-      "int taps, int dilation, int stride, float zero, int hidden) -> Tensor");
+      "convolve(Tensor x, Tensor per_input, Tensor panels, Tensor columns, Tensor per_output, int outputs, "
+      "int taps, int dilation, int stride, float zero, int audio_begin) -> Tensor");
   library.def(
-      "chain(Tensor x, Tensor[] before, Tensor[] panels, Tensor[] columns, Tensor[] after, int[] shapes, "
-      "float[] zeros, int[] hidden) -> Tensor");
+      "chain(Tensor x, Tensor[] per_input, Tensor[] panels, Tensor[] columns, Tensor[] per_output, int[] shapes, "
+      "float[] zeros, int[] audio_begin) -> Tensor");
   library.def("has_units() -> bool", voicereel::has_units);
   library.def(
       "sample(Tensor logits, Tensor previous, Tensor temperature, Tensor top_p, Tensor penalty, "
