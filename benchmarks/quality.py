@@ -29,7 +29,7 @@ from benchmarks.voice_measures import (
     word_errors,
 )
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
-from families.fish_s1.weights import CheckpointError
+from families.registry import CheckpointError
 from launch.server import LaunchError, Server
 from training.sentences import jsgf, read_rules, sentences, words
 from training.settings import Data

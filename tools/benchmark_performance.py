@@ -31,7 +31,7 @@ from benchmarks import machine, workload  # noqa: E402
 from benchmarks.measured import Measured, warmed_up  # noqa: E402
 from benchmarks.prepared import prepared  # noqa: E402
 from families.fish_s1.checkpoint import load_checkpoint  # noqa: E402
-from families.fish_s1.weights import CheckpointError  # noqa: E402
+from families.registry import CheckpointError  # noqa: E402
 from launch.server import LaunchError, Server  # noqa: E402
 from voicereel import Client, ConfigurationError, VoiceReelError  # noqa: E402
 from voicereel.engine import Engine  # noqa: E402

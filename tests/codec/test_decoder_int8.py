@@ -183,7 +183,7 @@ def test_an_export_says_why_there_is_none(monkeypatch) -> None:
     monkeypatch.setattr(run.kernels, "fault", lambda: None)
     monkeypatch.setattr(run, "machine_fault", lambda: "this CPU has no AVX-512 VNNI")
     console = Console(file=io.StringIO(), width=200)
-    assert run._kernels(True, True, console) == ["float"]
+    assert run._kernels(run.Asked(kernels=True, int8=True), console) == ["float"]
     assert console.file.getvalue().strip() == (
         "export: no decoder in int8: this CPU has no AVX-512 VNNI"
     )
