@@ -10,7 +10,7 @@ PYTHON_IN_VENV = $(VENV)/bin/python
 
 help:  ## this text
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
-	@echo "Variables: VENV=.venv REPOSITORY=model_repository PROFILE=cpu|gpu|gpu_multi CHECKPOINT=DIR QUICK=1 INT8=1 PRECISION=half|int8|full"
+	@echo "Variables: VENV=.venv REPOSITORY=model_repository PROFILE=cpu|gpu|gpu_multi CHECKPOINT=DIR QUICK=1 INT8=1 ONNX_LLAMA=1 PRECISION=half|int8|full"
 
 setup:  ## virtual environment with the pinned requirements; nothing to do a second time
 	@tools/setup.sh $(VENV)
@@ -21,9 +21,9 @@ demo: setup  ## a two-speaker script through a real server: out/demo.wav, .srt, 
 serve: setup  ## tritonserver in the foreground [REPOSITORY=DIR] [PROFILE=cpu]
 	$(PYTHON_IN_VENV) -m launch.serve --repository $(REPOSITORY) $(if $(PROFILE),--profile $(PROFILE))
 
-export: setup  ## a Fish-Speech checkpoint into a servable repository: CHECKPOINT=DIR [REPOSITORY=DIR] [INT8=1]
+export: setup  ## a Fish-Speech checkpoint into a servable repository: CHECKPOINT=DIR [REPOSITORY=DIR] [INT8=1] [ONNX_LLAMA=1]
 	@test -n "$(CHECKPOINT)" || { echo "export: which checkpoint? make export CHECKPOINT=DIR" >&2; exit 1; }
-	$(PYTHON_IN_VENV) -m export run $(CHECKPOINT) --repository $(REPOSITORY) $(if $(INT8),--int8)
+	$(PYTHON_IN_VENV) -m export run $(CHECKPOINT) --repository $(REPOSITORY) $(if $(INT8),--int8) $(if $(ONNX_LLAMA),--onnx-llama)
 
 check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
 	$(VENV)/bin/ruff check

@@ -30,11 +30,10 @@ def make_checkpoint(
 
     demo is trained (`python -m training`).
     """
-    from families.fish_s1.make_checkpoint import make_checkpoint as make
-    from families.fish_s1.weights import CheckpointError
+    from families.registry import CheckpointError, family_with_preset
 
     try:
-        make(name, out, seed, force, endless, weights)
+        family_with_preset(name).make_checkpoint(name, out, seed, force, endless, weights)
     except CheckpointError as error:
         raise SystemExit(str(error)) from None
 
@@ -48,27 +47,32 @@ def run(
     ] = False,
     compile: Annotated[
         bool | None,
-        typer.Option(help="Also lay the codec out for this CPU [default: FISH_SPEECH_COMPILE]"),
+        typer.Option(help="Also the codec for this CPU [default: FISH_SPEECH_COMPILE]"),
     ] = None,
     int8: Annotated[
         bool,
-        typer.Option(help="Also write the decoder in 8 bits, for FISH_SPEECH_PRECISION=int8"),
+        typer.Option(help="Also the decoder in 8 bits, for FISH_SPEECH_PRECISION=int8"),
+    ] = False,
+    onnx_llama: Annotated[
+        bool,
+        typer.Option(help="Also the language model as ONNX (S1-mini: 2.7 GB)"),
     ] = False,
 ) -> None:
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
 
     from ensemble.contract.settings import server_settings
-    from export.run import ParityError, export_checkpoint, tables
-    from families.fish_s1.weights import CheckpointError
+    from export.run import Asked, ParityError, export_checkpoint, tables
+    from families.registry import CheckpointError
 
     console = Console(stderr=True)
     try:
-        compile = server_settings().use_kernels if compile is None else compile
+        kernels = server_settings().use_kernels if compile is None else compile
     except ValueError as error:  # the variable's value
         raise SystemExit(f"export: {error}") from None
+    asked = Asked(full_vocabulary, kernels, int8, onnx_llama)
     try:
-        result = export_checkpoint(checkpoint, repository, full_vocabulary, console, compile, int8)
+        result = export_checkpoint(checkpoint, repository, console, asked)
     except (CheckpointError, ParityError) as error:
         raise SystemExit(str(error)) from None
     for table in tables(result):

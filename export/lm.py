@@ -1,4 +1,7 @@
-"""The LLaMA stage: prefill, decode step and fast loop, as TorchScript and as ONNX."""
+"""Exports the LLaMA stage: prefill, decode step and fast loop.
+
+The engine serves them as TorchScript; ONNX files, for other runtimes, are written if asked.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +17,12 @@ from engine.lm.linear import Linear
 from engine.lm.load import graphs_for
 from engine.lm.placement import Placement
 from engine.lm.runner import PENALTY_FRAMES
-from engine.lm.shape import SHAPE_FILE, DualArShape, TransformerShape
+from engine.lm.shape import SHAPE_FILE, DualArShape
 from engine.lm.weights import GRAPHS_FILE, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
 from export.write import onnx_graph, share_weights, torchscript
-from families.fish_s1.upstream import DualARModelArgs, FishTokenizer
+from families.registry import EngineLlama
 
 Report = Callable[[str], None]
 
@@ -41,104 +44,44 @@ AXES = {
 }
 
 
-def num_semantic(config: DualARModelArgs, tokenizer: FishTokenizer) -> int:
-    """Semantic codes that the model can take and give."""
-    tokens = tokenizer.semantic_end_id - tokenizer.semantic_begin_id + 1
-    return int(min(tokens, config.codebook_size))
-
-
-def sampled_tokens(genuine: Any, full_vocabulary: bool) -> Tensor:
-    """Ids of the tokens that get logits: the semantic ones and the end, or all."""
-    tokenizer = genuine.tokenizer
-    if full_vocabulary:
-        return torch.arange(genuine.config.vocab_size)
-    # A tokenizer may have more semantic tokens than the model has codes.
-    begin = tokenizer.semantic_begin_id
-    semantic = torch.arange(begin, begin + num_semantic(genuine.config, tokenizer))
-    return torch.cat([semantic, torch.tensor([tokenizer.get_token_id("<|im_end|>")])])
-
-
-def llama_shape(genuine: Any) -> DualArShape:
-    """What the weights do not say."""
-    config, tokenizer = genuine.config, genuine.tokenizer
-    return DualArShape(
-        slow=TransformerShape(config.n_layer, config.n_local_heads, config.head_dim),
-        fast=TransformerShape(config.n_fast_layer, config.fast_n_local_heads, config.fast_head_dim),
-        num_codebooks=config.num_codebooks,
-        codebook_size=config.codebook_size,
-        semantic_begin=int(tokenizer.semantic_begin_id),
-        semantic_end=int(tokenizer.semantic_end_id),
-        scale_codebook_embeddings=bool(config.scale_codebook_embeddings),
-        norm_eps=float(config.norm_eps),
-    )
-
-
-_NAMES = {
-    "feed_forward.w2": "down",
-    "fast_project_in": "to_fast",
-    "fast_embeddings": "embeddings",
-    "fast_layers": "layers",
-    "fast_norm": "norm",
-    "fast_output": "head",
-}
-
-
-def llama_tensors(genuine: Any, token_ids: Tensor) -> dict[str, Tensor]:
-    """Upstream's weights under the names of `engine.lm.graphs`, the heads cut, and the tables."""
-    tensors = {}
-    for name, tensor in genuine.state_dict().items():
-        to_slow = not name.startswith("fast_") or name.startswith("fast_project_in")
-        new = ("slow." if to_slow else "fast.") + name
-        for theirs, ours in _NAMES.items():
-            new = new.replace(theirs, ours)
-        tensors[new] = tensor.detach()
-    for name in [n for n in tensors if n.endswith("feed_forward.w1.weight")]:
-        layer = name.removesuffix("feed_forward.w1.weight")
-        gate, up = tensors.pop(name), tensors.pop(f"{layer}feed_forward.w3.weight")
-        tensors[f"{layer}gate_up.weight"] = torch.cat([gate, up])
-    tensors.pop("slow.output.weight", None)
-    head = genuine.embeddings if genuine.config.tie_word_embeddings else genuine.output
-    tensors["slow.head.weight"] = head.weight.detach()[token_ids]
-    # Upstream samples residual codes from the first 1024 logits, the codec's codebook size.
-    tensors["fast.head.weight"] = tensors["fast.head.weight"][:1024]
-    # Upstream rounds its tables to bfloat16; parity needs the rounded values.
-    tensors["slow.cos_sin"] = genuine.freqs_cis.detach().float()
-    tensors["fast.cos_sin"] = genuine.fast_freqs_cis.detach().float()
-    return tensors
-
-
 def export_llama(
-    genuine: Any, full_vocabulary: bool, dtype: torch.dtype, folder: Path, report: Report
+    genuine: Any,
+    llama: EngineLlama,
+    dtype: torch.dtype,
+    folder: Path,
+    report: Report,
+    onnx: bool = False,
 ) -> list[Comparison]:
-    """Write `llama.pt` and `onnx/` into a folder and compare both with upstream.
+    """Write `llama.pt`, and `onnx/` if asked, into a folder and compare them with upstream.
 
     Args:
         genuine: Upstream's model in float32, in eval mode; its rotary table may be cut short
             only if no longer prompt will be served.
-        full_vocabulary: Logits for all tokens, which the engine then samples as upstream does.
-        dtype: Of the weights in `llama.pt`; that of the checkpoint loses nothing.
-        folder: Where to; made here.
-        report: Told what goes on.
+        llama: The same as the engine computes it.
+        dtype: Dtype of the weights in `llama.pt`; the checkpoint's own loses nothing.
+        folder: Made here.
+        report: Called with what is being done.
+        onnx: Also write the three graphs as ONNX: the weights once more, in float32.
     """
-    token_ids = sampled_tokens(genuine, full_vocabulary)
-    shape, weights = llama_shape(genuine), Weights(llama_tensors(genuine, token_ids))
+    shape, weights = llama.shape, Weights(llama.tensors)
     graphs = DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
     report("fish_llama: upstream's logits")
-    cases = parity.llama_cases(genuine, token_ids)
+    cases = parity.llama_cases(genuine, llama.token_ids)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
     found = _compared(
         GRAPHS_FILE, _write_torchscript(graphs, shape, weights, path, dtype), genuine, cases
     )
     found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
-    report("fish_llama: ONNX")
-    runs = _write_onnx(graphs, folder / "onnx")
-    return found + _compared("onnx", runs, genuine, cases)
+    if onnx:
+        report("fish_llama: ONNX")
+        found += _compared("onnx", _write_onnx(graphs, folder / "onnx"), genuine, cases)
+    return found
 
 
 def served_runs(path: Path) -> LlamaRuns:
-    """The file as the engine runs it on a CPU, in float32, behind the stateless interface."""
+    """Runs the file as the engine does on a CPU, in float32, but without state between calls."""
     graphs = graphs_for(*load(path), Placement(torch.device("cpu"), torch.float32))
 
     def prefill(
@@ -166,7 +109,7 @@ def _compared(
 
 
 def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
-    """Inputs to trace with: two rows, of different lengths, with a past."""
+    """Inputs to trace with: two rows of different lengths, with a past."""
     slow, fast = graphs.slow, graphs.fast
     attention: Any = slow.layers[0].attention
     books = fast.codebooks
@@ -187,7 +130,7 @@ def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
 def _write_torchscript(
     graphs: DualArGraphs, shape: DualArShape, weights: Weights, path: Path, dtype: torch.dtype
 ) -> LlamaRuns:
-    """Traced in bfloat16: a trace in float32 would forget every conversion to float32."""
+    """Trace in bfloat16: a trace in float32 would not record any conversion to float32."""
     halved = Weights(weights.tensors, lambda t: t.bfloat16())
     half = DualArGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
     half = half.bfloat16()  # the tables too
@@ -196,7 +139,7 @@ def _write_torchscript(
         for name, example in _examples(graphs).items()
     }
     traced = torchscript(half, inputs).to(dtype)
-    traced.load_state_dict(graphs.state_dict())  # the weights themselves were not to be rounded
+    traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
     traced.save(str(path), _extra_files={SHAPE_FILE: shape.to_json()})
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)

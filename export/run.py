@@ -1,16 +1,16 @@
-"""A checkpoint folder -> a servable model repository: export, compare, then put in place."""
+"""Exports a checkpoint folder into a model repository: write, compare, then put in place."""
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 
 from engine.codec.decoder import DecoderGraph
@@ -20,16 +20,33 @@ from engine.codec.quantizer import quantizers
 from engine.codec.streaming import samples_per_frame
 from ensemble.contract.facts import Facts, max_prompt_length
 from export.codec import export_decoder, export_encoder
-from export.lm import export_llama, num_semantic
+from export.lm import export_llama
 from export.parity import Comparison
-from families.fish_s1.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
+from families.registry import Checkpoint, Family, family_of
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
-TOKENIZER_FILES = ("tokenizer.tiktoken", "special_tokens.json")
 
 
 class ParityError(RuntimeError):
     """An artefact is not what upstream computes; nothing was put in place."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an export shall write beyond the artefacts that every repository needs.
+
+    Attributes:
+        full_vocabulary: For parity: logits for every token, which the engine samples as
+            fish-speech 0.1.0 does, oddities included.
+        kernels: The codec for this machine's CPU operators, if it has a C++ compiler.
+        int8: The decoder in 8 bits for them, if that is faster on this machine.
+        onnx_llama: The language model as ONNX, which no model here serves.
+    """
+
+    full_vocabulary: bool = False
+    kernels: bool = False
+    int8: bool = False
+    onnx_llama: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Result:
     Attributes:
         comparisons: Every artefact against upstream.
         sizes: Bytes of each file, by its path in the repository.
-        seconds: By stage.
+        seconds: Duration of each stage.
     """
 
     comparisons: list[Comparison]
@@ -48,127 +65,129 @@ class Result:
 
 
 def export_checkpoint(
-    checkpoint_folder: Path,
-    repository: Path,
-    full_vocabulary: bool,
-    console: Console,
-    compiled: bool = False,
-    int8: bool = False,
+    checkpoint_folder: Path, repository: Path, console: Console, asked: Asked = Asked()
 ) -> Result:
     """Export all stages and put them into a repository, or raise and leave it as it was.
 
     Args:
-        checkpoint_folder: A Fish-Speech checkpoint.
-        repository: Where the models lie or shall lie; if it is not the committed one, the
-            committed configurations and Python models are copied there.
-        full_vocabulary: See `export.lm.sampled_tokens`.
+        checkpoint_folder: A checkpoint of a family in `families/`.
+        repository: The model repository; if it is not the committed one, the committed
+            configurations and Python models are copied there.
         console: For progress; results are for the caller to print.
-        compiled: Also lay the codec out for this machine's CPU, if it has a C++ compiler.
-        int8: Likewise the decoder in 8 bits, beside that, if that is faster here.
+        asked: What else to write.
 
     Raises:
         CheckpointError: If the checkpoint is unusable.
         ParityError: With both numbers of every artefact that differs.
     """
     keep_memory()
-    made = _kernels(compiled, int8, console)
+    made = _kernels(asked, console)
     with console.status("checking the checkpoint") as status:
-        checkpoint = load_checkpoint(checkpoint_folder)
+        family = family_of(checkpoint_folder)
+        checkpoint = family.load_checkpoint(checkpoint_folder)
         repository.mkdir(parents=True, exist_ok=True)
-        # Beside the repository: the same file system, and no model to a running server.
+        # Beside the repository: on the same file system, and not a model of a running server.
         with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".export-") as new:
-            comparisons, seconds = _export_stages(
-                checkpoint, full_vocabulary, Path(new), status, made
-            )
-            _require_parity(comparisons)
+            stages = _Stages(family, checkpoint, asked, Path(new), status.update)
+            stages.codec(made)
+            stages.llama()
+            stages.facts_and_tokenizer()
+            _require_parity(stages.comparisons)
             status.update("putting the artefacts in place")
             if repository.resolve() != TEMPLATE:
                 shutil.copytree(TEMPLATE, repository, dirs_exist_ok=True, ignore=_only_committed)
             sizes = _place(Path(new), repository)
-    return Result(comparisons, sizes, seconds)
+    return Result(stages.comparisons, sizes, stages.seconds)
 
 
-def _kernels(compiled: bool, int8: bool, console: Console) -> list[str]:
-    """Which of those asked for can be made here; says why not."""
-    if not (compiled or int8):
+def _kernels(asked: Asked, console: Console) -> list[str]:
+    """Which of the files for CPU operators can be made here; prints why not."""
+    if not (asked.kernels or asked.int8):
         return []
     if fault := machine_fault():
         console.print(f"export: the codec is not laid out for this CPU: {fault}")
         return []
-    made = ["float"] if compiled else []
-    if int8 and (fault := machine_fault(int8=True)):
+    made = ["float"] if asked.kernels else []
+    if asked.int8 and (fault := machine_fault(int8=True)):
         console.print(f"export: no decoder in int8: {fault}")
-    elif int8:
+    elif asked.int8:
         made.append("int8")
     return made
 
 
-def _export_stages(
-    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, made: list[str]
-) -> tuple[list[Comparison], dict[str, float]]:
-    """Write `MODEL/1/...` below a new folder; one stage's weights in memory at a time."""
-    seconds: dict[str, float] = {}
-    begin = time.perf_counter()
-    report = status.update
-    codec = load_codec(checkpoint)
-    decoder = DecoderGraph(codec).eval()
-    facts = facts_of(checkpoint, codec, decoder, full_vocabulary)
-    comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report, made)
-    seconds["fish_encoder"] = time.perf_counter() - begin
-    begin = time.perf_counter()
-    folder = new / "fish_decoder" / "1"
-    comparisons += export_decoder(codec, decoder, facts, folder, report, made)
-    seconds["fish_decoder"] = time.perf_counter() - begin
-    del codec, decoder
+class _Stages:
+    """Writes `MODEL/1/...` below a new folder, with one stage's weights in memory at a time.
 
-    begin = time.perf_counter()
-    report("fish_llama: loading")
-    genuine = load_llama(checkpoint)
-    dtype = _stored_dtype(checkpoint)
-    folder = new / "fish_llama" / "1"
-    comparisons += export_llama(genuine, full_vocabulary, dtype, folder, report)
-    seconds["fish_llama"] = time.perf_counter() - begin
+    Attributes:
+        comparisons: Every artefact against upstream.
+        seconds: Duration of each stage.
+    """
 
-    for model in ("fish_llama", "fish_prompt", "fish_reference"):
-        (new / model / "1").mkdir(parents=True, exist_ok=True)
-        facts.save(new / model / "1")
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(checkpoint.path / name, new / "fish_prompt" / "1" / name)
-    return comparisons, seconds
+    def __init__(
+        self,
+        family: Family,
+        checkpoint: Checkpoint,
+        asked: Asked,
+        new: Path,
+        report: Callable[[str], None],
+    ) -> None:
+        self.family, self.checkpoint, self.asked = family, checkpoint, asked
+        self.new, self.report = new, report
+        self.comparisons: list[Comparison] = []
+        self.seconds: dict[str, float] = {}
 
+    def codec(self, made: list[str]) -> None:
+        """Export encoder and decoder, and collect the facts, some of which the codec knows."""
+        codec = self.family.load_codec(self.checkpoint)
+        decoder = DecoderGraph(codec).eval()
+        self.facts = self._facts(codec, decoder)
+        with self._timed("fish_encoder") as folder:
+            self.comparisons += export_encoder(codec, self.facts, folder, self.report, made)
+        with self._timed("fish_decoder") as folder:
+            self.comparisons += export_decoder(
+                codec, decoder, self.facts, folder, self.report, made
+            )
 
-def facts_of(
-    checkpoint: Checkpoint, codec: Any, decoder: DecoderGraph, full_vocabulary: bool
-) -> Facts:
-    """What serving must know of the checkpoint."""
-    config, tokenizer = checkpoint.config, checkpoint.tokenizer
-    return Facts(
-        family="fish_s1",
-        checkpoint_id=checkpoint.checkpoint_id,
-        sample_rate=int(codec.sample_rate),
-        samples_per_frame=samples_per_frame(codec),
-        codebook_sizes=tuple(int(q.codebook_size) for q in quantizers(codec)),
-        max_frames=decoder.max_frames,
-        max_reference_frames=max_prompt_length(int(config.max_seq_len)),
-        history_frames=decoder.history_frames,
-        vocab_size=int(config.vocab_size),
-        max_seq_len=int(config.max_seq_len),
-        semantic_begin_id=int(tokenizer.semantic_begin_id),
-        num_semantic=num_semantic(config, tokenizer),
-        im_end_id=int(tokenizer.get_token_id("<|im_end|>")),
-        full_vocabulary=full_vocabulary,
-        num_layers=int(config.n_layer),
-        num_kv_heads=int(config.n_local_heads),
-        head_dim=int(config.head_dim),
-    )
+    def llama(self) -> None:
+        """Export the language model."""
+        with self._timed("fish_llama") as folder:
+            self.report("fish_llama: loading")
+            genuine = self.family.load_llama(self.checkpoint)
+            llama = self.family.engine_llama(genuine, self.asked.full_vocabulary)
+            dtype = self.family.stored_dtype(self.checkpoint)
+            self.comparisons += export_llama(
+                genuine, llama, dtype, folder, self.report, self.asked.onnx_llama
+            )
 
+    def facts_and_tokenizer(self) -> None:
+        """Write what the Python models read."""
+        for model in ("fish_llama", "fish_prompt", "fish_reference"):
+            folder = self.new / model / "1"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.facts.save(folder)
+        for name in self.family.prompt_files:
+            shutil.copyfile(self.checkpoint.path / name, self.new / "fish_prompt" / "1" / name)
 
-def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The checkpoint's own: converting back and forth must lose nothing."""
-    weights = torch.load(checkpoint.path / "model.pth", mmap=True, weights_only=True)
-    weights = weights.get("state_dict", weights)
-    types = {t.dtype for t in weights.values() if t.is_floating_point()}
-    return types.pop() if len(types) == 1 else torch.float32
+    @contextlib.contextmanager
+    def _timed(self, model: str) -> Iterator[Path]:
+        begin = time.perf_counter()
+        yield self.new / model / "1"
+        self.seconds[model] = time.perf_counter() - begin
+
+    def _facts(self, codec: Any, decoder: DecoderGraph) -> Facts:
+        language = self.family.language_facts(self.checkpoint)
+        return Facts(
+            family=self.family.name,
+            checkpoint_id=self.checkpoint.checkpoint_id,
+            sample_rate=int(codec.sample_rate),
+            samples_per_frame=samples_per_frame(codec),
+            codebook_sizes=tuple(int(q.codebook_size) for q in quantizers(codec)),
+            max_frames=decoder.max_frames,
+            max_reference_frames=max_prompt_length(language["max_seq_len"]),
+            history_frames=decoder.history_frames,
+            full_vocabulary=self.asked.full_vocabulary,
+            **language,
+        )
 
 
 def _require_parity(comparisons: list[Comparison]) -> None:
@@ -182,18 +201,19 @@ def _require_parity(comparisons: list[Comparison]) -> None:
 
 
 def _only_committed(folder: str, names: list[str]) -> list[str]:
-    """Leave artefacts behind: everything in a version folder but the code."""
+    """Names that are not to be copied: everything in a version folder but the code."""
     if not Path(folder).name.isdecimal():
         return []
     return [name for name in names if name not in ("model.py", ".gitkeep")]
 
 
 def _place(new: Path, repository: Path) -> dict[str, int]:
-    """Rename every new file over its predecessor."""
+    """Rename every new file over the old one; optional files of an earlier export go."""
     sizes = {}
     for model in ("fish_encoder", "fish_decoder"):
         for name in (FILE_NAME, INT8_FILE_NAME):
-            (repository / model / "1" / name).unlink(missing_ok=True)  # of other weights
+            (repository / model / "1" / name).unlink(missing_ok=True)
+    shutil.rmtree(repository / "fish_llama" / "1" / "onnx", ignore_errors=True)
     for source in sorted(p for p in new.rglob("*") if p.is_file()):
         target = repository / source.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +223,7 @@ def _place(new: Path, repository: Path) -> dict[str, int]:
 
 
 def tables(result: Result) -> list[Table]:
-    """What to show of an export."""
+    """Tables that show an export: parity, files and durations."""
     parity = Table(title="Parity with upstream", title_justify="left")
     for column in ("artefact", "of", "error", "limit"):
         parity.add_column(column, justify="left" if column in ("artefact", "of") else "right")

@@ -1,1 +1,1 @@
-"""Checkpoint families: one folder for each, which knows its files, weights and prompt."""
+"""Checkpoint families: one folder for each, with its files, weights and prompt."""

@@ -1,1 +1,1 @@
-"""Starts a tritonserver on this machine, and says what is wrong with it."""
+"""Starts a tritonserver on this machine, and finds what keeps it from serving."""

@@ -1,8 +1,8 @@
-"""A folder per running server, and the certain knowledge of which servers are gone.
+"""Keeps a folder for each running server, and knows for certain which servers have ended.
 
-The folder's `lock` is held by the server process and its stubs, which inherit it, so the kernel
-lets it go when the last of them ends, however it ends. A folder whose lock is free is therefore a
-dead server's: it is removed, and with it the /dev/shm regions that carry its name.
+The server process and its stubs inherit the lock on the folder's file `lock`, so the kernel
+releases it when the last of them ends, however it ends. A folder whose lock is free belongs to a
+server that has ended: it is removed, and with it the /dev/shm regions that carry its name.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass
 class RunFolder:
-    """What one server keeps on this machine while it runs.
+    """The folder of one server.
 
     Attributes:
         path: The folder.
@@ -30,38 +30,38 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Unique on this machine; the server's shared-memory regions start with it."""
+        """A name unique on this machine; the names of the server's shared memory start with it."""
         return self.path.name
 
     @classmethod
     def create(cls) -> "RunFolder":
-        """Make a folder for a new server, and remove what dead ones left behind."""
+        """Make a folder for a new server, and remove what ended servers left behind."""
         parent = Path(tempfile.gettempdir(), f"voicereel-{os.getuid()}")
         parent.mkdir(mode=0o700, exist_ok=True)
         starting = os.open(parent, os.O_RDONLY)
-        try:  # one at a time: a folder without its lock held would look dead
+        try:  # one launch at a time: a folder whose lock is not held yet would look abandoned
             fcntl.flock(starting, fcntl.LOCK_EX)
             for folder in parent.iterdir():
-                _remove_if_dead(folder)
+                _remove_if_ended(folder)
             path = parent / f"voicereel_{secrets.token_hex(4)}"
             path.mkdir()
             return cls(path, _hold(path))
         finally:
             os.close(starting)
 
-    def let_go(self) -> None:
-        """Leave the lock to those who inherited it."""
+    def release(self) -> None:
+        """Leave the lock to the processes that inherited it."""
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
 
     def abandon(self) -> None:
-        """Remove a dead server's shared memory; its log stays until the next start."""
-        self.let_go()
+        """Remove the shared memory of an ended server; its log stays until the next start."""
+        self.release()
         _remove_shared_memory(self.name)
 
     def remove(self) -> None:
-        """Remove everything of a dead server."""
+        """Remove everything that an ended server left."""
         self.abandon()
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -72,11 +72,11 @@ def _hold(folder: Path) -> int:
     return lock
 
 
-def _remove_if_dead(folder: Path) -> None:
+def _remove_if_ended(folder: Path) -> None:
     try:
         lock = _hold(folder)
     except OSError:
-        return  # it lives
+        return  # its server runs
     RunFolder(folder, lock).remove()
 
 

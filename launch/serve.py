@@ -60,7 +60,7 @@ def _ready_line(server: Server) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    for each in _SIGNALS:  # once asked to stop, asking again changes nothing
+    for each in _SIGNALS:  # a second signal must not interrupt the shutdown
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(0)
 

@@ -23,22 +23,22 @@ from launch.tritonserver import LaunchError
 
 __all__ = ["LaunchError", "Server"]
 
-CACHE_BYTES = 256 * 2**20  # a reference's codes are some 20 kB: thousands of voices
-EXIT_TIMEOUT_S = 30  # how long a stopping server waits for requests in flight
-# Threads that wait for their next share of work spin for a moment, since to sleep and be woken
-# takes longer than most shares, and then sleep: spinning on, the LLaMA stage and the codec would
-# take the cores from each other. The caller's own environment goes before this.
-_WAITING = {"GOMP_SPINCOUNT": "3000"}
+CACHE_BYTES = 256 * 2**20  # the codes of a reference take about 20 kB: thousands of voices
+EXIT_TIMEOUT_S = 30  # seconds that a stopping server waits for requests in flight
+# OpenMP threads spin briefly before they sleep: waking up takes longer than most of their work, but
+# with long spins the LLaMA stage and the codec would take the cores from each other. A value in the
+# caller's environment wins.
+_OPENMP = {"GOMP_SPINCOUNT": "3000"}  # turns of the loop
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_prctl = ctypes.CDLL(None).prctl  # looked up here: not safe between fork and exec
+_prctl = ctypes.CDLL(None).prctl  # looked up here: a lookup between fork and exec is not safe
 
 
 class Server:
     """A tritonserver of this machine, serving one repository.
 
     Attributes:
-        address: It listens at.
-        ports: Of http, grpc and metrics.
+        address: The address it listens at.
+        ports: Port numbers by service: http, grpc, metrics.
         log_path: The server's log; a clean stop removes it unless the caller named it.
     """
 
@@ -56,19 +56,19 @@ class Server:
         environment: dict[str, str] | None = None,
         flags: Sequence[str] = (),
     ) -> None:
-        """Say what to serve and where; nothing happens before `start`.
+        """Describe what to serve and where; nothing happens before `start`.
 
         Args:
             repository: The model repository.
             profile: `configs/<profile>.pbtxt` of each model that has one; None: config.pbtxt.
-            address: To listen at.
+            address: The address to listen at.
             http_port: 0 takes a free one.
             grpc_port: 0 takes a free one.
             metrics_port: 0 takes a free one.
             deadline_s: How long all models together may take to load.
             log_path: File for the server's log, replaced.
-            environment: Variables for the server and its models, beside this process's.
-            flags: Further ones for tritonserver.
+            environment: Variables for the server and its models, in addition to this process's.
+            flags: Further arguments of tritonserver.
         """
         self.repository, self.profile, self.address = Path(repository), profile, address
         self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
@@ -79,22 +79,22 @@ class Server:
 
     @property
     def http_url(self) -> str:
-        """host:port, as tritonclient.http wants it."""
+        """host:port, as tritonclient.http takes it."""
         return f"{self.address}:{self.ports['http']}"
 
     @property
     def grpc_url(self) -> str:
-        """host:port, as tritonclient.grpc wants it."""
+        """host:port, as tritonclient.grpc takes it."""
         return f"{self.address}:{self.ports['grpc']}"
 
     @property
     def metrics_url(self) -> str:
-        """Of the Prometheus page."""
+        """The address of the Prometheus page."""
         return f"http://{self.address}:{self.ports['metrics']}/metrics"
 
     @property
     def pid(self) -> int:
-        """Of the started server."""
+        """The process id of the started server."""
         if self._process is None:
             raise RuntimeError("the server has not been started")
         return self._process.pid
@@ -125,13 +125,13 @@ class Server:
             installation = tritonserver.find(folder.path / "backends")
             self._process = process = self._spawn(installation, folder, self.log_path)
             self._wait_until_ready(process, self.log_path)
-        except BaseException:  # also a signal's: whatever ends the wait ends the server
+        except BaseException:  # a signal's too: whatever ends the wait ends the server
             self._end(patience_s=5)
             folder.abandon()
             raise
 
     def stop(self) -> None:
-        """End the server and its stubs, and remove what they left. Harmless when it has ended."""
+        """End the server and its stubs, and remove what they left. Does nothing the second time."""
         self._end(patience_s=EXIT_TIMEOUT_S + 5)
         if self._folder is not None:
             self._folder.remove()
@@ -155,11 +155,11 @@ class Server:
             )
 
     def _choose_ports(self) -> None:
-        """Check the named ports and find free ones, so that a taken one is said at once."""
+        """Check the given ports, so that one in use fails at once, and choose the others."""
         held = []
         for use, port in self.ports.items():
             probe = socket.socket()
-            held.append(probe)  # until all are chosen, or the same one might be chosen twice
+            held.append(probe)  # kept open until all are chosen, so that no port is chosen twice
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.address, port))
@@ -172,9 +172,7 @@ class Server:
         for probe in held:
             probe.close()
 
-    def _spawn(
-        self, installation: tritonserver.Installation, folder: RunFolder, log_path: Path
-    ) -> subprocess.Popen[bytes]:
+    def _command(self, installation: tritonserver.Installation, folder: RunFolder) -> list[str]:
         command = [
             str(installation.binary),
             *installation.flags,
@@ -189,21 +187,26 @@ class Server:
         ]
         for use, port in self.ports.items():
             command += [f"--{use}-address={self.address}", f"--{use}-port={port}"]
-        # A server must not outlive who started it. The kernel ties that to the starting thread.
+        return [*command, *self.flags]
+
+    def _spawn(
+        self, installation: tritonserver.Installation, folder: RunFolder, log_path: Path
+    ) -> subprocess.Popen[bytes]:
+        # A server must not outlive this process; the kernel ties it to the thread that starts it.
         in_main_thread = threading.current_thread() is threading.main_thread()
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*command, *self.flags],
+                self._command(installation, folder),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**_WAITING, **os.environ, **installation.environment, **self.environment},
+                env={**_OPENMP, **os.environ, **installation.environment, **self.environment},
                 cwd=tritonserver.PROJECT,  # the wheel's stub ignores PYTHONPATH
                 pass_fds=[folder.lock],
-                start_new_session=True,  # Ctrl-C is ours to pass on; stubs are found by group
+                start_new_session=True,  # Ctrl-C must not reach it; its group has the stubs
                 preexec_fn=_die_with_parent if in_main_thread else None,
             )
-        folder.let_go()
+        folder.release()
         return process
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
@@ -234,7 +237,7 @@ class Server:
             connection.close()
 
     def _end(self, patience_s: float) -> None:
-        """End the server, then any stub of it that did not notice."""
+        """End the server, then any stub that has not ended with it."""
         process, self._process = self._process, None
         if process is None:
             return

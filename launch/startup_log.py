@@ -1,14 +1,14 @@
-r"""Reads from tritonserver's log, in one line, why it does not serve.
+r"""Reads from tritonserver's log why it does not serve, in one line.
 
-A line: `E1123 01:17:15.121029 9108 model_lifecycle.cc:642] "failed to load 'm' version 1: why"`
-with the message's own line breaks written as `\n`.
+A line of the log, in which line breaks of the message are written as `\n`:
+`E1123 01:17:15.121029 9108 model_lifecycle.cc:642] "failed to load 'm' version 1: why"`
 """
 
 import re
 import signal
 from pathlib import Path
 
-# In order of how much they say; each captures the model, where it knows it, and the reason.
+# The most telling first; each captures the model, where the message has it, and the reason.
 _REASONS = (
     re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)"),
     re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.*)"),
@@ -21,13 +21,13 @@ _MESSAGE = re.compile(r'^[EWI]\d{4} \S+ +\d+ [^]]+\] *"?(.*?)"?$', re.MULTILINE)
 _ERROR_KINDS = re.compile(
     r"^((Internal|Invalid argument|Unavailable|FileNotFoundError|ValueError|RuntimeError): )+"
 )
-# Said by the native backends; the Python-based ones say it themselves.
+# A native backend's message; the Python-based backends add the command themselves.
 _NATIVE_MISSING = re.compile(r"unable to find '[^']+/model\.(onnx|pt)'")
 _MAKE_IT = "Make it with: make export CHECKPOINT=DIR"
 
 
 def why_it_ended(log: Path, status: int) -> str:
-    """The reason a server gave before it ended with an exit status (negative: a signal)."""
+    """The reason that a server gave before it ended with an exit status (negative: a signal)."""
     text = log.read_text("utf-8", errors="replace")
     failures = _failures(text)
     if failures:
@@ -42,7 +42,7 @@ def why_it_ended(log: Path, status: int) -> str:
 
 
 def what_it_waits_for(log: Path) -> str:
-    """Which models a server that is not ready has begun to load and not finished."""
+    """The models that a server has begun to load and not finished, or why they failed."""
     text = log.read_text("utf-8", errors="replace")
     loading = re.findall(r"\"loading: (\S+):\d+\"", text)
     done = set(re.findall(r"successfully loaded '([^']+)'", text))
@@ -52,7 +52,7 @@ def what_it_waits_for(log: Path) -> str:
 
 
 def _failures(text: str) -> dict[str, str]:
-    """Reasons by model, those that follow from another's failure last or left out."""
+    """Reasons by model, without failures that only follow from another model's."""
     messages = [m.group(1) for m in _MESSAGE.finditer(text)] + text.splitlines()[:1]
     found: dict[str, str] = {}
     for pattern in _REASONS:
@@ -64,7 +64,7 @@ def _failures(text: str) -> dict[str, str]:
 
 
 def _shorten(reason: str) -> str:
-    """One line without Python's traceback and Triton's error kinds."""
+    """The reason in one line, without Python's traceback and Triton's names of error kinds."""
     reason = reason.split("\\n\\nAt:")[0].replace("\\n", " ")
     reason = _ERROR_KINDS.sub("", reason).strip().rstrip(".")
     reason = reason.replace("is not healthy", "ended while it loaded the model")

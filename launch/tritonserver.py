@@ -1,8 +1,8 @@
-"""Finds the `tritonserver` of this machine, and what it needs around it to run.
+"""Finds the `tritonserver` of this machine, and the folders and variables that it needs.
 
-Two kinds exist: NVIDIA's image has one in /opt/tritonserver with native backends; elsewhere the
-`nvidia-pytriton` wheel in the running Python carries the same server with a `python` backend
-only, beside which `backends/onnxruntime` and `backends/pytorch` of this project are laid.
+NVIDIA's image has one in /opt/tritonserver, with native backends. Elsewhere the `nvidia-pytriton`
+wheel in the running Python carries the same server with a `python` backend only; this project's
+`backends/onnxruntime` and `backends/pytorch` are copied beside that one.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ OWN_BACKENDS = ("onnxruntime", "pytorch")
 
 
 class LaunchError(RuntimeError):
-    """Why the server could not be started, in one line that says what to do."""
+    """The server could not be started; the message is one line that says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Installation:
 
     Attributes:
         binary: The executable.
-        flags: Those that name its backend and cache folders.
-        environment: Variables to set for it, beside the caller's.
+        flags: Arguments that name its backend and cache folders.
+        environment: Variables to set for it, in addition to the caller's.
     """
 
     binary: Path
@@ -39,18 +39,18 @@ class Installation:
 
 
 def find(backends: Path) -> Installation:
-    """Find a server: the system's if there is one, because its backends are native.
+    """Find a server; the system's goes first, because its backends are native.
 
     Args:
-        backends: Folder to lay the backends in, for a server from the wheel.
+        backends: Folder to copy the backends into, for a server from the wheel.
 
     Raises:
-        LaunchError: If there is none, or Python is not fit for it.
+        LaunchError: If there is none, or it does not support this Python.
     """
     system = Path("/opt/tritonserver/bin/tritonserver")
     if system.is_file() or (on_path := shutil.which("tritonserver")):
         binary = system if system.is_file() else Path(on_path or "").resolve()
-        # Its stubs run the system's Python, whatever this one is.
+        # Its stubs run the system's Python, not this one.
         return Installation(binary, (), {"PYTHONPATH": _prepended("PYTHONPATH", PROJECT)})
     return _from_wheel(backends)
 
@@ -69,9 +69,9 @@ def _from_wheel(backends: Path) -> Installation:
     if not stub.is_file():
         known = sorted(p.name for p in stub.parents[1].iterdir())
         raise LaunchError(f"nvidia-pytriton serves Python {', '.join(known)}, not {version}")
-    _lay(backends / "python", [*(server / "backends" / "python").glob("*triton*"), stub])
+    _copy(backends / "python", [*(server / "backends" / "python").glob("*triton*"), stub])
     for name in OWN_BACKENDS:
-        _lay(backends / name, [PROJECT / "backends" / name / "model.py"])
+        _copy(backends / name, [PROJECT / "backends" / name / "model.py"])
     return Installation(
         server / "bin" / "tritonserver",
         (f"--backend-directory={backends}", f"--cache-directory={server / 'caches'}"),
@@ -85,15 +85,15 @@ def _from_wheel(backends: Path) -> Installation:
     )
 
 
-def _lay(backend: Path, files: list[Path]) -> None:
-    """Copy 3 MB at each start, so never out of date: the server refuses links to elsewhere."""
+def _copy(backend: Path, files: list[Path]) -> None:
+    """Copy a backend's files (3 MB) at each start; the server refuses links out of the folder."""
     backend.mkdir(parents=True)
     for file in files:
         shutil.copy(file, backend)
 
 
 def _libpython_folder() -> Path:
-    """Where the stub finds libpython. Without it the server would hang at load for ever."""
+    """The folder of libpython, which stubs load. Without it the server hangs while it loads."""
     folder, library = (sysconfig.get_config_var(v) or "" for v in ("LIBDIR", "INSTSONAME"))
     try:
         ctypes.CDLL(str(Path(folder, library)) if Path(folder, library).is_file() else library)

@@ -53,12 +53,8 @@ LEFT = {
     ("engine.lm.on_gpu", "engine.codec"),
     ("engine.schedule.scheduler", "torch"),
     ("ensemble.contract.settings", "torch"),
-    ("export.__main__", "families"),
-    ("export.lm", "families"),
     ("export.run", "engine.kernels"),
     ("export.run", "ensemble.serving"),
-    ("export.run", "families"),
-    ("model_repository.fish_prompt.1.model", "families.fish_s1.prompt"),
 }
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from families.fish_s1 import demo
-from families.fish_s1.make_checkpoint import PRESETS, write_tokenizer
+from families.fish_s1.make_checkpoint import write_tokenizer
+from families.fish_s1.presets import PRESETS
 from families.fish_s1.upstream import (
     BaseTransformer,
     DualARModelArgs,

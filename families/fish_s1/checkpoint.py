@@ -27,28 +27,22 @@ from families.fish_s1.upstream import (
     codec_freqs_cis,
     precompute_freqs_cis,
 )
-from families.fish_s1.weights import (
-    CheckpointError,
-    check,
-    listed,
-    read_codec,
-    read_llama,
-    reject_lfs_pointer,
-)
+from families.fish_s1.weights import check, listed, read_codec, read_llama, reject_lfs_pointer
+from families.registry import CheckpointError
 
 FILES = ("config.json", "model.pth", "codec.pth", "tokenizer.tiktoken", "special_tokens.json")
 CODEC_CONFIG = "codec.yaml"  # upstream's own configuration where there is none
-ANSWER_POSITIONS = 2048  # kept free behind every prompt (upstream's `generate_long`)
+ANSWER_POSITIONS = 2048  # kept free after every prompt (upstream's `generate_long`)
 _IM_END, _INTERLEAVE = "<|im_end|>", "<|interleave|>"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder whose every file has been checked, not yet in memory.
+    """A folder whose every file has been checked; its weights are not in memory yet.
 
     Attributes:
         path: The folder.
-        config: What the transformers are, as upstream's own dataclass.
+        config: Shape of the transformers, as upstream's own dataclass.
         tokenizer: Upstream's own; holds `semantic_begin_id` and `semantic_end_id`.
         checkpoint_id: First 16 hex digits of the SHA-256 over the files' contents.
     """
@@ -60,10 +54,10 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Check everything in the folder that can be wrong.
+    """Check every file of a folder.
 
     Raises:
-        CheckpointError: With what was found, what was expected and what to do.
+        CheckpointError: Says what was found, what was expected and what to do.
     """
     path = Path(path)
     _require_files(path)
@@ -80,15 +74,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def load_llama(
     checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, max_seq_len: int | None = None
 ) -> DualARTransformer:
-    """The two transformers, in eval mode, on the CPU.
+    """Load the two transformers, in eval mode, on the CPU.
 
     Args:
         checkpoint: What `load_checkpoint` returned.
         dtype: Of the weights and of the rotary tables, as in upstream's `init_model`.
-        max_seq_len: Positions the rotary table and mask are made for; the checkpoint's if None.
+        max_seq_len: Positions of the rotary table and the mask; None: the checkpoint's.
 
     Raises:
-        CheckpointError: If the weights changed under us or max_seq_len cannot be served.
+        CheckpointError: If the weights have changed since the check, or max_seq_len is unusable.
     """
     config = checkpoint.config
     if max_seq_len is not None:
@@ -107,13 +101,13 @@ def load_llama(
 
 
 def load_codec(checkpoint: Checkpoint) -> DAC:
-    """The codec in eval mode, float32, on the CPU.
+    """Load the codec in eval mode, float32, on the CPU.
 
     Its `causal_mask` tables (16384 x 16384) are left empty: the window-limited transformers are
-    always handed a mask and never look at them.
+    always given a mask and never read them.
 
     Raises:
-        CheckpointError: If the weights changed under us.
+        CheckpointError: If the weights have changed since the check.
     """
     codec = empty_codec(checkpoint.path / CODEC_CONFIG)
     weights = read_codec(checkpoint.path / "codec.pth")
@@ -137,12 +131,19 @@ def fill_codec(codec: DAC, weights: dict[str, torch.Tensor]) -> DAC:
             module.causal_mask = torch.empty(0, 0, dtype=torch.bool)
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
-                hook(module, None)  # remakes `weight`, still empty, of the older weight norm
+                hook(module, None)  # the older weight norm: makes `weight`, which is still empty
     return codec.requires_grad_(False).eval()
 
 
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Dtype of the transformers' weights in the file; float32 if they have several."""
+    weights = read_llama(checkpoint.path / "model.pth")
+    types = {t.dtype for t in weights.values() if t.is_floating_point()}
+    return types.pop() if len(types) == 1 else torch.float32
+
+
 def _empty_llama(config: DualARModelArgs, tokenizer: FishTokenizer) -> DualARTransformer:
-    """Without memory or random numbers behind its tensors."""
+    """Upstream's model on the meta device, without memory or random numbers."""
     try:
         with torch.device("meta"):
             return DualARTransformer(config, tokenizer)  # pyright: ignore[reportArgumentType]
@@ -214,7 +215,7 @@ def _read_config(path: Path) -> DualARModelArgs:
 
 
 def _check_extents(config: DualARModelArgs) -> None:
-    """What upstream notices only when it generates, or never."""
+    """Check the numbers that upstream checks only when it generates, or never."""
     length = config.max_seq_len
     if not isinstance(length, int) or length % 8 or length <= ANSWER_POSITIONS:
         raise CheckpointError(

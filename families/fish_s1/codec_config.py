@@ -20,9 +20,9 @@ from families.fish_s1.upstream import (
     ModelArgs,
     WindowLimitedTransformer,
 )
-from families.fish_s1.weights import CheckpointError
+from families.registry import CheckpointError
 
-# A Hydra file names the Python callables it wants called, so the file is code. These are safe.
+# A Hydra file names Python callables to be called, so it is code. These are safe.
 _TARGETS = {
     f"{target.__module__}.{target.__qualname__}"
     for target in (DAC, ModelArgs, DownsampleResidualVectorQuantize, WindowLimitedTransformer)
@@ -37,7 +37,7 @@ def packaged_config() -> DictConfig:
 
 
 def empty_codec(path: Path) -> DAC:
-    """Upstream's codec without memory or random numbers behind its tensors.
+    """Build upstream's codec on the meta device, without memory or random numbers.
 
     Args:
         path: The configuration; upstream's own where there is no such file.
@@ -50,7 +50,7 @@ def empty_codec(path: Path) -> DAC:
 
 
 def build_codec(config: DictConfig | ListConfig, name: str = "codec.yaml") -> DAC:
-    """The same of a configuration already read; `name` is for the message."""
+    """Build the codec of a configuration that has been read; `name` is for messages."""
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the older weight norm, by design
@@ -63,7 +63,7 @@ def build_codec(config: DictConfig | ListConfig, name: str = "codec.yaml") -> DA
 
 
 def codec_facts_fault(codec: DAC, config: DualARModelArgs) -> str | None:
-    """Why the codec cannot speak the transformers' codes, or None."""
+    """Why the codec does not fit the transformers, or None."""
     quantizer: Any = codec.quantizer
     books = 1 + quantizer.quantizer.n_codebooks
     if books != config.num_codebooks:
@@ -98,7 +98,7 @@ def _parsed(text: str, name: str) -> DictConfig:
 
 
 def _targets(node: object) -> Iterator[str]:
-    """Every callable the configuration names, however deep."""
+    """Every callable that the configuration names, at any depth."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield str(node["_target_"])

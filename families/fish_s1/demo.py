@@ -1,4 +1,4 @@
-"""What the demo voice is: the dimensions of its transformers and its codec.
+"""Dimensions of the demo voice: of its transformers and of its codec.
 
 Small enough for two cores to train and to serve. `training/` trains it; the weights that it ends
 with are kept in `assets/demo`, in half precision and 8 bits.
@@ -10,7 +10,7 @@ from typing import Any
 WEIGHTS = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
 CODEBOOK_SIZE = 256  # of all ten
-TEXT_TOKENS = 256  # the bytes: with some hundred words there is little for longer ones to gain
+TEXT_TOKENS = 256  # single bytes: for a few hundred words, longer tokens gain little
 _SPECIAL_TOKENS = 15 + 1  # upstream's own, and <|speaker:0|>
 
 LLAMA: dict[str, Any] = {
@@ -28,7 +28,7 @@ LLAMA: dict[str, Any] = {
     "norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "attention_qk_norm": True,
-    # Upstream scales in `forward_generate` but not in `forward`: what is trained must be served.
+    # Upstream scales in `forward_generate` but not in `forward`, which trains: both must agree.
     "scale_codebook_embeddings": False,
     "initializer_range": 0.03,
     "use_gradient_checkpointing": False,
@@ -76,7 +76,7 @@ CODEC: dict[str, Any] = {
         "codebook_size": CODEBOOK_SIZE,
         "semantic_codebook_size": CODEBOOK_SIZE,
         "quantizer_dropout": 0.0,
-        "pre_module": _deeper(_TRANSFORMER, 6),  # what the encoder's few channels missed
+        "pre_module": _deeper(_TRANSFORMER, 6),  # makes up for the encoder's few channels
         "post_module": _deeper(_TRANSFORMER, 4),
     },
 }

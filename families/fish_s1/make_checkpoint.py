@@ -1,8 +1,8 @@
 """Makes checkpoints in the genuine format, for tests, demos and benchmarks.
 
-Most are of random weights. Nothing is learnt, so what they speak is noise; but the genuine loaders
-accept them, the codes are valid and vary, the speech ends, and the audio is audible.
-`demo` is the one that was trained: its weights are kept in few bits and expanded here.
+Most have random weights. They speak noise, but the genuine loaders accept them, their codes are
+valid and vary, the speech ends, and the audio is audible. `demo` was trained: its weights are kept
+in few bits and are expanded here.
 """
 
 import base64
@@ -12,18 +12,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from families.fish_s1 import demo
 from families.fish_s1.checkpoint import CODEC_CONFIG, load_checkpoint
 from families.fish_s1.codec_config import build_codec, packaged_config
+from families.fish_s1.presets import PRESETS, Preset
 from families.fish_s1.random_codec import random_codec
 from families.fish_s1.random_llama import random_llama
 from families.fish_s1.upstream import (
@@ -32,120 +31,8 @@ from families.fish_s1.upstream import (
     DualARTransformer,
     FishTokenizer,
 )
-from families.fish_s1.weights import CheckpointError, read_codec, read_llama
-
-# Shape of OpenAudio S1-mini, as printed when the real one is loaded: 860,169,216 parameters.
-_S1_MINI: dict[str, Any] = {
-    "dim": 1024,
-    "n_layer": 28,
-    "n_head": 16,
-    "n_local_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 3072,
-    "vocab_size": 155776,
-    "codebook_size": 4096,
-    "num_codebooks": 10,
-    "max_seq_len": 8192,
-    "rope_base": 1e6,
-    "norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "attention_qk_norm": True,
-    "scale_codebook_embeddings": True,
-    "initializer_range": 0.03125,
-    "n_fast_layer": 4,
-    "fast_dim": 1024,
-    "fast_n_head": 16,
-    "fast_n_local_heads": 8,
-    "fast_head_dim": 64,
-    "fast_intermediate_size": 3072,
-    "fast_attention_qkv_bias": False,
-    "fast_attention_qk_norm": False,
-    "fast_attention_o_bias": False,
-}
-# The same in small. 280 pieces of text, 15 + 1 special and 64 semantic tokens, and, as in S1-mini,
-# two ids more than there are tokens.
-_TINY: dict[str, Any] = _S1_MINI | {
-    "dim": 64,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_local_heads": 2,
-    "head_dim": 32,
-    "intermediate_size": 128,
-    "vocab_size": 362,
-    "codebook_size": 64,
-    "max_seq_len": 4096,
-    "n_fast_layer": 2,
-    "fast_dim": 64,
-    "fast_n_head": 4,
-    "fast_n_local_heads": 2,
-    "fast_head_dim": 16,
-    "fast_intermediate_size": 128,
-}
-_TINY_TRANSFORMER = {
-    "window_size": 16,
-    "input_dim": 64,
-    "config": {
-        "block_size": 2048,  # frames: 95 s
-        "n_layer": 2,
-        "n_head": 2,
-        "head_dim": 32,
-        "dim": 64,
-        "intermediate_size": 128,
-    },
-}
-_TINY_CODEC: dict[str, Any] = {
-    "encoder_dim": 4,
-    "decoder_dim": 32,
-    "encoder_transformer_layers": [0, 0, 0, 2],
-    "decoder_transformer_layers": [0, 0, 0, 0],  # upstream builds and drops them
-    "transformer_general_config": {"block_size": 8192},  # 4 for each frame
-    "quantizer": {
-        "input_dim": 64,
-        "codebook_size": 64,
-        "semantic_codebook_size": 64,
-        "pre_module": _TINY_TRANSFORMER,
-        "post_module": _TINY_TRANSFORMER,
-    },
-}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One kind of checkpoint.
-
-    Attributes:
-        llama: Fields of upstream's `DualARModelArgs`.
-        codec: What differs from upstream's codec configuration.
-        num_text_tokens: Pieces of text in the tokenizer.
-        num_speakers: Tokens `<|speaker:N|>`; without any, upstream spells the marker out.
-        dtype: Of the transformers' weights.
-        weights: Folder of `model.pth` and `codec.pth` to expand; None: random ones.
-    """
-
-    llama: dict[str, Any]
-    codec: dict[str, Any] = field(default_factory=lambda: _TINY_CODEC)
-    num_text_tokens: int = 280
-    num_speakers: int = 1
-    dtype: torch.dtype = torch.float32
-    weights: Path | None = None
-
-
-PRESETS = {
-    # Ids as in S1-mini: <|im_end|> 151647, semantic 151678 to 155773.
-    "s1mini": Preset(_S1_MINI, {}, 151643, 20, torch.bfloat16),
-    "tiny": Preset(_TINY),
-    "tiny-mha": Preset(_TINY | {"n_local_heads": 4, "fast_n_local_heads": 4}),
-    "tiny-fastdim": Preset(_TINY | {"fast_dim": 32}),
-    "tiny-noqknorm": Preset(_TINY | {"attention_qk_norm": False}),
-    # Like Fish-Speech 1.5 in these: 8 codebooks, their sum not scaled, no speaker token.
-    "tiny-8books": Preset(
-        _TINY | {"num_codebooks": 8, "scale_codebook_embeddings": False},
-        _TINY_CODEC | {"quantizer": _TINY_CODEC["quantizer"] | {"n_codebooks": 7}},
-        num_speakers=0,
-    ),
-    "tiny-tied": Preset(_TINY | {"tie_word_embeddings": True}),
-    "demo": Preset(demo.LLAMA, demo.CODEC, demo.TEXT_TOKENS, weights=demo.WEIGHTS),
-}
+from families.fish_s1.weights import read_codec, read_llama
+from families.registry import CheckpointError
 
 
 def make_checkpoint(
@@ -163,8 +50,8 @@ def make_checkpoint(
         out: The folder to make.
         seed: The same seed gives the same weights.
         force: Replace a folder that holds something.
-        endless: Speech that only `max_new_tokens` ends: workloads of a known length.
-        weights: Folder of trained ones, instead of the preset's own.
+        endless: Only `max_new_tokens` ends the speech, for workloads of a known length.
+        weights: Folder of trained weights to take instead of the preset's.
 
     Raises:
         CheckpointError: If the name is unknown or the folder is not empty, or if trained weights
@@ -210,7 +97,7 @@ def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
 
 
 def _expand(weights: Path, folder: Path) -> None:
-    """-> the single precision that the codec needs and the transformers may have."""
+    """Expand packed weights to single precision, which the codec needs."""
     for file, read in (("model.pth", read_llama), ("codec.pth", read_codec)):
         tensors = {name: tensor.float() for name, tensor in read(weights / file).items()}
         torch.save(tensors, folder / file)
@@ -235,7 +122,7 @@ def _write_random(
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
 
         def begin(what: str, total: int) -> Callable[[], None]:
-            task = progress.add_task(what, total=total + 1)  # the last one: written
+            task = progress.add_task(what, total=total + 1)  # the last step is writing the file
             return lambda: progress.advance(task)
 
         step = begin("transformers", len(list(llama.parameters())))
@@ -250,7 +137,7 @@ def _write_random(
 
 
 def write_tokenizer(preset: Preset, folder: Path) -> None:
-    """`tokenizer.tiktoken` and `special_tokens.json`."""
+    """Write `tokenizer.tiktoken` and `special_tokens.json`."""
     count = preset.num_text_tokens
     lines = [
         f"{base64.b64encode(token).decode()} {rank}"
@@ -265,7 +152,7 @@ def write_tokenizer(preset: Preset, folder: Path) -> None:
 
 
 def _text_tokens(count: int) -> list[bytes]:
-    """All single bytes, then longer and longer runs of letters: any text can be written."""
+    """All single bytes, then runs of 2, 3, ... letters, so that any text has tokens."""
     letters = b" etaoinshrdlucmfwypvbgkjqxz" + bytes(range(65, 91))
     runs = (itertools.product(letters, repeat=length) for length in itertools.count(2))
     merges = map(bytes, itertools.chain.from_iterable(runs))

@@ -1,6 +1,6 @@
-"""Text and a voice as codes -> the prompt of the LLaMA stage.
+"""Builds the prompt of the LLaMA stage from a text and a voice as codes.
 
-Equal to upstream's, with one difference: control tokens in a caller's text are text.
+It equals upstream's, except that control tokens inside a caller's text are taken as text.
 Source: `ContentSequence` and `generate_long`, fish-speech 0.1.0.
 """
 
@@ -14,7 +14,7 @@ import tiktoken
 from ensemble.contract.facts import Facts
 from ensemble.contract.voice import PromptError, Reference
 
-MAX_TEXT_CHARACTERS = 20_000  # far beyond what fits; keeps the tokenizer from longer ones
+MAX_TEXT_CHARACTERS = 20_000  # more than any prompt holds; bounds the tokenizer's time
 
 # Source: FISH_TIKTOKEN_PATTERN, fish-speech 0.1.0, tokenizer.py, with its `(\?!`.
 _PIECES = "|".join(
@@ -32,11 +32,13 @@ _PIECES = "|".join(
 
 
 class PromptBuilder:
-    """Holds the tokenizer of a checkpoint."""
+    """The prompt builder of one checkpoint; see `families.registry.PromptBuilder`."""
 
     def __init__(self, folder: Path) -> None:
-        """Args:
-            folder: With tokenizer.tiktoken, special_tokens.json and checkpoint.json.
+        """Load the tokenizer.
+
+        Args:
+            folder: Holds tokenizer.tiktoken, special_tokens.json and checkpoint.json.
 
         Raises:
             FileNotFoundError: If one is missing.
@@ -53,15 +55,15 @@ class PromptBuilder:
         )
 
     def build(self, text: str, references: list[Reference]) -> tuple[np.ndarray, int]:
-        """Put the prompt together.
+        """Build the prompt.
 
         Args:
-            text: What to say.
-            references: Of one voice; empty for the checkpoint's own.
+            text: The text to speak.
+            references: Recordings of one voice; empty for the checkpoint's own voice.
 
         Returns:
-            int32 (1 + codebooks, positions), and how many of the positions depend on the voice
-            alone.
+            int32 (1 + codebooks, positions), and how many of the positions, from the first on,
+            depend on the voice alone.
 
         Raises:
             PromptError: If text or codes are unusable, or together too long.

@@ -1,8 +1,8 @@
-"""Random weights for the codec, levelled so that codes vary and the audio is audible.
+"""Random weights for the codec, scaled so that codes vary and the audio is audible.
 
-With upstream's own initialisation the decoder is all but silent. Here every convolution's output
-is brought to mean 0 and deviation 1 on the way through one decoding and one encoding, as batch
-normalisation would, and the last one to the loudness of speech.
+With upstream's initialisation the decoder is almost silent. Here one decoding and one encoding set
+every convolution's scale and bias so that its output has mean 0 and deviation 1, as batch
+normalisation would, and the last one's so that the audio is as loud as speech.
 """
 
 import math
@@ -17,7 +17,7 @@ from families.fish_s1.upstream import DAC
 
 _LOUDNESS = 0.2  # rms of the audio, full scale 1
 _LAYER_SCALE = 0.3  # upstream starts at 0.01 and 1e-6, where transformers could be left out
-_FRAMES = 24  # to level by
+_FRAMES = 24  # frames decoded and encoded to measure the outputs
 _CONVOLUTIONS = (nn.Conv1d, nn.ConvTranspose1d)
 
 
@@ -91,7 +91,7 @@ def _level(codec: DAC, generator: torch.Generator) -> None:
 
 
 def _magnitude(convolution: Any) -> Tensor:
-    """What its output is proportional to, bias apart: one of upstream's three kinds of weight."""
+    """The tensor that scales its output before the bias; upstream has three kinds of weight."""
     if hasattr(convolution, "parametrizations"):
         return convolution.parametrizations.weight.original0
     return convolution.weight_g if hasattr(convolution, "weight_g") else convolution.weight

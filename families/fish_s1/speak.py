@@ -1,8 +1,8 @@
-"""Genuine upstream from end to end in this process: recording to codes, text to speech.
+"""Runs upstream's own code from end to end in this process: recording to codes, text to speech.
 
-What the served models are compared with, and VoiceReel's regular engine. As it is upstream: one
-request at a time, attention over all positions of the cache, the codec once for the whole speech,
-and control tokens in a text are obeyed.
+It is VoiceReel's regular engine, and the reference for the served models. It behaves as upstream
+does: one request at a time, attention over all positions of the cache, one call of the codec for
+the whole speech, and control tokens inside a text are obeyed.
 """
 
 import warnings
@@ -19,23 +19,23 @@ from ensemble.contract.options import sampling_from
 from ensemble.contract.settings import server_settings
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
-from families.fish_s1.weights import CheckpointError
+from families.registry import CheckpointError
 
 __all__ = ["CheckpointError", "UpstreamSpeaker"]
 
-_LOWEST = 1e-5  # upstream asserts temperature and top_p above 0; it cuts temperature off here
+_LOWEST = 1e-5  # upstream asserts temperature and top_p above 0, and clamps temperature to this
 
 
 class UpstreamSpeaker:
-    """A checkpoint in memory.
+    """Upstream with one checkpoint in memory.
 
     Attributes:
-        checkpoint_id: As in `Checkpoint`.
-        sample_rate_hz: Of what it hears and says.
+        checkpoint_id: The checkpoint's id, as in `Checkpoint`.
+        sample_rate_hz: Sample rate of the audio that it takes and gives.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load it as FISH_SPEECH_DEVICE and FISH_SPEECH_PRECISION say; the codec in float32.
+        """Load a checkpoint; FISH_SPEECH_DEVICE and _PRECISION are read, the codec stays float32.
 
         Raises:
             CheckpointError: If the folder is no usable checkpoint.
@@ -55,10 +55,10 @@ class UpstreamSpeaker:
 
     @torch.inference_mode()
     def encode(self, waveform: np.ndarray) -> np.ndarray:
-        """float32 (samples,), mono, at its sample rate -> int64 (codebooks, frames).
+        """Encode a recording: float32 (samples,), mono, -> int64 (codebooks, frames).
 
         Raises:
-            ValueError: If it is longer than upstream's tables, or than the prompt can hold.
+            ValueError: If it is longer than upstream's tables, or than a prompt may be.
         """
         if len(waveform) > self._limit_s * self.sample_rate_hz:
             raise ValueError(
@@ -77,13 +77,13 @@ class UpstreamSpeaker:
         reference_codes: Sequence[np.ndarray],
         asked: Mapping[str, Any],
     ) -> tuple[np.ndarray, str]:
-        """Say a text.
+        """Speak a text.
 
         Args:
-            text: What.
-            reference_texts: Words of each recording of the voice; none for the model's own.
-            reference_codes: int64 (codebooks, frames) of each.
-            asked: Options of the contract.
+            text: The text.
+            reference_texts: Words of each recording of the voice; none for the model's own voice.
+            reference_codes: int64 (codebooks, frames) of each recording.
+            asked: Options, see `ensemble.contract.options`.
 
         Returns:
             float32 (samples,), mono, in [-1, 1]; and "stop", or "length" if it was cut off.
@@ -99,7 +99,7 @@ class UpstreamSpeaker:
             device=self._device,
             decode_one_token=decode_one_token_ar,
             text=text,
-            max_new_tokens=sampling.max_new_tokens + 1,  # the last is taken for the end and cut
+            max_new_tokens=sampling.max_new_tokens + 1,  # upstream cuts the last frame as the end
             top_p=max(sampling.top_p, _LOWEST),
             temperature=min(max(sampling.temperature, _LOWEST), 2 - _LOWEST),
             repetition_penalty=min(sampling.repetition_penalty, 2 - _LOWEST),
@@ -107,7 +107,7 @@ class UpstreamSpeaker:
             prompt_tokens=[torch.from_numpy(codes) for codes in reference_codes],
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # upstream's own, about how it copies its options
+            warnings.simplefilter("ignore")  # upstream's, about how it copies its options
             codes = next(answers).codes
         if not codes.shape[1]:
             return np.zeros(0, np.float32), "stop"

@@ -1,9 +1,9 @@
-"""The genuine fish-speech 0.1.0 classes, importable without the packages they never use.
+"""The genuine fish-speech 0.1.0 classes, importable without the packages that they do not use.
 
-Upstream's inference modules import transformers, loralib, librosa, audiotools and argbind at the
-top and then use nothing of them but a base class and a decorator. Where such a package is not
-installed a stand-in takes its place while the modules load, and is gone from `sys.modules`
-afterwards, so that no other library mistakes it for the real one.
+Upstream's inference modules import transformers, loralib, librosa, audiotools and argbind, and use
+nothing of them but a base class and a decorator. While the modules load, an empty module stands in
+for each of these packages that is not installed; afterwards it is removed from `sys.modules`, so
+that no other library takes it for the real package.
 
 Importing this module also silences upstream's log, which prints whole configurations and every
 text it speaks, and its progress bar. `loguru.logger.enable("fish_speech")` brings the log back.
@@ -22,7 +22,7 @@ from loguru import logger
 
 
 class _BaseModel(torch.nn.Module):
-    """What the codec needs of `audiotools.ml.BaseModel`: the two lists, and the device."""
+    """The parts of `audiotools.ml.BaseModel` that the codec needs."""
 
     INTERN: ClassVar[list[str]] = []
     EXTERN: ClassVar[list[str]] = []
@@ -33,11 +33,11 @@ class _BaseModel(torch.nn.Module):
 
 
 def _undecorated(**_: object) -> Any:
-    """`argbind.bind(...)`: a decorator that changes nothing."""
+    """Stands in for `argbind.bind(...)`: a decorator that changes nothing."""
     return lambda function: function
 
 
-# Every name that is looked up while the upstream modules are being imported.
+# Every name that upstream's modules look up while they are imported.
 _STAND_INS: dict[str, dict[str, object]] = {
     "transformers": {"AutoTokenizer": None},
     "loralib": {},
@@ -72,7 +72,7 @@ def _missing_packages_stood_in() -> Iterator[None]:
 
 @contextmanager
 def _inductor_settings_kept() -> Iterator[None]:
-    """Undo what upstream's `inference` sets for the whole process on import."""
+    """Undo the settings that upstream's `inference` makes for the whole process on import."""
     import torch._inductor.config as inductor
 
     kept = (
@@ -113,7 +113,7 @@ with (
     )
     from fish_speech.tokenizer import ALL_SPECIAL_TOKENS, FishTokenizer
 
-_inference.tqdm = iter  # a bar for every utterance, on stderr
+_inference.tqdm = iter  # upstream shows a progress bar on stderr for every utterance
 # Upstream's type hints say int where its own code hands over a float or an int | None.
 codec_freqs_cis: Callable[..., torch.Tensor] = _codec_freqs_cis
 precompute_freqs_cis: Callable[..., torch.Tensor] = _precompute_freqs_cis

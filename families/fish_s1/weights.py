@@ -1,6 +1,6 @@
-"""Reads `model.pth` and `codec.pth`: tensors only, under one spelling, and exactly those expected.
+"""Reads `model.pth` and `codec.pth`: tensors only, under one set of names, exactly as expected.
 
-Upstream loads with `strict=False`: a missing tensor is left at random there and the voice is
+Upstream loads with `strict=False`: it leaves a missing tensor at random values, and the voice is
 noise. Here every tensor must be present, expected and of the right shape.
 """
 
@@ -13,22 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_SHOWN = 5  # names listed in a message
-_INTEGERS = (torch.int8, torch.uint8, torch.int32)  # of quantised weights
-_SCALE = ":scale"  # behind the name of a packed matrix
-_PACKED_FROM = 4096  # numbers
+from families.registry import CheckpointError
+
+_SHOWN = 5  # names that a message lists
+_INTEGERS = (torch.int8, torch.uint8, torch.int32)  # dtypes of quantised weights
+_SCALE = ":scale"  # suffix of the scales of a packed matrix
+_PACKED_FROM = 4096  # elements; smaller tensors are too few bytes to be worth the rounding
 _LFS_POINTER = b"version https://git-lfs"
 
 
-class CheckpointError(ValueError):
-    """The checkpoint cannot be served; the message says which file, why, and what to do."""
-
-
 def reject_lfs_pointer(path: Path) -> None:
-    """Tell a file from the note that Git leaves where a large file was not fetched.
+    """Refuse the pointer that Git LFS leaves where a large file was not fetched.
 
     Raises:
-        CheckpointError: If it is the note.
+        CheckpointError: If the file is such a pointer.
     """
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -41,7 +39,7 @@ def reject_lfs_pointer(path: Path) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     """Map the file into memory and unwrap what training frameworks put around the tensors."""
     reject_lfs_pointer(path)
-    if not zipfile.is_zipfile(path):  # its directory is at the end, so a file cut short has none
+    if not zipfile.is_zipfile(path):  # a zip file's directory is at its end, where it was cut
         raise CheckpointError(
             f"{path.name}: {path.stat().st_size} bytes, cut short or not a file of torch.save's. "
             "Copy or download it again"
@@ -76,7 +74,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Large matrices in 8 bits, with a scale for each row; all else in half precision."""
+    """Round large matrices to 8 bits with a scale for each row, and the rest to half precision."""
     small: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if tensor.ndim != 2 or tensor.numel() < _PACKED_FROM:
@@ -89,7 +87,7 @@ def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpacked(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What was packed in float32 again, all else as it is."""
+    """Expand packed matrices to float32; other tensors stay as they are."""
     scales = {name: t for name, t in weights.items() if name.endswith(_SCALE)}
     return {
         name: tensor.float() * scales[name + _SCALE] if name + _SCALE in scales else tensor
@@ -132,7 +130,7 @@ def read_codec(path: Path) -> dict[str, Tensor]:
 
 
 def check(file: str, weights: Mapping[str, Tensor], model: torch.nn.Module) -> None:
-    """Hold the tensors of a file against a model (which may be on the meta device).
+    """Compare the tensors of a file with a model, which may be on the meta device.
 
     Raises:
         CheckpointError: If one is missing, unexpected, or of another shape.

@@ -1,8 +1,8 @@
-"""What keeps this machine from serving, found before it is tried: `voicereel doctor`'s server half.
+"""Finds what keeps this machine from serving: the server half of `voicereel doctor`.
 
     python -m launch.doctor [--repository DIR]
 
-prints a JSON list of findings. Each check is quick and starts nothing.
+prints a JSON list of findings. The checks take seconds and start no server.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The machine: interpreter, packages, server, GPU, ports."""
+"""Checks of the machine: interpreter, packages, server, GPU, ports."""
 
 import http.client
 import importlib.metadata
@@ -19,7 +19,7 @@ from launch.tritonserver import PROJECT, LaunchError
 
 
 def interpreter() -> Finding:
-    """The server's stubs run this Python."""
+    """Check this Python, which the server's stubs run."""
     version = platform.python_version()
     if sys.version_info[:2] not in ((3, 11), (3, 12)):
         return Finding("interpreter", "broken", f"Python {version}, expected 3.11 or 3.12",
@@ -28,7 +28,7 @@ def interpreter() -> Finding:
 
 
 def packages() -> Iterator[Finding]:
-    """Installed == pinned; numpy apart, because numpy 2 is an error that nothing else names."""
+    """Compare installed and pinned versions; numpy apart, as no other message names numpy 2."""
     different = []
     for line in (PROJECT / "requirements" / "serve.txt").read_text("utf-8").splitlines():
         name, pinned, wanted = line.partition("==")
@@ -56,15 +56,15 @@ def _version(name: str) -> str:
 def _numpy(installed: str, wanted: str) -> Finding:
     if installed == wanted:
         return Finding("numpy", "ok", installed)
-    mend = f"{sys.executable} -m pip install numpy=={wanted}"
+    fix = f"{sys.executable} -m pip install numpy=={wanted}"
     if installed.startswith("1."):
-        return Finding("numpy", "warning", f"{installed}, tested with {wanted}", mend)
+        return Finding("numpy", "warning", f"{installed}, tested with {wanted}", fix)
     why = f"{installed}, expected {wanted}: with numpy 2 the server's outputs are empty"
-    return Finding("numpy", "broken", why, mend)
+    return Finding("numpy", "broken", why, fix)
 
 
 def server() -> Finding:
-    """A tritonserver, its stub for this Python, and libpython."""
+    """Find a tritonserver, its stub for this Python, and libpython."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             return Finding("server", "ok", str(tritonserver.find(Path(folder, "backends")).binary))
@@ -73,7 +73,7 @@ def server() -> Finding:
 
 
 def gpu() -> Finding:
-    """Whether there is one, and torch can use it."""
+    """Check whether there is a GPU, and torch can use it."""
     asked = os.environ.get("FISH_SPEECH_DEVICE", "").strip().lower()
     smi = shutil.which("nvidia-smi")
     query = [smi or "", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -92,7 +92,7 @@ def gpu() -> Finding:
 
 
 def ports(wanted: dict[str, int], address: str = "127.0.0.1") -> Finding:
-    """Free, or this project's kind of server has them."""
+    """Check that the ports are free, or that a tritonserver listens."""
     taken = {use: port for use, port in wanted.items() if not _is_free(address, port)}
     named = ", ".join(f"{port} ({use})" for use, port in (taken or wanted).items())
     if not taken:

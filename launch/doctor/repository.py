@@ -1,4 +1,4 @@
-"""The model repository: artefacts, checkpoint, version."""
+"""Checks of a model repository: artefacts, checkpoint, version."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from launch.doctor import Finding
 from launch.tritonserver import PROJECT
 
 TEMPLATE = PROJECT / "model_repository"
-# What the export puts beside the Python models; the other models' artefacts are in their configs.
+# Files that the export puts beside the Python models; the configs name those of the other models.
 EXPORTED = {
     "fish_llama": ("llama.pt", facts.FILE_NAME),
     "fish_prompt": ("tokenizer.tiktoken", "special_tokens.json", facts.FILE_NAME),
@@ -26,7 +26,7 @@ _EXPORT = "make export CHECKPOINT=DIR"
 
 
 def artefacts(repository: Path) -> Iterator[Finding]:
-    """Everything that the export makes is there, from one checkpoint, as this checkout has it."""
+    """Check that the export's files are there, from one checkpoint and for this checkout."""
     if not repository.is_dir():
         yield Finding("artefacts", "broken", f"{repository} does not exist", _EXPORT)
         return
@@ -39,7 +39,7 @@ def artefacts(repository: Path) -> Iterator[Finding]:
         yield Finding("artefacts", "ok", f"{repository}: all there")
     ids = checkpoint_ids(repository)
     if len(set(ids.values())) > 1:
-        each = ", ".join(f"{model} {made_of}" for model, made_of in ids.items())
+        each = ", ".join(f"{model} {made_from}" for model, made_from in ids.items())
         yield Finding("checkpoint", "broken", f"models of different checkpoints: {each}", _EXPORT)
     elif ids:
         yield Finding("checkpoint", "ok", next(iter(ids.values())))
@@ -47,7 +47,7 @@ def artefacts(repository: Path) -> Iterator[Finding]:
 
 
 def checkpoint_ids(repository: Path) -> dict[str, str]:
-    """Which checkpoint each exported model was made of."""
+    """The id of the checkpoint that each exported model was made from."""
     return {
         path.parent.parent.name: json.loads(path.read_text("utf-8")).get("checkpoint_id", "?")
         for path in sorted(repository.glob(f"*/*/{facts.FILE_NAME}"))
@@ -67,7 +67,7 @@ def _needed(repository: Path) -> Iterator[Path]:
 
 
 def _version_of(repository: Path) -> Finding:
-    """An exported repository has copies of the committed files, made when it was exported."""
+    """Compare the committed files with the copies that were made when it was exported."""
     committed = [p for kind in ("*.pbtxt", "model.py") for p in TEMPLATE.rglob(kind)]
     differing = [
         str(path.relative_to(TEMPLATE))

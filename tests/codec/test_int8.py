@@ -146,7 +146,7 @@ def test_an_export_says_why_there_is_none(monkeypatch) -> None:
     without_vnni = {False: None, True: "this CPU has no AVX-512 VNNI"}
     monkeypatch.setattr(run, "machine_fault", lambda int8=False: without_vnni[int8])
     console = Console(file=io.StringIO(), width=200)
-    assert run._kernels(True, True, console) == ["float"]
+    assert run._kernels(run.Asked(kernels=True, int8=True), console) == ["float"]
     assert console.file.getvalue().strip() == (
         "export: no decoder in int8: this CPU has no AVX-512 VNNI"
     )

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,8 +13,10 @@ from rich.console import Console
 from ensemble.contract.facts import Facts
 from ensemble.contract.tensors import MODELS
 from ensemble.contract.voice import Reference
-from export.run import ParityError, export_checkpoint, tables
+from export.lm import export_llama
+from export.run import Asked, ParityError, export_checkpoint, tables
 from families.fish_s1.checkpoint import load_checkpoint, load_llama
+from families.fish_s1.engine_llama import engine_llama
 from families.fish_s1.prompt import PromptBuilder
 from support.engine import FULL, GREEDY, mixed, run
 from support.genuine import assert_same, greedy
@@ -29,9 +32,12 @@ def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
 
     make_checkpoint(name, tmp_path / name, seed=1, force=False)
     console = Console(file=io.StringIO(), width=200)
-    result = export_checkpoint(tmp_path / name, tmp_path / "repository", False, console)
+    result = export_checkpoint(
+        tmp_path / name, tmp_path / "repository", console, Asked(onnx_llama=True)
+    )
     assert len(result.comparisons) == 13
     assert all(c.passed for c in result.comparisons)
+    assert sum(c.artefact == "fish_llama/onnx" for c in result.comparisons) == 3
     for table in tables(result):
         console.print(table)
     assert "fish_llama/1/llama.pt" in console.file.getvalue()
@@ -46,9 +52,9 @@ def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
     model = load_llama(load_checkpoint(tmp_path / name))
     spoken = [greedy(model, prompt, GREEDY.max_new_tokens) for prompt in prompts]
     for count, slots, stagger in [(1, 1, 0), (5, 2, 1), (16, 16, 1)]:
-        company = mixed(prompts, count)
-        results = run(llama, [job[1:] for job in company], slots, stagger)
-        for (which, _, sampling), got in zip(company, results, strict=True):
+        batch = mixed(prompts, count)
+        results = run(llama, [job[1:] for job in batch], slots, stagger)
+        for (which, _, sampling), got in zip(batch, results, strict=True):
             assert_same(got.codes, got.reason, spoken[which], sampling.max_new_tokens)
 
 
@@ -56,12 +62,30 @@ def test_full_vocabulary_gives_a_logit_per_token(tiny_checkpoint, tmp_path) -> N
     from engine.lm.load import load_runner
 
     console = Console(file=io.StringIO())
-    export_checkpoint(tiny_checkpoint, tmp_path / "repository", True, console)
+    export_checkpoint(
+        tiny_checkpoint, tmp_path / "repository", console, Asked(full_vocabulary=True)
+    )
     llama = load_runner(tmp_path / "repository" / "fish_llama" / "1", FULL)
     assert llama.slow_choices == llama.facts.vocab_size
     assert llama.vocabulary.end_choice == llama.facts.im_end_id
     tokens = torch.tensor([0, llama.facts.im_end_id])
     assert torch.equal(llama.vocabulary.token_of(tokens), tokens)
+
+
+@pytest.fixture(scope="module")
+def llama_onnx(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The folder of the language model's ONNX files, which an export writes only if asked."""
+    genuine = load_llama(load_checkpoint(tiny_checkpoint))
+    folder = tmp_path_factory.mktemp("llama") / "1"
+    whole = engine_llama(genuine, full_vocabulary=False)
+    found = export_llama(genuine, whole, torch.float32, folder, lambda _: None, onnx=True)
+    assert len(found) == 9 and all(c.passed for c in found)
+    return folder / "onnx"
+
+
+def test_the_language_model_is_no_onnx_unless_asked(repository) -> None:
+    assert not (repository / "fish_llama" / "1" / "onnx").exists()
+    assert (repository / "fish_llama" / "1" / "llama.pt").is_file()
 
 
 def test_onnx_files_are_what_tritons_backends_take(repository) -> None:
@@ -75,8 +99,11 @@ def test_onnx_files_are_what_tritons_backends_take(repository) -> None:
             assert [v.name for v in values] == [t.name for t in tensors]
             for value in values:
                 assert all(d.dim_param for d in value.type.tensor_type.shape.dim)
+
+
+def test_llama_onnx_files_are_portable(llama_onnx) -> None:
     for graph in ("prefill", "decode_step", "fast_loop"):
-        path = repository / "fish_llama" / "1" / "onnx" / f"{graph}.onnx"
+        path = llama_onnx / f"{graph}.onnx"
         _check_portable(onnx.load(str(path), load_external_data=False))
 
 
@@ -89,11 +116,10 @@ def _check_portable(proto: onnx.ModelProto) -> None:
             assert np.prod(tensor.dims) <= 1024
 
 
-def test_llama_onnx_files_share_their_weights(repository) -> None:
-    folder = repository / "fish_llama" / "1" / "onnx"
+def test_llama_onnx_files_share_their_weights(repository, llama_onnx) -> None:
     facts = Facts.load(repository / "fish_llama" / "1")
     stored = {}
-    for path in folder.glob("*.onnx"):
+    for path in llama_onnx.glob("*.onnx"):
         for tensor in onnx.load(str(path), load_external_data=False).graph.initializer:
             where = {e.key: e.value for e in tensor.external_data}
             if where:
@@ -113,7 +139,7 @@ def test_a_difference_from_upstream_puts_nothing_in_place(
     with pytest.raises(
         ParityError, match=r"fish_decoder/model.onnx: audio, max abs .*e-0.* limit 1e-12"
     ):
-        export_checkpoint(tiny_checkpoint, copy, False, Console(file=io.StringIO()))
+        export_checkpoint(tiny_checkpoint, copy, Console(file=io.StringIO()))
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     assert list(tmp_path.iterdir()) == [copy]  # nor is anything left lying about
 

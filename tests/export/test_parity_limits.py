@@ -172,16 +172,15 @@ def llama_runs(tiny_checkpoint) -> Any:
     from engine.lm.layers import layers_of
     from engine.lm.linear import Linear
     from engine.lm.weights import Weights
-    from export.lm import llama_shape, llama_tensors, sampled_tokens
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
+    from families.fish_s1.engine_llama import engine_llama
 
     genuine = load_llama(load_checkpoint(tiny_checkpoint))
-    token_ids = sampled_tokens(genuine, False)
-    weights = Weights(llama_tensors(genuine, token_ids))
-    graphs = DualArGraphs(llama_shape(genuine), weights, layers_of(Linear), Linear)
+    llama = engine_llama(genuine, full_vocabulary=False)
+    graphs = DualArGraphs(llama.shape, Weights(llama.tensors), layers_of(Linear), Linear)
     graphs = graphs.eval().requires_grad_(False)
     runs = LlamaRuns(graphs.prefill, graphs.decode_step, graphs.fast_loop)
-    return genuine, runs, llama_cases(genuine, token_ids)
+    return genuine, runs, llama_cases(genuine, llama.token_ids)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.torch
 from families.fish_s1 import upstream
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.make_checkpoint import make_checkpoint
-from families.fish_s1.weights import CheckpointError
+from families.registry import CheckpointError
 
 
 @pytest.fixture(scope="module")

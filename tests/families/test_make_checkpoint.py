@@ -13,9 +13,10 @@ from families.fish_s1 import make_checkpoint as maker
 from families.fish_s1 import upstream
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.codec_config import build_codec, packaged_config
-from families.fish_s1.weights import CheckpointError
+from families.fish_s1.presets import PRESETS
+from families.registry import CheckpointError
 
-TINY = [name for name in maker.PRESETS if name.startswith("tiny")]
+TINY = [name for name in PRESETS if name.startswith("tiny")]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def test_tiny_is_small(folders):
 
 
 def test_s1mini_has_the_real_shape(tmp_path):
-    preset = maker.PRESETS["s1mini"]
+    preset = PRESETS["s1mini"]
     maker.write_tokenizer(preset, tmp_path)
     tokenizer = upstream.FishTokenizer.from_pretrained(str(tmp_path))
     assert (tokenizer.semantic_begin_id, tokenizer.semantic_end_id) == (151678, 155773)

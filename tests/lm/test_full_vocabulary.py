@@ -26,12 +26,14 @@ def pair_of(
     """Upstream's model with another head, and a runner of its export."""
     from export.lm import export_llama
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
+    from families.fish_s1.engine_llama import engine_llama
 
     def pair(change: Callable[[torch.Tensor, Any], object]) -> tuple[Any, TorchRunner]:
         genuine = load_llama(load_checkpoint(tiny_checkpoint))
         change(genuine.output.weight.data, genuine.tokenizer)
         folder = tmp_path_factory.mktemp("parity") / "1"
-        export_llama(genuine, True, torch.float32, folder, lambda _: None)
+        whole = engine_llama(genuine, full_vocabulary=True)
+        export_llama(genuine, whole, torch.float32, folder, lambda _: None)
         facts = Facts.load(Path(repository) / "fish_llama" / "1")
         replace(facts, full_vocabulary=True).save(folder)
         return genuine, load_runner(folder, FULL)

@@ -1,5 +1,5 @@
 """fish_prompt: text, and a voice as codes -> prompt INT32 (1 + codebooks, positions),
-prefix_length. See `ensemble.contract.voice` and `families.fish_s1.prompt`.
+prefix_length. See `ensemble.contract.voice` and `families.registry`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -9,14 +9,14 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble.contract.voice import PromptError, references_from
 from ensemble.serving import wire
-from families.fish_s1.prompt import PromptBuilder
+from families.registry import prompt_builder
 
 
 class TritonPythonModel:
-    """Words and voice in, the language model's prompt out."""
+    """Builds the prompt of the checkpoint's family from text and voice."""
 
     def initialize(self, args: dict) -> None:
-        self.builder = PromptBuilder(wire.version_folder(args))
+        self.builder = prompt_builder(wire.version_folder(args))
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]

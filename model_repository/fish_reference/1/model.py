@@ -14,7 +14,7 @@ from ensemble.serving import wire
 
 
 class TritonPythonModel:
-    """A recording in, the same recording checked and padded out."""
+    """Checks a recording and pads it."""
 
     def initialize(self, args: dict) -> None:
         self.facts = Facts.load(wire.version_folder(args))

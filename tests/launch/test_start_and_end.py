@@ -1,0 +1,134 @@
+"""Starting and ending a real tritonserver: nothing of it is left."""
+
+import os
+import signal
+import urllib.request
+
+import numpy as np
+import pytest
+from tritonclient import grpc
+
+from launch import run_folder
+from launch.server import LaunchError, Server
+from support.launched import (
+    alive,
+    children,
+    place_slow,
+    ready,
+    regions,
+    released,
+    run_name,
+    serve,
+    wait_until,
+)
+
+
+@pytest.mark.server
+def test_a_server_as_a_context(toy) -> None:
+    with Server(toy) as server:
+        pid, name = server.pid, server.log_path.parent.name
+        assert regions(name) and alive(pid)
+        with urllib.request.urlopen(server.metrics_url) as page:
+            assert b"nv_inference_request_summary_us" in page.read()
+        with Server(toy) as second:  # several at once
+            assert second.http_url != server.http_url
+            assert regions(second.log_path.parent.name)
+        assert alive(pid) and regions(name)
+        assert "Started HTTPService" in server.log_path.read_text()
+    assert not alive(pid)
+    assert not regions(name)
+    assert not server.log_path.exists()
+    server.stop()  # does nothing
+
+
+@pytest.mark.server
+def test_profiles_and_the_response_cache(toy) -> None:
+    (toy / "doubling/configs").mkdir()
+    text = (toy / "doubling/config.pbtxt").read_text()
+    profile = text.replace("max_batch_size: 8", "max_batch_size: 3")
+    profile += "response_cache { enable: true }"
+    (toy / "doubling/configs/small.pbtxt").write_text(profile)
+    with Server(toy, "small") as server, grpc.InferenceServerClient(server.grpc_url) as client:
+        assert client.get_model_config("doubling").config.max_batch_size == 3
+        x = grpc.InferInput("x", [1, 2], "FP32").set_data_from_numpy(np.ones((1, 2), np.float32))
+        for _ in range(3):
+            np.testing.assert_array_equal(client.infer("doubling", [x]).as_numpy("y"), [[2, 2]])
+        (statistics,) = client.get_inference_statistics("doubling").model_stats
+        assert statistics.inference_stats.cache_hit.count == 2
+    with pytest.raises(LaunchError, match=r"configs/huge.pbtxt; profiles there: small$"):
+        Server(toy, "huge").start()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_ready_and_ends_cleanly(toy, number) -> None:
+    with serve("--repository", toy) as process:
+        facts = ready(process)
+        assert (facts["repository"], facts["profile"]) == (str(toy), None)
+        with urllib.request.urlopen(f"http://{facts['http']}/v2/health/ready") as answer:
+            assert answer.status == 200
+        name = run_name(int(facts["pid"]))
+        assert regions(name)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, errors) == (0, "", "")
+    assert not alive(int(facts["pid"]))
+    assert not regions(name)
+
+
+@pytest.mark.server
+def test_serve_ends_cleanly_while_it_loads(toy) -> None:
+    place_slow(toy)
+    with serve("--repository", toy) as process:
+        wait_until(lambda: children(process.pid))
+        (pid,) = children(process.pid)
+        name = run_name(pid)
+        wait_until(lambda: len(regions(name)) == 2)  # both models are being loaded
+        process.terminate()
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+    wait_until(lambda: not alive(pid))  # a stub that had to be killed
+    assert not regions(name)
+
+
+@pytest.mark.server
+def test_a_killed_server_is_reported_and_the_next_start_removes_its_remains(toy) -> None:
+    with serve("--repository", toy) as process:
+        pid = int(ready(process)["pid"])
+        os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "tritonserver ended with signal SIGKILL" in errors
+    assert errors.count("\n") == 1
+
+    server = Server(toy)
+    server.start()
+    name, pid = server.log_path.parent.name, server.pid
+    os.killpg(pid, signal.SIGKILL)  # as the kernel does when memory is short
+    wait_until(lambda: released(server.log_path.parent / "lock"))
+    assert regions(name)
+    with Server(toy):
+        assert not regions(name)
+        assert not server.log_path.exists()
+
+
+@pytest.mark.server
+def test_a_server_does_not_outlive_its_parent(toy) -> None:
+    with serve("--repository", toy) as process:
+        pid = int(ready(process)["pid"])
+        process.kill()
+        process.wait()
+        wait_until(lambda: not alive(pid), seconds=60)
+
+
+def test_a_running_servers_folder_is_left_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(run_folder, "SHARED_MEMORY", tmp_path)
+    running, ended = run_folder.RunFolder.create(), run_folder.RunFolder.create()
+    region = tmp_path / f"{ended.name}_region"
+    region.touch()
+    ended.release()
+    assert ended.path.exists()
+    run_folder.RunFolder.create()
+    assert running.path.exists()
+    assert not ended.path.exists() and not region.exists()

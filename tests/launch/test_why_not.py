@@ -1,0 +1,119 @@
+"""Why a server could not be started, in one line that says what to do."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from launch import startup_log, tritonserver
+from launch.server import LaunchError, Server
+from support import toys
+from support.launched import place_slow, regions, serve
+
+
+@pytest.mark.server
+def test_a_deadline_ends_what_hangs(toy) -> None:
+    place_slow(toy)
+    server = Server(toy, deadline_s=4)
+    with pytest.raises(LaunchError, match=r"not ready after 4 s: still loading: slow\. Log: "):
+        server.start()
+    assert "loading: slow:1" in server.log_path.read_text()  # kept, to be read
+    assert not regions(server.log_path.parent.name)
+
+
+def failed_serve(*arguments: object) -> str:
+    with serve(*arguments) as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("serve: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+@pytest.mark.server
+def test_serve_says_which_artefact_is_missing(toy) -> None:
+    (toy / "doubling/1/model.onnx").unlink()
+    errors = failed_serve("--repository", toy)
+    assert f"doubling: {toy}/doubling/1/model.onnx is missing. " in errors
+    assert "Make it with: make export CHECKPOINT=DIR" in errors
+
+
+@pytest.mark.server
+def test_serve_says_that_a_stub_ended(toy) -> None:
+    text = toys.config("python", {"x": "FP32 1"}, {"y": "FP32 1"})
+    (toys.place(toy, "dying", text) / "model.py").write_text("import os; os._exit(3)")
+    assert "dying: Stub process 'dying_0_0' ended" in failed_serve("--repository", toy)
+
+
+@pytest.mark.parametrize("use", ["http", "grpc", "metrics"])
+def test_serve_says_which_port_is_taken(toy, use) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        errors = failed_serve("--repository", toy, f"--{use}-port={port}")
+    assert f"{use} port {port} at 127.0.0.1: Address already in use" in errors
+    assert f"--{use}-port" in errors
+
+
+def test_serve_says_that_there_is_no_repository(tmp_path) -> None:
+    assert f"repository {tmp_path}/no does not exist" in failed_serve(
+        "--repository", tmp_path / "no"
+    )
+    assert f"repository {tmp_path} has no models" in failed_serve("--repository", tmp_path)
+
+
+def test_says_what_to_install_where_there_is_no_server(toy, monkeypatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(LaunchError, match=r"no tritonserver: .*Install it with: make setup"):
+        Server(toy).start()
+
+
+@pytest.mark.skipif(Path("/opt/tritonserver").exists(), reason="has NVIDIA's own server")
+def test_the_systems_server_comes_first_and_keeps_its_backends(tmp_path, monkeypatch) -> None:
+    binary = tmp_path / "bin/tritonserver"
+    binary.parent.mkdir()
+    binary.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(binary.parent))
+    found = tritonserver.find(tmp_path / "backends")
+    assert (found.binary, found.flags) == (binary, ())
+    assert found.environment.keys() == {"PYTHONPATH"}  # its stubs run the system's Python
+    assert not (tmp_path / "backends").exists()
+
+
+def test_says_what_to_install_where_python_has_no_library(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sysconfig.get_config_var", lambda _: "libpython3.no.so")
+    with pytest.raises(LaunchError, match=r"no shared libpython.*apt-get install libpython3"):
+        tritonserver.find(tmp_path)
+
+
+LOADING = (
+    "E1123 01:17:15.121029 9108 model_lifecycle.cc:642] \"failed to load '{}' version 1: "
+    'Internal: {}\\n\\nAt:\\n  /a/model.py(34): initialize\\n"\n'
+)
+FOLLOWS = (
+    'E1123 01:18:35.597677 12221 model_repository_manager.cc:703] "Invalid argument: ensemble '
+    "'e' depends on 'a' which has no loaded version. Model 'a' loading failed with error: x;\"\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (LOADING.format("a", "ValueError: a: bad\\nvalue"), "a: bad value"),
+        (LOADING.format("a", "KeyError: 'x'"), "a: KeyError: 'x'"),
+        (LOADING.format("a", "x") + LOADING.format("b", "y"), "a: x (also failed: b)"),
+        (LOADING.format("a", "x") + FOLLOWS, "a: x"),
+        (
+            LOADING.format("a", "unable to find '/r/a/1/model.onnx' for model instance 'a_0'"),
+            "a: unable to find '/r/a/1/model.onnx' for model instance 'a_0'. "
+            "Make it with: make export CHECKPOINT=DIR",
+        ),
+        ("I1123 something\nterminate called\n", "tritonserver ended with exit status 1: termin"),
+        ("", "tritonserver ended with exit status 1: the log is empty"),
+    ],
+)
+def test_the_reason_is_read_from_the_log(tmp_path, text, expected) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(text)
+    reason = startup_log.why_it_ended(log, 1)
+    assert reason.startswith(expected)
+    assert reason.endswith(f". Log: {log}")
