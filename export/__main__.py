@@ -61,13 +61,13 @@ def run(
     """Export a checkpoint into a servable repository, every artefact compared with upstream."""
     from rich.console import Console
 
-    from engine.codec.package import wanted
+    from ensemble.contract.settings import server_settings
     from export.run import Asked, ParityError, export_checkpoint, tables
     from families.registry import CheckpointError
 
     console = Console(stderr=True)
     try:
-        kernels = wanted() if compile is None else compile
+        kernels = server_settings().use_kernels if compile is None else compile
     except ValueError as error:  # the variable's value
         raise SystemExit(f"export: {error}") from None
     asked = Asked(full_vocabulary, kernels, int8, onnx_llama)

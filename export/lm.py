@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.lm.graphs import LlamaGraphs
+from engine.lm.graphs import DualArGraphs
 from engine.lm.layers import layers_of
 from engine.lm.linear import Linear
-from engine.lm.llama import graphs_for
-from engine.lm.sampler import WINDOW
-from engine.lm.weights import GRAPHS_FILE, LlamaShape, Weights, load
-from ensemble.contract.settings import Settings
+from engine.lm.load import graphs_for
+from engine.lm.placement import Placement
+from engine.lm.runner import PENALTY_FRAMES
+from engine.lm.shape import SHAPE_FILE, DualArShape
+from engine.lm.weights import GRAPHS_FILE, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
 from export.write import onnx_graph, share_weights, torchscript
@@ -63,7 +64,7 @@ def export_llama(
         onnx: Also write the three graphs as ONNX: the weights once more, in float32.
     """
     shape, weights = llama.shape, Weights(llama.tensors)
-    graphs = LlamaGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
+    graphs = DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
     report("fish_llama: upstream's logits")
     cases = parity.llama_cases(genuine, llama.token_ids)
@@ -81,7 +82,7 @@ def export_llama(
 
 def served_runs(path: Path) -> LlamaRuns:
     """Runs the file as the engine does on a CPU, in float32, but without state between calls."""
-    graphs, _ = graphs_for(*load(path), Settings(torch.device("cpu"), torch.float32, slots=1))
+    graphs = graphs_for(*load(path), Placement(torch.device("cpu"), torch.float32))
 
     def prefill(
         tokens: Tensor, lengths: Tensor, past_lengths: Tensor, *past: Tensor
@@ -107,7 +108,7 @@ def _compared(
     ]
 
 
-def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
+def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
     """Inputs to trace with: two rows of different lengths, with a past."""
     slow, fast = graphs.slow, graphs.fast
     attention: Any = slow.layers[0].attention
@@ -116,7 +117,7 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
     past = torch.zeros(len(slow.layers), 2, attention.kv_heads, 4, attention.head_dim)
     lengths = torch.tensor([3, 2])
     state = torch.zeros(2, fast.embeddings.weight.shape[1])
-    previous = torch.full((2, books - 1, WINDOW), -1)
+    previous = torch.full((2, books - 1, PENALTY_FRAMES), -1)
     ones = torch.ones(2)
     noise = torch.ones(2, books - 1, fast.choices)
     return {
@@ -127,11 +128,11 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
 
 
 def _write_torchscript(
-    graphs: LlamaGraphs, shape: LlamaShape, weights: Weights, path: Path, dtype: torch.dtype
+    graphs: DualArGraphs, shape: DualArShape, weights: Weights, path: Path, dtype: torch.dtype
 ) -> LlamaRuns:
     """Trace in bfloat16: a trace in float32 would not record any conversion to float32."""
     halved = Weights(weights.tensors, lambda t: t.bfloat16())
-    half = LlamaGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
+    half = DualArGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
     half = half.bfloat16()  # the tables too
     inputs = {
         name: tuple(t.bfloat16() if t.is_floating_point() else t for t in example)
@@ -139,7 +140,7 @@ def _write_torchscript(
     }
     traced = torchscript(half, inputs).to(dtype)
     traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
-    traced.save(str(path), _extra_files=shape.files())
+    traced.save(str(path), _extra_files={SHAPE_FILE: shape.to_json()})
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
     return LlamaRuns(*map(parity.script_runner, methods))
@@ -148,7 +149,7 @@ def _write_torchscript(
 class _Method(nn.Module):
     """One of the graphs' methods as a module whose weights keep their full names."""
 
-    def __init__(self, graphs: LlamaGraphs, name: str) -> None:
+    def __init__(self, graphs: DualArGraphs, name: str) -> None:
         super().__init__()
         self.slow, self.fast = graphs.slow, graphs.fast
         self.method = getattr(graphs, name)
@@ -157,7 +158,7 @@ class _Method(nn.Module):
         return self.method(*inputs)
 
 
-def _write_onnx(graphs: LlamaGraphs, folder: Path) -> LlamaRuns:
+def _write_onnx(graphs: DualArGraphs, folder: Path) -> LlamaRuns:
     """Three files that share `weights.bin`."""
     folder.mkdir()
     examples = _examples(graphs)

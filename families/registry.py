@@ -55,7 +55,7 @@ class EngineLlama:
     """Upstream's language model as `engine.lm` computes it.
 
     Attributes:
-        shape: An `engine.lm.weights.LlamaShape`.
+        shape: An `engine.lm.shape.DualArShape`.
         tensors: The weights, under the names of `engine.lm.graphs`.
         token_ids: int64 tensor of the tokens that get logits, in the order of the logits.
     """

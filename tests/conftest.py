@@ -89,11 +89,11 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def llama(repository: Path) -> Any:
-    """The tiny checkpoint's `Llama`, in float32 on the CPU."""
-    from engine.lm.llama import Llama
+    """The tiny checkpoint's runner, in float32 on the CPU."""
+    from engine.lm.load import load_runner
     from support.engine import FULL
 
-    return Llama(repository / "fish_llama" / "1", FULL)
+    return load_runner(repository / "fish_llama" / "1", FULL)
 
 
 @pytest.fixture(scope="module")

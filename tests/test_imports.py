@@ -43,16 +43,9 @@ WITHOUT_TORCH = (
 )  # fmt: skip
 # Imports that the table forbids and that are still to be removed: (module, package).
 LEFT = {
-    ("engine.codec.on_kernels", "engine.lm"),
     ("engine.codec.session", "ensemble.serving"),
-    ("engine.codec.transformer", "engine.lm"),
     ("engine.codec.transformer", "families"),
     ("engine.kernels.transformer", "engine.codec"),
-    ("engine.kernels.transformer", "engine.lm"),
-    ("engine.lm.llama", "engine.schedule"),
-    ("engine.lm.on_gpu", "engine.codec"),
-    ("engine.schedule.scheduler", "torch"),
-    ("ensemble.contract.settings", "torch"),
     ("export.run", "engine.kernels"),
     ("export.run", "ensemble.serving"),
 }

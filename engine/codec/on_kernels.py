@@ -24,8 +24,8 @@ from engine.codec.channels_last import (
 from engine.codec.int8 import Int8Conv, Int8Linear
 from engine.codec.layers import UnsupportedCodecError
 from engine.codec.transformer import TransformerLayer, WindowTransformer
+from engine.kernels.norm import RMSNorm
 from engine.kernels.transformer import KernelLayer, Layers, Product, split_panels
-from engine.lm.layers import RMSNorm
 
 _PANEL = 32  # outputs, as in rows.h
 _NARROW = 1 << 20  # numbers of a layer that runs in one pass with its neighbours

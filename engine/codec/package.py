@@ -4,7 +4,6 @@ It is never the only artefact: where it does not fit, the same graph is served f
 `model.onnx`.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -16,17 +15,8 @@ DESCRIPTION = "description.json"  # in the file
 PRECISIONS = ("float32", "bfloat16", "int8")  # the more exact first
 PARAMETER = "COMPILED_FILENAME"  # of config.pbtxt; native backends do not know it and pass it over
 ENCODER_FRAMES = 64  # in one run of the encoder, of all rows together
-_VARIABLE = "FISH_SPEECH_COMPILE"
 # The families of instructions that a compiler may use on the word of `-march=native`.
 _FAMILIES = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "sse4", "vaes", "vpclmul")
-
-
-def wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether FISH_SPEECH_COMPILE allows compiled code; ValueError if it is not a boolean."""
-    text = environment.get(_VARIABLE, "true").strip().lower()
-    if text not in ("true", "1", "false", "0"):
-        raise ValueError(f"{_VARIABLE} is {text!r}, expected true or false.")
-    return text in ("true", "1")
 
 
 def instructions() -> set[str]:

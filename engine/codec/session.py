@@ -71,6 +71,7 @@ class Decoder:
         self._module, self._described = module, described
         self._history_frames = int(described["history_frames"])
         self._frame = int(described["samples_per_frame"])
+        self._codebooks = int(described["codebooks"])
         self._states: OrderedDict[bytes, State] = OrderedDict()
         self._bytes = self.resumed = 0
 
@@ -98,7 +99,8 @@ class Decoder:
         valid, begin = int((numbers >= 0).sum()), int(numbers[0])
         end = codes.shape[1] - len(numbers)
         history = min(end, begin)
-        codes = codes[:, end - history : end + valid]
+        # Rows beyond those that are read would let unlike histories have the same bytes.
+        codes = codes[: self._codebooks, end - history : end + valid]
         state = self._pop(_key(codes[:, :history], begin)) if history else None
         self.resumed += state is not None
         return _Row(codes, begin, history, state)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.codec.carried import Carried
-from engine.lm.layers import RMSNorm
+from engine.kernels.norm import RMSNorm
 from families.fish_s1.upstream import codec_freqs_cis
 
 

@@ -20,9 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.codec import package as compiled
-from engine.lm.graphs import FastGraph, LlamaGraphs, SlowGraph
-from engine.lm.layers import Past
-from engine.lm.weights import BlockShape, LlamaShape, Weights
 
 _SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
@@ -39,8 +36,6 @@ _UNIT_DEPTH = 32  # bfloat16 numbers that matrix units take at a time, in pairs
 @functools.cache
 def fault() -> str | None:
     """Compile and load the operators; why they cannot be used here, or None."""
-    if not compiled.wanted():
-        return "FISH_SPEECH_COMPILE is false"
     try:
         path = library()
         if not path.is_file():
@@ -197,7 +192,7 @@ class Layers(nn.Module):
             begins: int64 (batch,), what the first cached position is called, for its rotation;
                 those called less than 0 are not seen. None: 0.
             window: Positions that each sees, itself included.
-            shared: See `SlowGraph.extend`.
+            shared: See `engine.lm.runner.NewPositions`.
         """
         return torch.ops.voicereel.layers(
             *(x, past_lengths, cos_sin),
@@ -219,76 +214,3 @@ class KernelLayer(nn.Module):
     def __init__(self, *products: Product, head_norms: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.products, self.head_norms = products, [norm.float() for norm in head_norms]
-
-
-def kernel_layer(weights: Weights, block: BlockShape, eps: float, int8: bool) -> KernelLayer:
-    """Of either transformer."""
-    attention, norm = weights.under("attention"), weights["ffn_norm.weight"]
-    found = (attention.find(f"{name}.weight") for name in ("q_norm", "k_norm"))
-    return KernelLayer(
-        Product(
-            attention["wqkv.weight"], attention.find("wqkv.bias"),
-            weights["attention_norm.weight"], eps=eps, int8=int8,
-        ),
-        Product(attention["wo.weight"], attention.find("wo.bias"), int8=int8),
-        Product(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8),
-        Product(weights["down.weight"], gated=True, int8=int8),
-        head_norms=[norm for norm in found if norm is not None],
-    )  # fmt: skip
-
-
-class KernelSlow(SlowGraph):
-    """`extend`, the only method that serving takes, by kernels."""
-
-    def __init__(self, shape: LlamaShape, *parts: Any) -> None:
-        super().__init__(shape, *parts)
-        self.stack = Layers(self.layers, shape.norm_eps)
-
-    def entries(self, table: nn.Module, ids: Tensor) -> Tensor:
-        return table(ids).float()
-
-    def extend(
-        self,
-        tokens: Tensor,
-        lengths: Tensor,
-        past_lengths: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        shared: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        x, past = self.embed(tokens), (past_lengths, self.cos_sin, keys, values)
-        return self.ends(self.stack(x, *past, shared=shared), lengths)
-
-
-class KernelFast(FastGraph):
-    """The fast transformer by kernels; its few keys and values stay float32."""
-
-    def __init__(self, shape: LlamaShape, *parts: Any) -> None:
-        super().__init__(shape, *parts)
-        self.stack = Layers(self.layers, shape.norm_eps)
-
-    def entries(self, ids: Tensor) -> Tensor:
-        return self.embeddings(ids).float()
-
-    def choose(self, *inputs: Tensor) -> Tensor:
-        return torch.ops.voicereel.sample(*inputs)
-
-    def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
-        if not past:  # of all layers at once
-            block, rows = self.block, (len(self.layers), x.shape[0])
-            extents = (*rows, block.kv_heads, self.codebooks, block.head_dim)
-            past = [(x.new_empty(extents), x.new_empty(extents))]
-        lengths = torch.full((x.shape[0],), begin)
-        return self.stack(x, lengths, self.cos_sin, *past[0])[:, -1], past
-
-
-class KernelGraphs(LlamaGraphs):
-    """`extend`, `sample_token` and `fast_loop` by kernels."""
-
-    slow_type, fast_type = KernelSlow, KernelFast
-
-    def __init__(self, shape: LlamaShape, weights: Weights, int8: bool = False) -> None:
-        def layer(weights: Weights, block: BlockShape, eps: float) -> KernelLayer:
-            return kernel_layer(weights, block, eps, int8)
-
-        super().__init__(shape, weights, layer, Product)

@@ -1,7 +1,7 @@
 """The dual autoregressive transformer as two graphs, with the KV cache as an input.
 
-Built from `llama.pt`; traced by `engine.lm.llama`, which runs them, and by `export` for ONNX. Dtype
-and device follow the weights; norms, rotation, softmax and sampling are float32.
+They are built from `llama.pt`, run by the runners (`engine.lm.load`) and written down by `export`.
+Dtype and device are those of the weights; norms, rotation, softmax and sampling are float32.
 
 Source: `BaseTransformer.forward_generate`, `DualARTransformer.forward_generate_fast` and
 `decode_one_token_ar`, fish-speech 0.1.0, models/text2semantic.
@@ -14,18 +14,22 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from engine.lm.layers import Layer, Past, RMSNorm, Turns, turns
+from engine.kernels.norm import RMSNorm
+from engine.kernels.rotary import Rotation, rotation
+from engine.lm.layers import Layer, Past
 from engine.lm.linear import MakeLinear
 from engine.lm.sampler import sample
-from engine.lm.weights import BlockShape, LlamaShape, Weights
+from engine.lm.shape import DualArShape, TransformerShape
+from engine.lm.weights import Weights
 
-MakeLayer = Callable[[Weights, BlockShape, float], nn.Module]  # weights, heads, epsilon of norms
+# From a layer's weights, its transformer's shape and the epsilon of norms.
+MakeLayer = Callable[[Weights, TransformerShape, float], nn.Module]
 
 
 class SlowGraph(nn.Module):
-    """New positions of a prompt, or one generated frame, through the slow transformer.
+    """The slow transformer, over new positions of a prompt or one generated frame.
 
-    Only the tokens that can be sampled have logits, a choice made at export.
+    Only the tokens that can be sampled have logits; the export decides which.
     """
 
     offset: Tensor
@@ -33,7 +37,7 @@ class SlowGraph(nn.Module):
     cos_sin: Tensor
 
     def __init__(
-        self, shape: LlamaShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
+        self, shape: DualArShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
     ) -> None:
         super().__init__()
         self.semantic_begin, self.semantic_end = shape.semantic_begin, shape.semantic_end
@@ -61,7 +65,7 @@ class SlowGraph(nn.Module):
         self.register_buffer("count", torch.arange(len(self.cos_sin), device=head.device))
 
     def entries(self, table: nn.Module, ids: Tensor) -> Tensor:
-        """Of an embedding, in the dtype of what goes on from there."""
+        """Entries of an embedding, in the dtype of the activations."""
         return table(ids)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ class SlowGraph(nn.Module):
         return torch.where(semantic, (x + codes) / self.semantic_divisor, x)
 
     def mask(self, seen: Tensor, x: Tensor) -> Tensor:
-        """Bool (batch, time, positions) -> what `Attention` takes, a row for each of its groups."""
+        """Bool (batch, time, positions) -> the mask that `Attention` takes, a row per group."""
         mask = torch.where(seen, 0.0, float("-inf")).type_as(x)
         groups = cast(Layer, self.layers[0]).attention.groups
         return mask[:, None, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
@@ -86,7 +90,7 @@ class SlowGraph(nn.Module):
         past_keys: Tensor,
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From any past, which stays as it is: the stateless form, as exported to ONNX.
+        """Run the graph without a state: the past stays as it is, the new keys are returned.
 
         Args:
             tokens: int64 (batch, 1 + codebooks, time), padded on the right.
@@ -120,11 +124,10 @@ class SlowGraph(nn.Module):
         values: Tensor,
         shared: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `forward`, but the new keys and values are written behind the cached ones, in place.
+        """Run the graph and write the new keys and values behind the cached ones, in place.
 
-        `keys` and `values` have room for all of `tokens`; what padding writes there is overwritten
-        or hidden later. `shared`, int64 (2, batch): a row whose cache begins alike, and for how
-        many positions; only kernels care, which read those there.
+        The arguments are those of `engine.lm.runner.NewPositions`; only kernels use `shared`.
+        Returns the first two results of `forward`.
         """
         positions = past_lengths[:, None] + self.count[: tokens.shape[2]]
         x, turn = self.embed(tokens), self.rotation(past_lengths, tokens.shape[2])
@@ -134,9 +137,9 @@ class SlowGraph(nn.Module):
             x, _ = layer(x, turn, (keys[i], values[i]), mask, places)
         return self.ends(x, lengths)
 
-    def rotation(self, past_lengths: Tensor, time: int) -> Turns:
-        """For positions behind the past."""
-        return turns(self.cos_sin[past_lengths[:, None] + self.count[:time]][:, None])
+    def rotation(self, past_lengths: Tensor, time: int) -> Rotation:
+        """Rotation of new positions behind the past."""
+        return rotation(self.cos_sin[past_lengths[:, None] + self.count[:time]][:, None])
 
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the fast transformer's input, at each row's last position."""
@@ -152,10 +155,10 @@ class FastGraph(nn.Module):
     causal: Tensor
 
     def __init__(
-        self, shape: LlamaShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
+        self, shape: DualArShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
     ) -> None:
         super().__init__()
-        self.codebooks, self.block = shape.num_codebooks, shape.fast
+        self.codebooks, self.part = shape.num_codebooks, shape.fast
         self.embeddings = nn.Embedding.from_pretrained(weights["embeddings.weight"])
         self.layers = nn.ModuleList(
             layer(weights.under(f"layers.{i}"), shape.fast, shape.norm_eps)
@@ -170,7 +173,7 @@ class FastGraph(nn.Module):
         self.register_buffer("causal", causal.to(head)[None, None])
 
     def entries(self, ids: Tensor) -> Tensor:
-        """Of the embedding, in the dtype of what goes on from there."""
+        """Entries of the embedding, in the dtype of the activations."""
         return self.embeddings(ids)
 
     def choose(self, *inputs: Tensor) -> Tensor:
@@ -178,8 +181,8 @@ class FastGraph(nn.Module):
         return sample(*inputs)
 
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
-        """(batch, time, fast_dim) at positions from `begin` on, through all layers."""
-        turn = turns(self.cos_sin[begin : begin + x.shape[1]][None, None])
+        """Run (batch, time, fast_dim), whose positions start at `begin`, through all layers."""
+        turn = rotation(self.cos_sin[begin : begin + x.shape[1]][None, None])
         causal = self.causal.repeat(1, 1, cast(Layer, self.layers[0]).attention.groups, 1)
         present = []
         for i, layer in enumerate(self.layers):
@@ -202,7 +205,8 @@ class FastGraph(nn.Module):
         Args:
             state: (batch, fast_dim), from the slow transformer.
             semantic: int64 (batch,), the semantic code.
-            previous: int64 (batch, codebooks - 1, WINDOW), residual codes of late frames, or -1.
+            previous: int64 (batch, codebooks - 1, PENALTY_FRAMES), residual codes of recent frames,
+                or -1.
             temperature, top_p, repetition_penalty: float32 (batch,); see `sampler.sample`.
             noise: float32 (batch, codebooks - 1, choices), drawn from Exp(1).
 
@@ -222,16 +226,17 @@ class FastGraph(nn.Module):
         return torch.stack(codes, dim=1), torch.stack(logits, dim=1)
 
 
-class LlamaGraphs(nn.Module):
+class DualArGraphs(nn.Module):
     """Both transformers and the sampler, over one set of weights.
 
-    `layer` makes the layers; `exact` the products of the heads, which lead to a choice.
+    `layer` makes the layers. `exact` makes the products of the heads, which are never rounded to
+    8 bits, since they lead to a choice.
     """
 
     slow_type, fast_type = SlowGraph, FastGraph
 
     def __init__(
-        self, shape: LlamaShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
+        self, shape: DualArShape, weights: Weights, layer: MakeLayer, exact: MakeLinear
     ) -> None:
         super().__init__()
         self.slow = self.slow_type(shape, weights.under("slow"), layer, exact)
@@ -244,7 +249,7 @@ class LlamaGraphs(nn.Module):
     def decode_step(
         self, columns: Tensor, past_lengths: Tensor, past_keys: Tensor, past_values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One frame, int64 (batch, 1 + codebooks); else as `SlowGraph.forward`."""
+        """Run one frame, int64 (batch, 1 + codebooks); the rest is that of `SlowGraph.forward`."""
         one = torch.ones_like(past_lengths)
         return self.slow(columns[:, :, None], one, past_lengths, past_keys, past_values)
 

@@ -1,7 +1,8 @@
-"""Matrix products with constant weights, in the form that the device reads fastest.
+"""Matrix products with constant weights, laid out for the device that multiplies.
 
-Packed, they are bit for bit the same for every number of rows on the machines tried (`Llama`
-looks at load): a request's result must not depend on who shares its batch.
+Packed for a CPU, a row's product has the same bits for every number of rows on the machines tried
+(`TorchRunner.batch_invariant` checks it at load): a request's result must not depend on the others
+of its batch.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from engine.kernels.rounding import rounded_rows, rounded_weight
 
 ROWS_HINT = 16  # oneDNN packs for this many rows; the layout serves every other number as well
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
@@ -25,7 +28,7 @@ def int8(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """As torch does it, for GPUs and exports."""
+    """`torch.nn.functional.linear`, for GPUs and exports."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ class Linear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """Weights reordered once for oneDNN's kernels; for CPUs."""
+    """Weights reordered once for oneDNN's kernels, for CPUs."""
 
     packed: Tensor
 
@@ -51,11 +54,11 @@ class PackedLinear(nn.Module):
         return _SCRIPT.packed(x, self.packed, self.bias)
 
 
-class Int8Linear(nn.Module):
-    """8-bit weights, scaled per output, times 8-bit activations, scaled per row; for CPUs.
+class PackedInt8Linear(nn.Module):
+    """8-bit weights, scaled per output, times 8-bit activations, scaled per row, for CPUs.
 
-    The sums are integers, so exact. One scale for all rows, as `quantized::linear_dynamic` takes
-    it, would let a request's neighbours change its result.
+    The sums are integers, so they are exact. One scale for all rows, which is what
+    `quantized::linear_dynamic` takes, would let the other requests of a batch change a result.
     """
 
     packed: Tensor
@@ -64,9 +67,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        weight = weight.float()
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        rounded, scale = rounded_weight(weight)
         pack = torch.ops.onednn.qlinear_prepack
         self.register_buffer("packed", pack(rounded, None), persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -74,18 +75,14 @@ class Int8Linear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        largest = torch.linalg.vector_norm(y, float("inf"), dim=-1, keepdim=True)
-        scale = largest.clamp(min=1e-12) / 127
-        # oneDNN's fast kernels take unsigned activations: 128 stands for zero; a half rounds up.
-        rounded = (y / scale + 128.5).to(torch.uint8)
+        rounded, scale = rounded_rows(x.float())  # oneDNN's fast kernels take unsigned activations
         y = _SCRIPT.int8(rounded, self.packed, self.scale, self.zero) * scale
         return (y if self.bias is None else y + self.bias).type_as(x)
 
 
 @torch.no_grad()
-def alike_in_company(linear: nn.Module, width: int, like: Tensor) -> bool:
-    """Whether a row's product has the same bits however many rows go with it, in a few tries.
+def is_batch_invariant(linear: nn.Module, width: int, like: Tensor) -> bool:
+    """Whether a row's product has the same bits with any number of other rows, in a few tries.
 
     Args:
         linear: Any of the above, `width` wide.
@@ -98,7 +95,7 @@ def alike_in_company(linear: nn.Module, width: int, like: Tensor) -> bool:
 
 
 def linear_for(device: torch.device, int8: bool = False) -> MakeLinear:
-    """The class that is fastest there."""
+    """The class that is fastest on a device."""
     if device.type != "cpu":
         return Linear
-    return Int8Linear if int8 else PackedLinear
+    return PackedInt8Linear if int8 else PackedLinear

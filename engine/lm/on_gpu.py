@@ -1,33 +1,32 @@
-"""The graphs on a GPU: a step by few kernels, all of whose launches are recorded and replayed.
-
-One frame is some 700 launches, and to give one takes Python longer than a GPU to carry it out.
-"""
+"""The language model on a GPU: a step by few kernels, whose launches are captured and replayed."""
 
 import functools
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.codec import package as compiled
-from engine.lm.graphs import FastGraph, LlamaGraphs, SlowGraph
-from engine.lm.layers import Past, RMSNorm, layers_of
+from engine.kernels.norm import RMSNorm
+from engine.lm.cuda_replay import Replay
+from engine.lm.graphs import DualArGraphs, FastGraph, SlowGraph
+from engine.lm.layers import Past, layers_of
 from engine.lm.linear import Linear
-from engine.lm.weights import LlamaShape, Weights
+from engine.lm.on_torch import TorchRunner
+from engine.lm.placement import Placement
+from engine.lm.runner import Draw, NewPositions
+from engine.lm.shape import DualArShape
+from engine.lm.weights import Weights
 
-MAX_CHOICES = 16384  # that the sampler's kernel takes
-_FEW = 4  # new positions of a row: more are a prompt's
-_KEPT = 64  # recordings
+MAX_CHOICES = 16384  # logits that the sampler's kernel takes: it holds a row in registers
+_FEW = 4  # new positions of a row: the kernel is for decode steps; more are a prompt's
 
 
 @functools.cache
-def fault() -> str | None:
-    """Why there are no kernels here, or None."""
-    if not compiled.wanted():
-        return "FISH_SPEECH_COMPILE is false"
+def fault() -> str:
+    """Why there are no GPU kernels here, or ""."""
     try:
         from engine.kernels import gpu as gpu_kernels
 
@@ -35,11 +34,11 @@ def fault() -> str | None:
         gpu_kernels.add_norm(one, one, one[0], 1e-6)
     except Exception as error:  # whatever a compiler, a driver or an old GPU says
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return None
+    return ""
 
 
 class KernelNorm(RMSNorm):
-    """Of (rows, dim)."""
+    """The norm of (rows, dim) by a kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         from engine.kernels.gpu import add_norm
@@ -56,7 +55,7 @@ def through(
     values: Any,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Through the layers, whose keys and values are written behind those cached.
+    """Run new positions through layers, which write keys and values behind those cached.
 
     Args:
         layers: `engine.lm.layers.Layer`s.
@@ -64,7 +63,7 @@ def through(
         past: int64 (rows,), positions cached.
         cos_sin: float32 (positions, head_dim / 2, 2).
         keys, values: Of each layer, (rows, kv heads, positions, head_dim).
-        mask: As `Attention` takes it, for many new positions; without it there are few.
+        mask: What `Attention` takes, for many new positions; without it there are few.
 
     Returns:
         Two parts whose sum is the output.
@@ -93,7 +92,7 @@ def through(
 
 
 def _attend_many(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """As `Attention.forward`."""
+    """Attend as `Attention.forward` does, with queries (rows * time, heads, head_dim)."""
     rows, kv_heads = keys.shape[:2]
     q = q.view(rows, -1, kv_heads, q.shape[1] // kv_heads, q.shape[2]).permute(0, 2, 3, 1, 4)
     groups, time = q.shape[2:4]
@@ -102,7 +101,7 @@ def _attend_many(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tenso
 
 
 class GpuSlow(SlowGraph):
-    """`extend`, the only method that serving takes, by kernels."""
+    """`extend`, the only method that serving calls, by kernels."""
 
     def extend(
         self,
@@ -138,7 +137,7 @@ class GpuFast(FastGraph):
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
         rows, time, _ = x.shape
         if not past:
-            extents = rows, self.block.kv_heads, self.codebooks, self.block.head_dim
+            extents = rows, self.part.kv_heads, self.codebooks, self.part.head_dim
             past = [(x.new_empty(extents), x.new_empty(extents)) for _ in self.layers]
         lengths = torch.full((rows,), begin, device=x.device)
         keys, values = zip(*past, strict=True)
@@ -146,81 +145,58 @@ class GpuFast(FastGraph):
         return (x + added).view(rows, time, -1)[:, -1], past
 
 
-class GpuGraphs(LlamaGraphs):
-    """`extend`, `sample_token` and `fast_loop` by kernels, few rows' recorded."""
+class GpuGraphs(DualArGraphs):
+    """`extend`, `sample_token` and `fast_loop` by kernels."""
 
     slow_type, fast_type = GpuSlow, GpuFast
 
-    def __init__(self, shape: LlamaShape, weights: Weights) -> None:
+    def __init__(self, shape: DualArShape, weights: Weights) -> None:
         super().__init__(shape, weights, layers_of(Linear), Linear)
         for graph in (self.slow, self.fast):
             graph.norm = KernelNorm(graph.norm.weight, graph.norm.eps)
 
 
-class Recorded:
-    """Of `GpuGraphs`, what a step does again and again."""
+class GpuRunner(TorchRunner):
+    """`GpuGraphs`, a step's launches replayed. Kernels draw their own random numbers."""
 
-    def __init__(self, graphs: GpuGraphs) -> None:
+    fixed_positions = 2048  # prompt and some 60 s of speech; beyond, a step is captured anew
+
+    @staticmethod
+    def graphs_of(
+        shape: DualArShape, tensors: dict[str, Tensor], placement: Placement
+    ) -> DualArGraphs:
+        weights = Weights(tensors, lambda t: t.to(placement.device, placement.dtype))
+        return GpuGraphs(shape, weights).eval().requires_grad_(False)
+
+    def _ready(self, graphs: DualArGraphs) -> tuple[Any, Any, Any]:
         pool = torch.cuda.graph_pool_handle()
-        self._graphs = graphs
-        self._decode = Replays(graphs.slow.extend, pool, in_place=(3, 4))
-        self.sample_token = Replays(graphs.sample_token, pool)
-        self.fast_loop = Replays(graphs.fast_loop, pool)
-
-    def extend(
-        self, tokens: Tensor, lengths: Tensor, past: Tensor, keys: Tensor, values: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """A frame from the recording, a prompt at once."""
-        run = self._decode if tokens.shape[2] == 1 else self._graphs.slow.extend
-        return run(tokens, lengths, past, keys, values)
-
-
-class Replays:
-    """A function of tensors, recorded once for each shape of them.
-
-    What it returns is overwritten by the next replay that shares its pool.
-    """
-
-    def __init__(
-        self, function: Callable[..., Any], pool: Any, in_place: tuple[int, ...] = ()
-    ) -> None:
-        """Args:
-        function: Whose launches depend on nothing but shapes, and which may be run twice.
-        pool: Of memory.
-        in_place: Inputs that are read and written where they lie.
-        """
-        self._function, self._pool, self._in_place = function, pool, in_place
-        self._recorded: OrderedDict[tuple, tuple[Any, list[Tensor | None], Any]] = OrderedDict()
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        key = tuple(
-            (*x.shape, *x.stride(), x.data_ptr()) if i in self._in_place else tuple(x.shape)
-            for i, x in enumerate(inputs)
+        self._prefill = graphs.slow.extend
+        return (
+            Replay(graphs.slow.extend, pool, in_place=(3, 4)),
+            Replay(graphs.sample_token, pool),
+            Replay(graphs.fast_loop, pool),
         )
-        if key not in self._recorded:
-            self._recorded[key] = self._record(inputs)
-            if len(self._recorded) > _KEPT:
-                self._recorded.popitem(last=False)
-        self._recorded.move_to_end(key)
-        graph, held, outputs = self._recorded[key]
-        for mine, given in zip(held, inputs, strict=True):
-            if mine is not None:
-                mine.copy_(given)
-        graph.replay()
-        return outputs
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> tuple[Any, list[Tensor | None], Any]:
-        held = [
-            None if i in self._in_place else x.clone(memory_format=torch.contiguous_format)
-            for i, x in enumerate(inputs)
-        ]
-        taken = [given if mine is None else mine for mine, given in zip(held, inputs, strict=True)]
-        aside, now = torch.cuda.Stream(), torch.cuda.current_stream()
-        aside.wait_stream(now)
-        with torch.cuda.stream(aside):
-            self._function(*taken)  # kernels are compiled and chosen at their first run
-        now.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = self._function(*taken)
-        return graph, held, outputs
+    def extend(self, inputs: NewPositions) -> tuple[Tensor, Tensor]:
+        """See `Runner.extend`: a decode step is replayed, a prompt is run directly."""
+        *given, _ = inputs
+        run = self._extend if inputs.tokens.shape[2] == 1 else self._prefill
+        return run(*given)
+
+    def noise(self, draws: Sequence[Draw], rows: int) -> tuple[Tensor, Tensor]:
+        """See `Runner.noise`: for every choice of a frame, int64 (seed, counter)."""
+        books = self.facts.num_codebooks
+        keys = np.zeros((rows, books, 2), np.int64)
+        for row, draw in zip(keys, draws, strict=False):
+            row[:, 0] = np.uint64(draw.seed).view(np.int64)
+            row[:, 1] = draw.frame * books + np.arange(books)
+        drawn = torch.from_numpy(keys).to(self.device)
+        return drawn[:, 0], drawn[:, 1:]
+
+    def rows_for(self, count: int, slots: int) -> int:
+        """See `Runner.rows_for`: a power of two, so that few steps are captured."""
+        return min(slots, max(2, 1 << (count - 1).bit_length()))
+
+    def warm_up_counts(self, most: int) -> set[int]:
+        """See `Runner.warm_up_counts`: every number of rows is captured at its first step."""
+        return {1, most} | {1 << i for i in range(most.bit_length())}

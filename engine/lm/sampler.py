@@ -1,14 +1,22 @@
-"""How the next token or code is chosen.
+"""How the next token or code is chosen, and the random numbers that it is drawn with.
 
 Source: `logits_to_probs` and `sample`, fish-speech 0.1.0, models/text2semantic/inference.py: the
 same operations in the same order, for a batch, with the random numbers as an input.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW = 16  # frames that the repetition penalty looks back on
+from engine.lm.runner import Draw
+
+
+def exponential_noise(draw: Draw, count: int) -> np.ndarray:
+    """float32 (count,) from Exp(1), never 0: a function of `draw` alone."""
+    generator = np.random.Generator(np.random.Philox(key=np.array(draw, np.uint64)))
+    noise = generator.standard_exponential(count, dtype=np.float32)
+    return np.maximum(noise, np.finfo(np.float32).tiny)
 
 
 def sample(
@@ -23,9 +31,9 @@ def sample(
 
     Args:
         logits: (batch, choices).
-        previous: int64 (batch, WINDOW), indices chosen lately; -1 for none.
+        previous: int64 (batch, PENALTY_FRAMES), indices chosen recently; below 0 is none.
         temperature: float32 (batch,), >= 0.
-        top_p: float32 (batch,); 0 leaves the best choice alone: greedy.
+        top_p: float32 (batch,); 0 leaves only the best choice: greedy.
         repetition_penalty: float32 (batch,), > 0; 1 changes nothing.
         noise: float32 (batch, choices), drawn from Exp(1).
 

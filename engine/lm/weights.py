@@ -1,52 +1,18 @@
-"""`llama.pt`: the weights of `engine.lm.graphs`, and what they do not say."""
+"""The weights of the language model by name, and the file that they come from."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.lm.shape import SHAPE_FILE, DualArShape
+
 GRAPHS_FILE = "llama.pt"
-SHAPE_FILE = "shape.json"  # inside of it
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """Of the slow or the fast transformer: layers, and how a layer's heads are cut."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True)
-class LlamaShape:
-    """Attributes:
-    slow, fast: The transformers.
-    num_codebooks, codebook_size: Codes per frame; entries of each codebook's embedding.
-    semantic_begin, semantic_end: First and last semantic token.
-    scale_codebook_embeddings: Whether a frame's embedding is divided by the root of its parts.
-    norm_eps: Of every norm.
-    """
-
-    slow: BlockShape
-    fast: BlockShape
-    num_codebooks: int
-    codebook_size: int
-    semantic_begin: int
-    semantic_end: int
-    scale_codebook_embeddings: bool
-    norm_eps: float
-
-    def files(self) -> dict[str, str]:
-        """What goes into `llama.pt` beside the graphs."""
-        return {SHAPE_FILE: json.dumps(asdict(self))}
 
 
 class Weights:
-    """Named tensors, looked at under a prefix; each is converted as it is taken."""
+    """Named tensors, seen under a prefix; each is converted when it is taken."""
 
     def __init__(
         self,
@@ -57,7 +23,7 @@ class Weights:
         self.tensors, self.convert, self.prefix = tensors, convert, prefix
 
     def under(self, name: str) -> "Weights":
-        """Those whose names go on after `name.`."""
+        """Those whose names continue after `name.`."""
         return Weights(self.tensors, self.convert, f"{self.prefix}{name}.")
 
     def find(self, name: str) -> Tensor | None:
@@ -69,12 +35,12 @@ class Weights:
         return self.convert(self.tensors[self.prefix + name])
 
 
-def load(path: Path) -> tuple[LlamaShape, dict[str, Tensor]]:
+def load(path: Path) -> tuple[DualArShape, dict[str, Tensor]]:
     """Read `llama.pt`: a TorchScript archive of the stateless graphs, whose weights are taken.
 
     Raises:
         FileNotFoundError: If nothing has been exported.
-        ValueError: If an older version has written it.
+        ValueError: If another version has written it.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -86,6 +52,23 @@ def load(path: Path) -> tuple[LlamaShape, dict[str, Tensor]]:
         raise ValueError(
             f"fish_llama: {path} is of an older version. Re-export with: make export CHECKPOINT=DIR"
         )
-    values = json.loads(files[SHAPE_FILE])
-    blocks = {name: BlockShape(**values.pop(name)) for name in ("slow", "fast")}
-    return LlamaShape(**blocks, **values), tensors
+    return DualArShape.from_json(files[SHAPE_FILE]), tensors
+
+
+def bytes_per_step(tensors: dict[str, Tensor], codebooks: int, itemsize: int, int8: bool) -> int:
+    """Bytes of weights that one step reads: the fast transformer's once per residual codebook.
+
+    Args:
+        tensors: As `load` returns them.
+        codebooks: Codes of a frame.
+        itemsize: Bytes of a number that is not rounded to 8 bits.
+        int8: Whether the matrices of the layers are.
+    """
+    total = 0
+    for name, tensor in tensors.items():
+        part, rest = name.split(".", 1)
+        times = codebooks - 1 if part == "fast" else 1
+        is_rounded = int8 and rest.startswith("layers.") and tensor.dim() == 2
+        if rest.startswith(("layers.", "norm.", "head.")):
+            total += times * tensor.numel() * (1 if is_rounded else itemsize)
+    return total

@@ -1,4 +1,4 @@
-"""What the keys and values of requests take, and for how many positions there is memory."""
+"""How much memory there is, and how much of it keys and values take."""
 
 from pathlib import Path
 
@@ -6,8 +6,11 @@ import torch
 
 from ensemble.contract.facts import Facts
 
-MAX_SLOTS = {"cpu": 16, "cuda": 64}  # beyond, more company is no longer more frames per second
-SHARE = 0.5  # of what is free; the rest is for the codec's batches and for copies as caches grow
+# Requests decoded together; with more, frames per second no longer rise.
+MAX_SLOTS = {"cpu": 16, "cuda": 64}
+# Part of the free memory that keys and values may take. The rest is for the codec's batches and
+# for the copies that are made when caches grow.
+SHARE = 0.5
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -17,7 +20,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def kv_bytes_per_position(facts: Facts, dtype: torch.dtype) -> int:
-    """Keys and values of one position of one request."""
+    """Bytes of the keys and values of one position of one request."""
     return 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * dtype.itemsize
 
 
@@ -27,7 +30,7 @@ def positions_that_fit(facts: Facts, dtype: torch.dtype, device: torch.device) -
 
 
 def free_bytes(device: torch.device) -> int:
-    """Of the GPU, or of what this process may still take of the machine."""
+    """Free memory of the GPU, or what this process may still take of the machine's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     machine = _numbers(Path("/proc/meminfo"))["MemAvailable:"] * 1024
@@ -42,6 +45,6 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """`name number ...` lines."""
+    """Read lines of the form `name number ...`."""
     rows = (line.split() for line in path.read_text(encoding="ascii").splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}

@@ -1,4 +1,4 @@
-"""Keys and values of voices: computed once, shared by every request that uses the voice."""
+"""Keys and values of prompt prefixes: computed once for all requests with the same voice."""
 
 import hashlib
 from collections import OrderedDict
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-MIN_POSITIONS = 32  # below, computing anew is cheaper than keeping
+MIN_POSITIONS = 32  # below, computing again is cheaper than keeping
 MAX_BYTES = 2**30  # some 30 voices of S1-mini with 10 s references, in bfloat16
 
 
@@ -22,10 +22,10 @@ class PrefixStats:
 
 
 class PrefixCache:
-    """Least recently used voices leave when the bytes are over the limit.
+    """A cache of limited size, from which the least recently used prefixes are evicted.
 
-    The key is the prompt's prefix itself, words *and* codes: two voices that say the same words
-    do not meet.
+    The key is the prefix itself, words *and* codes: two voices that say the same words have
+    different entries.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -35,7 +35,11 @@ class PrefixCache:
 
     @staticmethod
     def key(prompt: np.ndarray, prefix_length: int) -> bytes:
-        """Of the first positions of an int32 (1 + codebooks, positions) prompt; b"" if too few."""
+        """Digest the first positions of an int32 (1 + codebooks, positions) prompt.
+
+        Returns:
+            b"" if the prefix is too short to be kept.
+        """
         if prefix_length < MIN_POSITIONS:
             return b""
         prefix = np.ascontiguousarray(prompt[:, :prefix_length])
@@ -54,7 +58,7 @@ class PrefixCache:
         return found
 
     def put(self, key: bytes, keys: Tensor, values: Tensor) -> None:
-        """Keep a copy, unless it alone is over the limit."""
+        """Keep a copy, unless it is over the limit by itself."""
         size = _num_bytes(keys, values)
         if not key or key in self._entries or size > self.max_bytes:
             return
@@ -63,7 +67,7 @@ class PrefixCache:
         self._evict()
 
     def limit(self, max_bytes: int) -> None:
-        """Keep no more than this, from now on."""
+        """Keep no more than this from now on."""
         self.max_bytes = max_bytes
         self._evict()
 

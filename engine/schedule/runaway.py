@@ -1,9 +1,10 @@
-"""Speech that has become a loop: the same few frames over and over, or a silence without end."""
+"""A guard against runaway speech: the same few frames over and over, or silence without end."""
 
 import numpy as np
 
-LOOP_FRAMES = 108  # 5 s; no pause and no held vowel lasts as long, and codes never repeat exactly
-MAX_PERIOD = 8  # frames
+# 5 s at 21.5 frames/s: no pause and no held vowel lasts as long, and codes never repeat exactly.
+LOOP_FRAMES = 108
+MAX_PERIOD = 8  # frames; the longest loop that is noticed
 
 
 def runs_away(frames: np.ndarray) -> bool:
@@ -13,7 +14,8 @@ def runs_away(frames: np.ndarray) -> bool:
         frames: int64 (frames so far, codebooks). The semantic codes, in column 0, decide: with
             sampling the residual ones of a loop differ a little.
     """
-    if len(frames) < LOOP_FRAMES + MAX_PERIOD or len(frames) % MAX_PERIOD:  # not at every frame
+    # It is enough to look at every `MAX_PERIOD`-th frame.
+    if len(frames) < LOOP_FRAMES + MAX_PERIOD or len(frames) % MAX_PERIOD:
         return False
     tail = frames[-LOOP_FRAMES - MAX_PERIOD :, 0]
     return any(

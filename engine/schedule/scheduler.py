@@ -1,73 +1,104 @@
-"""Continuous batching: requests join and leave a running batch at every frame."""
+"""Continuous batching: requests join and leave a running batch at every frame.
+
+The scheduler computes nothing. It keeps the queue, drops cancelled requests and decides what
+happens when memory runs out; `engine.schedule.step` does the rest.
+"""
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import torch
 
-from engine.lm.llama import Llama
+from engine.lm.runner import Runner
+from engine.schedule.batch import Batch
+from engine.schedule.generation import Generation
 from engine.schedule.memory import kv_bytes_per_position, out_of_memory
-from engine.schedule.request import Active, Request
-from engine.schedule.step import Batch
+from engine.schedule.request import Request
+from engine.schedule.stats import EngineStats
+from engine.schedule.step import PREFILL_SLICE, Stepper
 from ensemble.contract.errors import CancelledError, OverloadedError
 from ensemble.contract.options import Sampling
 
 log = logging.getLogger("fish_llama")
-ASKED_PER_STEP = 4  # to ask one costs a message to Triton, of some 0.1 ms
+CHECKS_PER_STEP = 4  # waiting requests; each check is a round trip to Triton of about 0.1 ms
 
 
 class TooLargeError(RuntimeError):
-    """There is no memory for this request, even alone."""
+    """There is no memory for this request, even if it is the only one."""
 
 
-class Engine(Batch):
-    """`submit` from any thread; one thread calls `run` (or, in tests, `step`)."""
+class Scheduler:
+    """`submit` may be called from any thread; one thread calls `run` (or, in tests, `step`).
+
+    Attributes:
+        batch: The requests that have a row.
+        waiting: Those that have none yet, in the order of their arrival.
+        stepper: What computes.
+    """
 
     def __init__(
         self,
-        llama: Llama,
+        runner: Runner,
         slots: int,
         max_waiting: int = 256,
         max_positions: int | None = None,
+        prefill_slice: int = PREFILL_SLICE,
     ) -> None:
         """Args:
-        llama: The graphs.
+        runner: The language model.
         slots: Requests that are decoded together, at most.
-        max_waiting: More are refused.
-        max_positions: In the cache at once; who would need more waits. None: all that fit slots.
+        max_waiting: Length of the queue; more requests are refused.
+        max_positions: Cache positions of all requests together; a request that would exceed it
+            stays queued. None: as many as all slots may need.
+        prefill_slice: Prompt positions per step, at most.
         """
-        super().__init__(llama, slots, max_positions)
-        self.max_waiting = max_waiting
+        self.runner, self.max_waiting = runner, max_waiting
+        self.batch = Batch(runner, slots, max_positions)
+        self.waiting: deque[Generation] = deque()
+        self.stepper = Stepper(runner, self.batch, prefill_slice)
         self._wake = threading.Condition()
         self._closed = False
-        self._asked = 0  # who of those that wait was asked last
+        self._checked = 0  # index of the waiting request that was checked last
+
+    def stats(self) -> EngineStats:
+        """What metrics publish."""
+        batch, stepper = self.batch, self.stepper
+        return EngineStats(
+            slots=batch.slots,
+            active=len(batch.active),
+            waiting=len(self.waiting),
+            kv_bytes=batch.cache.num_bytes,
+            kv_bytes_limit=self.kv_bytes_limit,
+            prefixes=replace(batch.prefixes.stats),
+            frames=stepper.frames,
+            steps=dict(stepper.steps),
+            seconds=dict(stepper.seconds),
+        )
 
     @property
     def kv_bytes_limit(self) -> int:
         """Memory that keys and values take at most, whatever is asked."""
-        positions = min(self.cache.most, self.slots * self.cache.limit)
-        return positions * kv_bytes_per_position(self.llama.facts, self.llama.dtype)
+        cache = self.batch.cache
+        positions = min(cache.max_positions, self.batch.slots * cache.row_limit)
+        return positions * kv_bytes_per_position(self.runner.facts, self.runner.dtype)
+
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.waiting or self.batch.active or self.batch.prefilling)
 
     def warm_up(self) -> None:
-        """Run every graph for one request and for as many as there are slots, as at work.
-
-        A trace is optimised in its first runs, and a GPU's steps are recorded for each number of
-        rows, which nobody should have to wait for.
-        """
-        prompt = np.zeros((1 + self.llama.facts.num_codebooks, 8), np.int32)
-        counts = {1, min(self.slots, self.max_waiting)}
-        if self.llama.is_recorded:
-            counts |= {1 << i for i in range(self.slots.bit_length()) if 1 << i <= max(counts)}
-        for count in sorted(counts):
+        """Take the steps whose first time is slow, so that no caller waits for them."""
+        prompt = np.zeros((1 + self.runner.facts.num_codebooks, 8), np.int32)
+        most = min(self.batch.slots, self.max_waiting)
+        for count in sorted(self.runner.warm_up_counts(most)):
             for _ in range(count):
                 self.submit(Request(prompt, Sampling(max_new_tokens=4), lambda _: None, _raise))
             while self.step():
                 pass
-        self.frames = 0
-        self.steps.clear()
-        self.seconds.clear()
+        self.stepper.reset_stats()
 
     def submit(self, request: Request) -> None:
         """Queue a request.
@@ -76,7 +107,7 @@ class Engine(Batch):
             ValueError: If the prompt does not fit.
             OverloadedError: If too many wait already.
         """
-        facts, length = self.llama.facts, request.prompt.shape[1]
+        facts, length = self.runner.facts, request.prompt.shape[1]
         if not 1 <= length <= facts.max_prompt_length:
             raise ValueError(
                 f"prompt has {length} positions, expected 1 to {facts.max_prompt_length}. "
@@ -90,10 +121,10 @@ class Engine(Batch):
                     f"{len(self.waiting)} requests are waiting already, the limit. "
                     "Try again later, or add an instance."
                 )
-            self.waiting.append(Active(request, facts))
+            self.waiting.append(Generation(request, facts))
             self._wake.notify()
 
-    def run(self, after_step: Callable[[], None] = lambda: None) -> None:
+    def run(self, after_step: Callable[[EngineStats], None] = lambda _: None) -> None:
         """Work until `close`; a step that fails takes its requests with it, not the engine."""
         while True:
             with self._wake:
@@ -102,86 +133,85 @@ class Engine(Batch):
                     break
             try:
                 self.step()
-                after_step()
-            except Exception as error:  # whatever it was, those who wait must hear of it
+                after_step(self.stats())
+            except Exception as error:  # whatever it was, every caller must be told
                 self._abandon(error)
         self._abandon(RuntimeError("the server is shutting down"))
 
     def close(self) -> None:
-        """End `run`; what is unfinished is told so."""
+        """End `run`; unfinished requests get an error."""
         with self._wake:
             self._closed = True
             self._wake.notify()
 
-    @torch.inference_mode()
     def step(self) -> bool:
-        """One frame for every active request; returns whether there is more to do."""
-        self._leave_early()
+        """Take one step for every request; returns whether there is more to do."""
+        self._drop_cancelled()
         trouble = ""
         try:
-            self.advance()
+            self.stepper.step(self.waiting)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             trouble = str(error).partition("\n")[0]
-        if trouble:  # the error is gone by now, and with it what its traceback held
-            self._make_do(trouble)
-        if not (self.active or self.prefilling):
-            self.cache.shrink()
+        if trouble:  # the error is gone by now, and with it the tensors that its traceback held
+            self._free_memory(trouble)
+        self.batch.shrink_if_idle()
         return self.busy()
 
-    def _make_do(self, trouble: str) -> None:
-        """Out of memory: go on with fewer slots; who is alone and has no room is told so."""
-        before, begun = self.slots, self.begun()
-        if before > 1 or self.prefixes.stats.num_bytes:
-            self.halve()
+    def _free_memory(self, trouble: str) -> None:
+        """Continue with fewer slots; a request that has no room as the only one fails."""
+        batch, before = self.batch, self.batch.slots
+        members = batch.members()
+        if before > 1 or batch.prefixes.stats.num_bytes:
+            self.waiting.extendleft(reversed(batch.halve()))
             log.warning(
-                "fish_llama: out of memory with %d requests in %d slots; %d from now on, nobody is "
-                "lost (%s)", len(begun), before, self.slots, trouble,
+                "fish_llama: out of memory with %d requests in %d slots; %d from now on, no "
+                "request is lost (%s)", len(members), before, batch.slots, trouble,
             )  # fmt: skip
             return
-        self.clear()
-        if not begun and self.waiting:  # it was still being admitted
-            begun = [self.waiting.popleft()]
+        batch.clear()
+        if not members and self.waiting:  # it was still being admitted
+            members = [self.waiting.popleft()]
         log.warning("fish_llama: out of memory with one slot; its request fails (%s)", trouble)
-        for active in begun:
-            positions = active.request.prompt.shape[1] + active.num_frames
-            active.request.on_error(
+        for member in members:
+            positions = member.request.prompt.shape[1] + member.num_frames
+            member.request.on_error(
                 TooLargeError(
-                    f"out of memory at {positions} positions, though alone. Use a shorter text or "
-                    f"reference, or free memory on {self.llama.device} ({trouble})"
+                    f"out of memory at {positions} positions, as the only request. Use a shorter "
+                    f"text or reference, or free memory on {self.runner.device} ({trouble})"
                 )
             )
 
-    def _leave_early(self) -> None:
-        for row in reversed(range(len(self.active))):
-            request = self.active[row].request
-            if reason := request.why_over():
-                self._retire(row)
+    def _drop_cancelled(self) -> None:
+        batch = self.batch
+        for row in reversed(range(len(batch.active))):
+            request = batch.active[row].request
+            if reason := request.why_cancelled():
+                batch.retire(row)
                 request.on_error(CancelledError(reason))
-        if self.prefilling and (reason := self.prefilling.request.why_over()):
-            request = self.prefilling.request
-            self.cache.lengths[len(self.active)] = 0
-            self.prefilling = None
+        if batch.prefilling and (reason := batch.prefilling.request.why_cancelled()):
+            request = batch.prefilling.request
+            batch.drop_prefilling()
             request.on_error(CancelledError(reason))
-        self._leave_queue()
+        self._drop_cancelled_of_queue()
 
-    def _leave_queue(self) -> None:
-        """Ask a few of those who wait, in turn, whether anybody waits for them."""
-        for _ in range(min(len(self.waiting), ASKED_PER_STEP)):
-            self._asked = (self._asked + 1) % len(self.waiting)
-            request = self.waiting[self._asked].request
-            if reason := request.why_over():
-                del self.waiting[self._asked]
-                self._asked -= 1
+    def _drop_cancelled_of_queue(self) -> None:
+        """Check a few waiting requests, in turn."""
+        for _ in range(min(len(self.waiting), CHECKS_PER_STEP)):
+            self._checked = (self._checked + 1) % len(self.waiting)
+            request = self.waiting[self._checked].request
+            if reason := request.why_cancelled():
+                del self.waiting[self._checked]
+                self._checked -= 1
                 request.on_error(CancelledError(reason))
 
     def _abandon(self, error: Exception) -> None:
-        """Tell every request, forget them all, and start from a clean slate."""
+        """Give every request an error, and start from a clean slate."""
         with self._wake:
-            requests = [active.request for active in (*self.begun(), *self.waiting)]
+            requests = [member.request for member in (*self.batch.members(), *self.waiting)]
             self.waiting.clear()
-            self.clear()
+            self.batch.clear()
         for request in requests:
             request.on_error(error)
 

@@ -55,12 +55,17 @@ class FrontDoor:
     def execute(self, requests: list) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            if self.places.acquire(blocking=False):
-                forwarded = self._forwarded(request)
-                asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
-            else:
+            if not self.places.acquire(blocking=False):
                 problem = OverloadedError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
                 _reply(sender, wire.error(self.name, problem))
+                continue
+            try:
+                forwarded = self._forwarded(request)
+            except Exception as problem:
+                self.places.release()
+                _reply(sender, wire.error(self.name, problem))
+                continue
+            asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
 
     def finalize(self) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
@@ -68,8 +73,10 @@ class FrontDoor:
         self.thread.join()
 
     async def _close(self) -> None:
-        for task in self.in_flight:
+        tasks = list(self.in_flight)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks)  # each tells its caller before the loop stops
         if self.client is not None:
             await self.client.close()
 
@@ -90,10 +97,10 @@ class FrontDoor:
         }
 
     async def _answer(self, forwarded: dict, sender) -> None:
-        task = asyncio.ensure_future(self._joined(forwarded))
+        task: Any = asyncio.current_task()
         self.in_flight.add(task)
         try:
-            response = await task
+            response = await self._joined(forwarded)
         except asyncio.CancelledError:
             response = wire.error(self.name, RuntimeError("the server is shutting down"))
         except Exception as problem:

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.codec import package as compiled
 from engine.codec.session import Decoder
+from ensemble.contract.settings import server_settings
 from ensemble.serving.stand_in import Arrays, ServedModel
 
 Run = Callable[[Arrays], Arrays]
@@ -53,20 +54,21 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     Raises ValueError, or whatever torch raises, if that cannot be.
     """
     path = model.artefact.with_name(filename)
-    if not compiled.wanted():
+    settings = server_settings()
+    if not settings.use_kernels:
         raise ValueError("FISH_SPEECH_COMPILE is false")
 
     import torch  # heavy, and needed only from here: ONNX Runtime's stand-in does without
 
     from engine.kernels import transformer as kernels
-    from ensemble.contract.settings import settings_from
+    from engine.lm.placement import placement_for
 
-    settings = settings_from(device="cpu")
+    placement = placement_for(settings, "cpu")
     inputs = [t.name for t in model.signature.inputs]
     encoder = "waveform" in inputs
-    if filename == compiled.INT8_FILE_NAME and (encoder or not settings.int8):
+    if filename == compiled.INT8_FILE_NAME and (encoder or not placement.int8):
         return None
-    half = "float32" if settings.dtype == torch.float32 else "bfloat16"
+    half = "float32" if placement.dtype == torch.float32 else "bfloat16"
     if not path.is_file():
         how = " INT8=1" if filename == compiled.INT8_FILE_NAME else ""
         raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
@@ -81,7 +83,7 @@ def _load(model: ServedModel, filename: str) -> Run | None:
         reason = f"{filename} calls operators of another version: make export CHECKPOINT=DIR"
         raise ValueError(reason) from error
     described = json.loads(extra[compiled.DESCRIPTION])
-    if problem := compiled.unfit(described, inputs, "int8" if settings.int8 else half):
+    if problem := compiled.unfit(described, inputs, "int8" if placement.int8 else half):
         raise ValueError(problem)
     if described["instructions"] and not torch.ops.voicereel.has_units():
         raise ValueError("Linux keeps this process from the CPU's matrix units")

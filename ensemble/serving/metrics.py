@@ -2,16 +2,16 @@
 
 | metric | kind | meaning |
 |--|--|--|
-| `fish_llama_requests_total{outcome}` | counter | left the stage: stop, length, cancelled, ... |
+| `fish_llama_requests_total{outcome}` | counter | requests that ended: stop, length, ... |
 | `fish_llama_first_window_seconds_total` | counter | from arrival to the first window, summed |
 | `fish_llama_first_windows_total` | counter | requests in that sum |
 | `fish_llama_frames_total` | counter | frames generated |
-| `fish_llama_steps_total{batch}` | counter | decode steps by requests in them, to powers of two |
+| `fish_llama_steps_total{batch}` | counter | steps, by batch size rounded up to a power of two |
 | `fish_llama_seconds_total{phase}` | counter | spent in prefill, decode_step, sample, fast_loop |
 | `fish_llama_prefix_{hits,misses,evictions}_total` | counter | voice-prefix cache |
 | `fish_llama_prefix_bytes`, `fish_llama_kv_bytes` | gauge | memory held |
 | `fish_llama_kv_bytes_limit` | gauge | the most they may take |
-| `fish_llama_slots` | gauge | requests decoded together, at most; halved when memory runs out |
+| `fish_llama_slots` | gauge | requests decoded together, at most; halved if memory runs out |
 | `fish_llama_active_slots`, `fish_llama_waiting_requests` | gauge | now |
 """
 
@@ -21,13 +21,13 @@ import time
 
 import triton_python_backend_utils as pb_utils
 
-from engine.schedule.scheduler import Engine
+from engine.schedule.stats import EngineStats
 
-PUBLISH_S = 0.5
+PUBLISH_S = 0.5  # seconds between two publications; a few messages each
 
 
 class LlamaMetrics:
-    """Collects at every step, cheaply; tells Triton now and then, which costs a message each."""
+    """Publishes now and then: every figure that has changed is a message to Triton."""
 
     def __init__(self) -> None:
         self.families: dict[str, pb_utils.MetricFamily] = {}
@@ -36,41 +36,39 @@ class LlamaMetrics:
         self.next_publish = 0.0
 
     def count_outcome(self, outcome: str) -> None:
-        """A request has left the stage."""
+        """Count a request that has ended."""
         self._metric("fish_llama_requests_total", "outcome", outcome).increment(1)
 
     def count_first_window(self, seconds: float) -> None:
-        """A request got its first window."""
+        """Count a request's first window, sent so many seconds after its arrival."""
         self._metric("fish_llama_first_windows_total").increment(1)
         self._metric("fish_llama_first_window_seconds_total").increment(seconds)
 
-    def publish(self, engine: Engine) -> None:
-        """Called after every step."""
+    def publish(self, stats: EngineStats) -> None:
+        """Tell Triton what has changed. Called after every step."""
         now = time.monotonic()
-        idle = not (engine.active or engine.waiting)
-        if now < self.next_publish and not idle:
+        if now < self.next_publish and not stats.is_idle:
             return
         self.next_publish = now + PUBLISH_S
-        prefixes = engine.prefixes.stats
-        self._gauge("fish_llama_slots", engine.slots)
-        self._gauge("fish_llama_kv_bytes_limit", engine.kv_bytes_limit)
-        self._gauge("fish_llama_active_slots", len(engine.active))
-        self._gauge("fish_llama_waiting_requests", len(engine.waiting))
-        self._gauge("fish_llama_kv_bytes", engine.cache.num_bytes)
-        self._gauge("fish_llama_prefix_bytes", prefixes.num_bytes)
-        self._raise("fish_llama_frames_total", engine.frames)
-        self._raise("fish_llama_prefix_hits_total", prefixes.hits)
-        self._raise("fish_llama_prefix_misses_total", prefixes.misses)
-        self._raise("fish_llama_prefix_evictions_total", prefixes.evictions)
-        for phase, seconds in engine.seconds.items():
+        self._gauge("fish_llama_slots", stats.slots)
+        self._gauge("fish_llama_kv_bytes_limit", stats.kv_bytes_limit)
+        self._gauge("fish_llama_active_slots", stats.active)
+        self._gauge("fish_llama_waiting_requests", stats.waiting)
+        self._gauge("fish_llama_kv_bytes", stats.kv_bytes)
+        self._gauge("fish_llama_prefix_bytes", stats.prefixes.num_bytes)
+        self._raise("fish_llama_frames_total", stats.frames)
+        self._raise("fish_llama_prefix_hits_total", stats.prefixes.hits)
+        self._raise("fish_llama_prefix_misses_total", stats.prefixes.misses)
+        self._raise("fish_llama_prefix_evictions_total", stats.prefixes.evictions)
+        for phase, seconds in stats.seconds.items():
             self._raise("fish_llama_seconds_total", seconds, "phase", phase)
-        for batch, steps in engine.steps.items():
+        for batch, steps in stats.steps.items():
             self._raise("fish_llama_steps_total", steps, "batch", str(batch))
 
     def close(self) -> None:
-        """Let go of what Triton counts in, while the stub can still tell it so.
+        """Free the metrics while the stub can still tell Triton so.
 
-        A metric that goes with the interpreter, later, ends its process by a wrong address.
+        A metric that is freed when the interpreter ends crashes the process.
         """
         self.metrics.clear()
         self.families.clear()

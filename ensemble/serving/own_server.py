@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ensemble.contract.settings import server_settings
+
 VARIABLE = "VOICEREEL_GRPC_URL"
 _FIX = f"Set {VARIABLE}=HOST:PORT to where this server's gRPC service can be reached."
 
@@ -18,7 +20,7 @@ def grpc_url(environment: Mapping[str, str] = os.environ) -> str:
     Raises:
         RuntimeError: If there is no such port, or it speaks TLS; says what to set.
     """
-    return environment.get(VARIABLE) or url_of(_server_arguments())
+    return server_settings(environment).grpc_url or url_of(_server_arguments())
 
 
 def url_of(arguments: Sequence[str]) -> str:

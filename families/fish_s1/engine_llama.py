@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.lm.weights import BlockShape, LlamaShape
+from engine.lm.shape import DualArShape, TransformerShape
 from families.fish_s1.checkpoint import Checkpoint
 from families.fish_s1.upstream import DualARModelArgs, FishTokenizer
 from families.registry import EngineLlama
@@ -67,12 +67,12 @@ def _sampled_tokens(genuine: Any, full_vocabulary: bool) -> Tensor:
     return torch.cat([semantic, torch.tensor([tokenizer.get_token_id("<|im_end|>")])])
 
 
-def _shape(genuine: Any) -> LlamaShape:
+def _shape(genuine: Any) -> DualArShape:
     """The numbers that the weights' own shapes do not tell."""
     config, tokenizer = genuine.config, genuine.tokenizer
-    return LlamaShape(
-        slow=BlockShape(config.n_layer, config.n_local_heads, config.head_dim),
-        fast=BlockShape(config.n_fast_layer, config.fast_n_local_heads, config.fast_head_dim),
+    return DualArShape(
+        slow=TransformerShape(config.n_layer, config.n_local_heads, config.head_dim),
+        fast=TransformerShape(config.n_fast_layer, config.fast_n_local_heads, config.fast_head_dim),
         num_codebooks=config.num_codebooks,
         codebook_size=config.codebook_size,
         semantic_begin=int(tokenizer.semantic_begin_id),

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.lm.placement import placement_for
 from ensemble.contract.facts import max_prompt_length
 from ensemble.contract.options import sampling_from
-from ensemble.contract.settings import settings_from
+from ensemble.contract.settings import server_settings
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
 from families.registry import CheckpointError
@@ -40,10 +41,10 @@ class UpstreamSpeaker:
             CheckpointError: If the folder is no usable checkpoint.
             ValueError: If a variable is wrong.
         """
-        checkpoint, settings = load_checkpoint(folder), settings_from()
-        self._device = settings.device
-        self._llama = load_llama(checkpoint, settings.dtype).to(settings.device)
-        self._codec = load_codec(checkpoint).to(settings.device)
+        checkpoint, placement = load_checkpoint(folder), placement_for(server_settings())
+        self._device = placement.device
+        self._llama = load_llama(checkpoint, placement.dtype).to(placement.device)
+        self._codec = load_codec(checkpoint).to(placement.device)
         self.checkpoint_id = checkpoint.checkpoint_id
         self.sample_rate_hz = int(self._codec.sample_rate)
         frames = min(

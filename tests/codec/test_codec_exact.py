@@ -11,7 +11,8 @@ import torch
 from tritonclient import grpc
 
 from engine.codec.graphs import DecoderGraph
-from engine.schedule.chunk_schedule import Schedule, Window
+from engine.schedule.chunk_schedule import ChunkSchedule
+from ensemble.contract.window import Window
 from launch.server import Server
 from support.raw import tensors
 
@@ -45,7 +46,7 @@ def whole(codec, codes) -> np.ndarray:
 
 def windows(codes: np.ndarray, first: int, largest: int, history: int) -> list[Window]:
     """As the engine hands them out, frame by frame."""
-    schedule, found = Schedule(first, largest, history), []
+    schedule, found = ChunkSchedule(first, largest, history), []
     for count in range(1, len(codes)):
         if schedule.due(count):
             found.append(schedule.cut(codes[:count]))
@@ -58,6 +59,7 @@ def decoded(decoder, window: Window) -> np.ndarray:
     return decoder(*inputs)[0, : window.num_frames * FRAME].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 def test_every_length_streamed_equals_upstreams_whole(codec, decoder, codes, length) -> None:
     expected = upstream(codec, codes[:length])
@@ -117,6 +119,7 @@ def three_instances(repository, tmp_path_factory):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("length", [1, 43, 400])
 def test_windows_in_any_order_by_any_instance(three_instances, decoder, codes, whole, length):

@@ -24,6 +24,10 @@ needs_vnni = pytest.mark.skipif(
     not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI"
 )
 
+needs_units = pytest.mark.skipif(
+    not torch.ops.voicereel.has_units(), reason="without matrix units nothing is split in two"
+)
+
 
 def numbers(*extents: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(extents, generator=torch.Generator().manual_seed(seed))
@@ -107,11 +111,25 @@ def test_before_the_first_time_inputs_are_zero() -> None:
     assert torch.equal(kernel(x, -3), kernel(x, 0))
 
 
+@needs_units
 def test_weights_split_in_two_are_float32_but_for_little() -> None:
     weight, x, norm = numbers(70, 192, seed=1) / 14, numbers(37, 192), numbers(192, seed=2)
-    found = kernels.Product(weight, norm=norm, eps=1e-6, split=True)(x)
-    exact = kernels.Product(weight, norm=norm, eps=1e-6)(x)
+    product = kernels.Product(weight, norm=norm, eps=1e-6, split=True)
+    assert product.panels.dtype == torch.bfloat16
+    found, exact = product(x), kernels.Product(weight, norm=norm, eps=1e-6)(x)
     torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_two_bfloat16_make_a_weight_but_for_1_in_65_536() -> None:
+    """Where they lie: of each step of 32 inputs the nearest, then what they lack; in pairs."""
+    weight = numbers(64, 96, seed=1)
+    parts = kernels.split_panels(weight)
+    assert (parts.dtype, tuple(parts.shape[-1:])) == (torch.bfloat16, (2,))
+    parts = parts.view(2, 3, 2, 16, 32, 2).float()  # panels, steps, parts, pairs, outputs, 2
+    both = parts.sum(2).permute(0, 3, 1, 2, 4).reshape(64, 96)
+    assert ((both - weight).abs() <= weight.abs() / 2**16).all()
+    nearest = parts[:, :, 0].permute(0, 3, 1, 2, 4).reshape(64, 96)
+    assert torch.equal(nearest, weight.bfloat16().float())
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
@@ -120,6 +138,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         kernel(numbers(1, 20, 96), 0)
 
 
+@pytest.mark.slow
 def test_layers_in_one_pass_are_as_one_by_one(codec, monkeypatch) -> None:
     decoder = codec_kernels.ChannelsLastDecoder(DecoderGraph(codec))
     together = codec_kernels.KernelDecoder(decoder).eval()

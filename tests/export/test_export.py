@@ -21,13 +21,13 @@ from families.fish_s1.prompt import PromptBuilder
 from support.engine import FULL, GREEDY, mixed, run
 from support.genuine import assert_same, greedy
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 VARIANTS = ["tiny-mha", "tiny-fastdim", "tiny-noqknorm", "tiny-8books", "tiny-tied"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
-    from engine.lm.llama import Llama
+    from engine.lm.load import load_runner
     from families.fish_s1.make_checkpoint import make_checkpoint
 
     make_checkpoint(name, tmp_path / name, seed=1, force=False)
@@ -42,7 +42,7 @@ def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
         console.print(table)
     assert "fish_llama/1/llama.pt" in console.file.getvalue()
 
-    llama = Llama(tmp_path / "repository" / "fish_llama" / "1", FULL)
+    llama = load_runner(tmp_path / "repository" / "fish_llama" / "1", FULL)
     builder = PromptBuilder(tmp_path / "repository" / "fish_prompt" / "1")
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, n, 20) for n in builder.facts.codebook_sizes])
@@ -59,17 +59,17 @@ def test_other_shapes_export_and_generate_as_upstream(name, tmp_path) -> None:
 
 
 def test_full_vocabulary_gives_a_logit_per_token(tiny_checkpoint, tmp_path) -> None:
-    from engine.lm.llama import Llama
+    from engine.lm.load import load_runner
 
     console = Console(file=io.StringIO())
     export_checkpoint(
         tiny_checkpoint, tmp_path / "repository", console, Asked(full_vocabulary=True)
     )
-    llama = Llama(tmp_path / "repository" / "fish_llama" / "1", FULL)
+    llama = load_runner(tmp_path / "repository" / "fish_llama" / "1", FULL)
     assert llama.slow_choices == llama.facts.vocab_size
-    assert llama.end_choice == llama.facts.im_end_id
+    assert llama.vocabulary.end_choice == llama.facts.im_end_id
     tokens = torch.tensor([0, llama.facts.im_end_id])
-    assert torch.equal(llama.token_of(tokens), tokens)
+    assert torch.equal(llama.vocabulary.token_of(tokens), tokens)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.lm.llama import Llama
+from engine.lm.load import load_runner
+from engine.lm.on_torch import TorchRunner
 from ensemble.contract.facts import Facts
 from ensemble.contract.options import Sampling
 from support.engine import FULL, run
@@ -19,13 +20,15 @@ LIMIT = 130  # frames; more than the guard against loops looks at
 
 
 @pytest.fixture(scope="module")
-def pair_of(tiny_checkpoint, repository, tmp_path_factory) -> Callable[..., tuple[Any, Llama]]:
-    """Upstream's model with another head, and the engine's of its export."""
+def pair_of(
+    tiny_checkpoint, repository, tmp_path_factory
+) -> Callable[..., tuple[Any, TorchRunner]]:
+    """Upstream's model with another head, and a runner of its export."""
     from export.lm import export_llama
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
     from families.fish_s1.engine_llama import engine_llama
 
-    def pair(change: Callable[[torch.Tensor, Any], object]) -> tuple[Any, Llama]:
+    def pair(change: Callable[[torch.Tensor, Any], object]) -> tuple[Any, TorchRunner]:
         genuine = load_llama(load_checkpoint(tiny_checkpoint))
         change(genuine.output.weight.data, genuine.tokenizer)
         folder = tmp_path_factory.mktemp("parity") / "1"
@@ -33,7 +36,7 @@ def pair_of(tiny_checkpoint, repository, tmp_path_factory) -> Callable[..., tupl
         export_llama(genuine, whole, torch.float32, folder, lambda _: None)
         facts = Facts.load(Path(repository) / "fish_llama" / "1")
         replace(facts, full_vocabulary=True).save(folder)
-        return genuine, Llama(folder, FULL)
+        return genuine, load_runner(folder, FULL)
 
     return pair
 
@@ -49,6 +52,7 @@ def upstream(model: Any, prompt: np.ndarray, penalty: float, limit: int) -> torc
     return out[:, prompt.shape[1] : -1]
 
 
+@pytest.mark.slow
 def test_greedy_with_penalty_equals_upstream(pair_of, prompts) -> None:
     """Any token, its penalty, no guard against loops, the last frame cut."""
 
@@ -78,6 +82,7 @@ def test_greedy_with_penalty_equals_upstream(pair_of, prompts) -> None:
     assert len(found) > len(prompts)  # the penalty does something
 
 
+@pytest.mark.slow
 def test_an_end_in_the_first_frame_is_not_noticed(pair_of, prompts) -> None:
     def always_ends(weight: torch.Tensor, tokenizer: Any) -> None:
         weight[:, 0] = -30

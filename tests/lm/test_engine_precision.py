@@ -1,4 +1,4 @@
-"""What rounding does: against float32, in company, and how the benchmark tells it."""
+"""What rounding does: against float32, in batches, and what the benchmark says of it."""
 
 import json
 import subprocess
@@ -9,37 +9,37 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import precision
-from engine.lm.linear import alike_in_company
-from engine.lm.llama import Llama
-from ensemble.contract.settings import Settings
+from benchmarks.speed import precision
+from engine.lm.linear import is_batch_invariant
+from engine.lm.load import load_runner
+from engine.lm.placement import Placement
 from support.engine import needs_vnni
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
-FULL = Settings(CPU, torch.float32, 1)
-BF16 = Settings(CPU, torch.bfloat16, 1)
-INT8 = Settings(CPU, torch.bfloat16, 1, int8=True)
+FULL = Placement(CPU, torch.float32)
+BF16 = Placement(CPU, torch.bfloat16)
+INT8 = Placement(CPU, torch.bfloat16, int8=True)
 
 
 @pytest.mark.parametrize(
-    "settings", [FULL, BF16, pytest.param(INT8, marks=needs_vnni)], ids=["fp32", "bf16", "int8"]
+    "placement", [FULL, BF16, pytest.param(INT8, marks=needs_vnni)], ids=["fp32", "bf16", "int8"]
 )
-def test_a_row_is_bit_for_bit_the_same_in_any_company(repository, settings) -> None:
+def test_a_row_is_bit_for_bit_the_same_in_any_batch(repository, placement) -> None:
     """Linears, attention, heads and the whole fast loop; observed, oneDNN does not promise it."""
-    llama = Llama(repository / "fish_llama" / "1", settings)
-    assert llama.exact_in_company
+    llama = load_runner(repository / "fish_llama" / "1", placement)
+    assert llama.batch_invariant
     for batch in (2, 5, 16, 33):
         assert precision.differing_rows(llama, batch, 70) == {"slow": 0, "fast": 0}
 
 
-def test_rounding_that_depends_on_company_is_noticed() -> None:
+def test_rounding_that_depends_on_the_batch_is_noticed() -> None:
     class Centred(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x - x.mean(dim=0)
 
-    assert not alike_in_company(Centred(), 8, torch.zeros(()))
-    assert alike_in_company(torch.nn.Identity(), 8, torch.zeros(()))
+    assert not is_batch_invariant(Centred(), 8, torch.zeros(()))
+    assert is_batch_invariant(torch.nn.Identity(), 8, torch.zeros(()))
 
 
 @needs_vnni
@@ -56,6 +56,7 @@ def test_errors_against_float32(repository) -> None:
         assert eight["top1"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_benchmark_ends_in_one_json_line(tiny_checkpoint, repository) -> None:
     done = subprocess.run(
         [

@@ -1,6 +1,6 @@
-"""A GPU's kernels against torch, and the engine on a GPU.
+"""A GPU's kernels against torch, and the language model on a GPU.
 
-Without a GPU, where OpenAI's Triton is installed: TRITON_INTERPRET=1 pytest tests/test_gpu.py
+Without a GPU, where OpenAI's Triton is installed: TRITON_INTERPRET=1 pytest tests/lm/test_gpu.py
 """
 
 import os
@@ -16,11 +16,15 @@ pytest.importorskip("triton")
 import torch.nn.functional as F
 
 from engine.kernels import gpu as gpu_kernels
+from engine.kernels.norm import rms_norm
+from engine.kernels.rotary import rotate, rotation
 from engine.lm import sampler
-from engine.lm.layers import normed, rotate, turns
-from engine.lm.llama import Llama
+from engine.lm.load import load_runner
+from engine.lm.on_gpu import GpuRunner
+from engine.lm.on_torch import TorchRunner
+from engine.lm.placement import Placement
+from engine.lm.runner import PENALTY_FRAMES, NewPositions
 from ensemble.contract.options import Sampling
-from ensemble.contract.settings import Settings
 from support.engine import mixed, run
 from support.genuine import assert_same
 
@@ -43,9 +47,9 @@ def test_sums_and_norms(dtype, dim) -> None:
     x, added, weight = (numbers(5, dim, seed=s, dtype=dtype) for s in range(3))
     total, out = gpu_kernels.add_norm(x, added, weight[0], 1e-6)
     torch.testing.assert_close(total, x + added)
-    torch.testing.assert_close(out, normed(x + added, weight[0], 1e-6))
+    torch.testing.assert_close(out, rms_norm(x + added, weight[0], 1e-6))
     torch.testing.assert_close(
-        gpu_kernels.add_norm(x, None, weight[0], 1e-6)[1], normed(x, weight[0], 1e-6)
+        gpu_kernels.add_norm(x, None, weight[0], 1e-6)[1], rms_norm(x, weight[0], 1e-6)
     )
 
 
@@ -77,8 +81,8 @@ def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_nor
     )
     if norms:
         expanded = zip(norms, (heads, kv_heads), strict=True)
-        qk = normed(qk, torch.cat([norm.expand(n, 1, -1) for norm, n in expanded]), 1e-6)
-    q, k = rotate(qk, turns(cos_sin[positions][:, None])).split([heads, kv_heads], 1)
+        qk = rms_norm(qk, torch.cat([norm.expand(n, 1, -1) for norm, n in expanded]), 1e-6)
+    q, k = rotate(qk, rotation(cos_sin[positions][:, None])).split([heads, kv_heads], 1)
     wanted_keys, wanted_values = keys.clone(), values.clone()
     for row in range(rows):
         wanted_keys[row, :, positions[row]] = k[row]
@@ -103,7 +107,7 @@ def test_choices_are_those_of_the_distribution() -> None:
     """Against torch's sampler: the same choices possible, equally often."""
     rows, choices, times = 500, 257, 100
     logits = (2 * numbers(1, choices)).expand(rows, -1).contiguous()
-    previous = torch.full((rows, 3, sampler.WINDOW), -1, device=DEVICE)
+    previous = torch.full((rows, 3, PENALTY_FRAMES), -1, device=DEVICE)
     previous[:, 1, :4] = torch.tensor([3, 50, 17, 59], device=DEVICE)
     options = [torch.full((rows,), v, device=DEVICE) for v in (0.8, 0.7, 1.3)]
     seeds = torch.arange(rows, device=DEVICE)
@@ -122,7 +126,7 @@ def test_choices_are_those_of_the_distribution() -> None:
 
 def test_greedy_choices() -> None:
     logits, zero = numbers(40, 1300), torch.zeros(40, device=DEVICE)
-    previous = torch.randint(-1, 1300, (40, sampler.WINDOW), device=DEVICE)
+    previous = torch.randint(-1, 1300, (40, PENALTY_FRAMES), device=DEVICE)
     logits[0, :] = float("-inf")
     logits[0, 7] = 1.0
     inputs = logits, previous, zero, zero, zero + 1.2
@@ -134,8 +138,8 @@ def test_greedy_choices() -> None:
 
 
 @pytest.fixture(scope="module")
-def llama(repository) -> Llama:
-    return Llama(repository / "fish_llama" / "1", Settings(DEVICE, torch.float32, 16))
+def llama(repository) -> TorchRunner:
+    return load_runner(repository / "fish_llama" / "1", Placement(DEVICE, torch.float32))
 
 
 @gpu
@@ -144,7 +148,7 @@ def llama(repository) -> Llama:
     ("count", "slots", "stagger"), [(1, 16, 0), (3, 2, 1), (7, 4, 2), (16, 16, 0), (21, 16, 1)]
 )
 def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -> None:
-    assert llama.is_recorded, llama.no_kernels
+    assert isinstance(llama, GpuRunner), llama.why_no_kernels
     jobs = mixed(prompts, count)
     results = run(llama, [job[1:] for job in jobs], slots, stagger)
     for (which, _, sampling), got in zip(jobs, results, strict=True):
@@ -164,28 +168,21 @@ def test_a_seed_says_the_same_again(llama, prompts) -> None:
 
 @gpu
 @pytest.mark.gpu
-def test_the_steps_of_plain_torch(repository, prompts, monkeypatch) -> None:
-    """Without kernels and recordings, in half precision: about the same logits."""
-    from engine.lm import on_gpu as graphs
-
-    folder, settings = repository / "fish_llama" / "1", Settings(DEVICE, torch.float16, 16)
-    with_kernels = Llama(folder, settings)
-    monkeypatch.setenv("FISH_SPEECH_COMPILE", "false")
-    graphs.fault.cache_clear()
-    try:
-        without = Llama(folder, settings)
-    finally:
-        graphs.fault.cache_clear()
-    assert without.no_kernels == "FISH_SPEECH_COMPILE is false"
+def test_the_steps_of_plain_torch(repository) -> None:
+    """Without kernels and CUDA graphs, in half precision: about the same logits."""
+    folder, placement = repository / "fish_llama" / "1", Placement(DEVICE, torch.float16)
+    with_kernels = load_runner(folder, placement)
+    without = load_runner(folder, replace(placement, use_kernels=False))
+    assert without.why_no_kernels == "FISH_SPEECH_COMPILE is false"
     columns = torch.randint(16, (2, 1 + without.facts.num_codebooks, 9), device=DEVICE)
     lengths, past = (torch.tensor(n, device=DEVICE) for n in ([9, 5], [0, 0]))
     found = []
     for each in (with_kernels, without):
         cache = [each.new_cache(2, 32) for _ in range(2)]
         with torch.inference_mode():
-            first = each.extend(columns, lengths, past, *cache)
+            first = each.extend(NewPositions(columns, lengths, past, *cache))
             one = torch.ones_like(lengths)
-            second = each.extend(columns[:, :, :1], one, lengths, *cache)
+            second = each.extend(NewPositions(columns[:, :, :1], one, lengths, *cache))
         found.append([*first, *(t.clone() for t in second)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a.float(), b.float(), rtol=1e-2, atol=1e-2)

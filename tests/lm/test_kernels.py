@@ -1,5 +1,6 @@
-"""The compiled operators against torch's, and that nobody's company matters to them."""
+"""The C++ operators against torch's, and that a row's result does not depend on the batch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 
 from engine.kernels import transformer as kernels
+from engine.kernels.norm import rms_norm
+from engine.kernels.rotary import rotate, rotation
 from engine.lm import sampler
-from engine.lm.layers import normed, rotate, turns
 from engine.lm.linear import linear_for
-from engine.lm.llama import Llama
-from ensemble.contract.settings import Settings
+from engine.lm.load import load_runner
+from engine.lm.placement import Placement
+from engine.lm.runner import PENALTY_FRAMES, NewPositions
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -38,14 +41,19 @@ def test_what_comes_before_and_after_a_product() -> None:
     x, weight, bias, norm = numbers(2, 3, 64), numbers(48, 64), numbers(48), numbers(64)
     before = numbers(2, 3, 48, seed=2)
     found = kernels.Product(weight, bias, norm, eps=1e-5)(x, before)
-    wanted = F.linear(normed(x, norm, 1e-5), weight, bias) + before
+    wanted = F.linear(rms_norm(x, norm, 1e-5), weight, bias) + before
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     gate, up = x.chunk(2, dim=-1)
     found = kernels.Product(weight[:, :32], gated=True)(x)
     torch.testing.assert_close(found, F.linear(F.silu(gate) * up, weight[:, :32]))
 
 
-@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI")
+needs_vnni = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI"
+)
+
+
+@needs_vnni
 def test_8_bit_products() -> None:
     x, weight = numbers(5, 512), numbers(70, 512, seed=1)
     found, exact = kernels.Product(weight, int8=True)(x), x @ weight.T
@@ -54,8 +62,8 @@ def test_8_bit_products() -> None:
     assert kernels.Product(weight[:, :510], int8=True).scales.numel() == 0  # four at a time
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
-def test_a_row_of_a_product_is_the_same_in_any_company(kind) -> None:
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", pytest.param("int8", marks=needs_vnni)])
+def test_a_row_of_a_product_is_the_same_in_any_batch(kind) -> None:
     weight = numbers(100, 192, seed=1)
     product = kernels.Product(
         weight if kind == "float32" else weight.bfloat16(), norm=numbers(192), int8=kind == "int8"
@@ -89,11 +97,11 @@ def attended(qkv, past, cos_sin, norms, keys, values):
     heads = qkv.unflatten(-1, (-1, dim)).transpose(1, 2)
     q, k, v = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
     if norms:
-        q, k = (normed(t, n, 1e-6) for t, n in zip((q, k), norms, strict=True))
+        q, k = (rms_norm(t, n, 1e-6) for t, n in zip((q, k), norms, strict=True))
     out = []
     for b, begin in enumerate(past.tolist()):
         end = begin + qkv.shape[1]
-        turn = turns(cos_sin[None, None, begin:end])
+        turn = rotation(cos_sin[None, None, begin:end])
         keys[b, :, begin:end], values[b, :, begin:end] = rotate(k[b : b + 1], turn)[0], v[b]
         seen = torch.arange(end) <= torch.arange(begin, end)[:, None]
         cached = (t[b : b + 1, :, :end].float() for t in (keys, values))
@@ -153,7 +161,7 @@ def test_sampling() -> None:
         rows, choices = 1 + seed, 10 + 67 * seed
         logits = 4 * numbers(rows, choices, seed=seed)
         logits[0, 3] = float("-inf")
-        previous = torch.randint(-1, choices, (rows, sampler.WINDOW), generator=chance)
+        previous = torch.randint(-1, choices, (rows, PENALTY_FRAMES), generator=chance)
         options = torch.rand(3, rows, generator=chance) + torch.tensor([[0.1], [-0.2], [0.5]])
         options[1].clamp_(min=0.0)
         noise = torch.empty(rows, choices).exponential_(generator=chance)
@@ -161,23 +169,20 @@ def test_sampling() -> None:
         assert torch.equal(torch.ops.voicereel.sample(*inputs), sampler.sample(*inputs))
 
 
-def test_the_engine_does_without_where_it_is_told_to(repository, monkeypatch) -> None:
-    folder, settings = Path(repository) / "fish_llama" / "1", Settings(CPU, torch.float32, 1)
-    with_kernels = Llama(folder, settings)
-    monkeypatch.setenv("FISH_SPEECH_COMPILE", "false")
-    kernels.fault.cache_clear()
-    try:
-        without = Llama(folder, settings)
-    finally:
-        kernels.fault.cache_clear()
-    assert with_kernels.no_kernels is None
-    assert without.no_kernels == "FISH_SPEECH_COMPILE is false"
+def test_a_runner_does_without_where_it_is_told_to(repository) -> None:
+    folder, placement = Path(repository) / "fish_llama" / "1", Placement(CPU, torch.float32)
+    with_kernels = load_runner(folder, placement)
+    without = load_runner(folder, replace(placement, use_kernels=False))
+    assert with_kernels.why_no_kernels == ""
+    assert without.why_no_kernels == "FISH_SPEECH_COMPILE is false"
     columns = torch.randint(16, (2, 1 + without.facts.num_codebooks, 9))
     lengths, past = torch.tensor([9, 5]), torch.zeros(2, dtype=torch.int64)
-    logits, _ = with_kernels.extend(
-        columns, lengths, past, *(with_kernels.new_cache(2, 9) for _ in range(2))
+    logits, wanted = (
+        llama.extend(
+            NewPositions(columns, lengths, past, llama.new_cache(2, 9), llama.new_cache(2, 9))
+        )[0]
+        for llama in (with_kernels, without)
     )
-    wanted, _ = without.extend(columns, lengths, past, *(without.new_cache(2, 9) for _ in range(2)))
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -212,16 +217,16 @@ def test_rows_of_several_voices_that_decode_together(dim, rows) -> None:
     cos_sin, qkv = numbers(60, dim // 2, 2), numbers(rows, 1, 8 * dim)
     past = torch.randint(33, 59, (rows,), generator=torch.Generator().manual_seed(0))
     leads = [0, 1, 0, *(i % 2 for i in range(3, rows))]
-    alike = [(32, 20)[lead] for lead in leads]
+    counts = [(32, 20)[lead] for lead in leads]
     keys, values = (numbers(rows, 2, 60, dim, seed=s).bfloat16() for s in (5, 6))
     for cache in (keys, values):
-        for row, (lead, count) in enumerate(zip(leads, alike, strict=True)):
+        for row, (lead, count) in enumerate(zip(leads, counts, strict=True)):
             cache[row, :, :count] = cache[lead, :, :count]
     wanted = attend(qkv, past, cos_sin, (), keys.clone(), values.clone())
     for cache in (keys, values):
-        for row, count in enumerate(alike):
+        for row, count in enumerate(counts):
             cache[row, :, : count * (row > 1)] = 7.0
-    shared = torch.tensor([leads, alike])
+    shared = torch.tensor([leads, counts])
     found = attend(qkv, past, cos_sin, (), keys, values, shared=shared)
     assert torch.equal(found, wanted)
 

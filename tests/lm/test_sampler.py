@@ -2,17 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from engine.lm.llama import Llama, Rows
-from engine.lm.sampler import WINDOW, sample
-from engine.schedule.request import Active
-from engine.schedule.scheduler import Engine
+from engine.lm.runner import PENALTY_FRAMES, Draw, Runner
+from engine.lm.sampler import exponential_noise, sample
+from engine.schedule.rows import Rows
+from engine.schedule.scheduler import Scheduler
 from ensemble.contract.options import Sampling
 from support.engine import Collected
 
@@ -44,8 +43,8 @@ def probabilities(
     return found, logits.argsort(descending=True)
 
 
-def held_options(llama: Llama, options: Sequence[Sequence[float]]) -> list[torch.Tensor]:
-    """As the engine keeps them, one row each."""
+def held_options(llama: Runner, options: Sequence[Sequence[float]]) -> list[torch.Tensor]:
+    """Options in the form in which the batch keeps them, one row each."""
     rows = Rows(llama, len(options))
     for row, each in enumerate(options):
         rows.begin(row, *each)
@@ -80,9 +79,9 @@ def recovered(
 def test_probabilities_are_upstreams(llama, options) -> None:
     generator = torch.Generator().manual_seed(0)
     held = held_options(llama, [options])
-    for spread, recent in [(0.5, 0), (2.0, 5), (2.0, WINDOW), (6.0, WINDOW)]:
+    for spread, recent in [(0.5, 0), (2.0, 5), (2.0, PENALTY_FRAMES), (6.0, PENALTY_FRAMES)]:
         logits = spread * torch.randn(CHOICES, generator=generator)
-        previous = torch.full((WINDOW,), -1)
+        previous = torch.full((PENALTY_FRAMES,), -1)
         previous[:recent] = logits.argsort(descending=True)[:recent]  # the likeliest
         if recent:
             previous[0] = previous[1]  # said twice, penalised once
@@ -113,7 +112,7 @@ def test_the_same_noise_draws_the_same(llama) -> None:
         tuple(map(float, rng.uniform((0.05, 0.01, 0.5), (2.0, 1.0, 2.0)))) for _ in range(rows)
     ]
     logits = 3 * torch.randn(rows, CHOICES, generator=generator)
-    previous = torch.randint(-1, CHOICES, (rows, WINDOW), generator=generator)
+    previous = torch.randint(-1, CHOICES, (rows, PENALTY_FRAMES), generator=generator)
     noise = torch.empty(rows, CHOICES).exponential_(generator=generator)
     got = sample(logits, previous, *held_options(llama, options), noise)
     for row in range(rows):
@@ -133,12 +132,8 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
 
 
 def seeded_noise(seeds: range, frame: int, count: int, more: int) -> torch.Tensor:
-    """(2, seeds, count): the engine's own, for the token and for what is drawn `more` later."""
-    drawn = []
-    for seed in seeds:
-        request: Any = SimpleNamespace(sampling=Sampling(seed=seed))
-        active: Any = SimpleNamespace(request=request, num_frames=frame)
-        drawn.append(Active.noise(active, 2 * count + more))
+    """(2, seeds, count): noise for the token, and for what is drawn `more` numbers later."""
+    drawn = [exponential_noise(Draw(seed, frame), 2 * count + more) for seed in seeds]
     noise = torch.from_numpy(np.stack(drawn))
     return torch.stack([noise[:, :count], noise[:, count + more :]])
 
@@ -148,7 +143,7 @@ def seeded_noise(seeds: range, frame: int, count: int, more: int) -> torch.Tenso
 def test_draws_of_many_seeds_follow_upstreams_probabilities(llama, options, frame) -> None:
     draws, generator = 4000, torch.Generator().manual_seed(2)
     logits = torch.randn(CHOICES, generator=generator)
-    previous = torch.randint(0, CHOICES, (WINDOW,), generator=generator)
+    previous = torch.randint(0, CHOICES, (PENALTY_FRAMES,), generator=generator)
     expected = probabilities(logits, options, previous)[0].double().numpy()
     held = [o.expand(draws) for o in held_options(llama, [options])]
     tokens, codes = (
@@ -167,9 +162,9 @@ def test_draws_of_many_seeds_follow_upstreams_probabilities(llama, options, fram
 
 
 class Watched:
-    """A Llama that writes down what is drawn, from what."""
+    """A runner that writes down what is drawn, from what."""
 
-    def __init__(self, llama: Llama) -> None:
+    def __init__(self, llama: Runner) -> None:
         self.llama, self.tokens, self.codes = llama, [], []
 
     def __getattr__(self, name: str) -> Any:
@@ -186,17 +181,18 @@ class Watched:
         return codes, logits
 
 
+@pytest.mark.slow
 def test_every_draw_of_a_batch_is_upstreams(llama, prompts) -> None:
     """Windows of the penalty, options and noise stay with their request as rows come and go."""
     watched: Any = Watched(llama)
-    engine, collected = Engine(watched, 4), []
+    scheduler, collected = Scheduler(watched, 4), []
     for number in range(7):
         temperature, top_p, penalty = OPTIONS[number % 6]
         sampling = Sampling(number, temperature, top_p, penalty, max_new_tokens=12 + 6 * number)
         collected.append(Collected())
-        engine.submit(collected[-1].request(prompts[number % 3], sampling))
-        engine.step()
-    while engine.step():
+        scheduler.submit(collected[-1].request(prompts[number % 3], sampling))
+        scheduler.step()
+    while scheduler.step():
         pass
     for (inputs, choices), (fast_inputs, codes, fast_logits) in zip(
         watched.tokens, watched.codes, strict=True
@@ -220,20 +216,20 @@ def check_windows(watched: Any, collected: list[Collected]) -> None:
     said = defaultdict(list)  # windows before a frame, by the frame; some are said twice
     for speech in (c.codes for c in collected):
         for number, frame in enumerate(speech.T):
-            late = speech[:, max(0, number - WINDOW) : number]
-            said[tuple(frame)].append(np.sort(_padded(late)).tolist())
+            recent = speech[:, max(0, number - PENALTY_FRAMES) : number]
+            said[tuple(frame)].append(np.sort(_padded(recent)).tolist())
     seen = 0
     for (inputs, choices), (fast_inputs, codes, _) in zip(
         watched.tokens, watched.codes, strict=True
     ):
         for row, choice in enumerate(choices):
-            if choice != watched.end_choice:
+            if choice != watched.vocabulary.end_choice:
                 found = torch.cat([inputs[1][row][None], fast_inputs[2][row]]).clamp(min=-1)
                 said[tuple(codes[row].tolist())].remove(np.sort(found.numpy()).tolist())
                 seen += 1
     assert seen == sum(c.codes.shape[1] for c in collected) > 150
 
 
-def _padded(late: np.ndarray) -> np.ndarray:
-    blank = np.full((len(late), WINDOW - late.shape[1]), -1)
-    return np.concatenate([blank, late], axis=1)
+def _padded(recent: np.ndarray) -> np.ndarray:
+    blank = np.full((len(recent), PENALTY_FRAMES - recent.shape[1]), -1)
+    return np.concatenate([blank, recent], axis=1)

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from engine.schedule.scheduler import Engine
+from engine.schedule.scheduler import Scheduler
 from ensemble.contract.errors import CancelledError, OverloadedError
 from ensemble.contract.options import Sampling
 from support.engine import GREEDY, Collected
@@ -21,16 +21,16 @@ def ends(collected: Collected) -> list[str]:
     return reasons + [str(error) for error in collected.errors]
 
 
-def submitted(engine: Engine, prompt: np.ndarray, sampling: Sampling = LONG) -> Collected:
+def submitted(scheduler: Scheduler, prompt: np.ndarray, sampling: Sampling = LONG) -> Collected:
     collected = Collected()
-    engine.submit(collected.request(prompt, sampling))
+    scheduler.submit(collected.request(prompt, sampling))
     return collected
 
 
-def finish(engine: Engine) -> None:
-    while engine.step():
+def finish(scheduler: Scheduler) -> None:
+    while scheduler.step():
         pass
-    assert int(engine.cache.lengths.sum()) == 0
+    assert int(scheduler.batch.cache.lengths.sum()) == 0
 
 
 @pytest.mark.parametrize("chunk", [3, 7, 8, 64])
@@ -44,11 +44,14 @@ def test_the_last_window_says_why_and_nothing_is_lost(
     reason,
 ) -> None:
     at = 21 if reason == "runaway" else None
-    monkeypatch.setattr("engine.schedule.request.runs_away", lambda frames: len(frames) == at)
-    engine = Engine(llama, 2)
+    monkeypatch.setattr("engine.schedule.generation.runs_away", lambda frames: len(frames) == at)
+    scheduler = Scheduler(llama, 2)
     sampling = Sampling(2, max_new_tokens=most, first_chunk_frames=chunk, max_chunk_frames=chunk)
-    got, other = submitted(engine, prompts[0], sampling), submitted(engine, prompts[1], GREEDY)
-    finish(engine)
+    got, other = (
+        submitted(scheduler, prompts[0], sampling),
+        submitted(scheduler, prompts[1], GREEDY),
+    )
+    finish(scheduler)
     assert ends(got) == [reason]
     assert len(ends(other)) == 1
     count = got.codes.shape[1]
@@ -61,59 +64,64 @@ def test_the_last_window_says_why_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("where", ["waiting", "prefilling", "active"])
-def test_who_leaves_is_told_at_once_and_once(llama, builder, prompts, where) -> None:
+def test_a_cancelled_request_is_told_at_once_and_once(llama, builder, prompts, where) -> None:
     long = np.concatenate([prompts[2]] * (1500 // prompts[2].shape[1]), axis=1)
-    engine = Engine(llama, 1 if where == "waiting" else 2)
-    stays = submitted(engine, prompts[0])
-    engine.step()
-    leaves = submitted(engine, long if where == "prefilling" else prompts[1])
-    engine.step()
-    assert bool(engine.waiting) == (where == "waiting")
-    assert bool(engine.prefilling) == (where == "prefilling")
-    assert len(engine.active) == (2 if where == "active" else 1)
+    scheduler = Scheduler(llama, 1 if where == "waiting" else 2)
+    batch = scheduler.batch
+    stays = submitted(scheduler, prompts[0])
+    scheduler.step()
+    leaves = submitted(scheduler, long if where == "prefilling" else prompts[1])
+    scheduler.step()
+    assert bool(scheduler.waiting) == (where == "waiting")
+    assert bool(batch.prefilling) == (where == "prefilling")
+    assert len(batch.active) == (2 if where == "active" else 1)
     leaves.cancelled = True
-    engine.step()
+    scheduler.step()
     assert ends(leaves) == ["by the caller"]
     assert isinstance(leaves.errors[0], CancelledError)
-    assert (len(engine.active), len(engine.waiting), engine.prefilling) == (1, 0, None)
+    assert (len(scheduler.batch.active), len(scheduler.waiting), scheduler.batch.prefilling) == (
+        1,
+        0,
+        None,
+    )
     assert ends(stays) == []
-    finish(engine)
+    finish(scheduler)
     assert len(ends(stays)) == len(ends(leaves)) == 1
 
 
-def test_a_long_queue_is_asked_in_turn(llama, prompts) -> None:
-    """Those who left make room for others; those who stay keep their order."""
-    engine = Engine(llama, 1, max_waiting=40)
-    everybody = [
-        submitted(engine, prompts[0], Sampling(seed=s, max_new_tokens=30)) for s in range(40)
+def test_a_long_queue_is_checked_in_turn(llama, prompts) -> None:
+    """Cancelled requests make room for others; the rest keep their order."""
+    scheduler = Scheduler(llama, 1, max_waiting=40)
+    requests = [
+        submitted(scheduler, prompts[0], Sampling(seed=s, max_new_tokens=30)) for s in range(40)
     ]
-    engine.step()
-    for leaves in everybody[1::2]:
+    scheduler.step()
+    for leaves in requests[1::2]:
         leaves.cancelled = True
     for _ in range(20):
-        engine.step()
-    assert [len(ends(c)) for c in everybody[1:]] == [1, 0] * 19 + [1]
-    assert len(engine.waiting) == 19
+        scheduler.step()
+    assert [len(ends(c)) for c in requests[1:]] == [1, 0] * 19 + [1]
+    assert len(scheduler.waiting) == 19
     finished = []
-    while engine.step():
+    while scheduler.step():
         finished += [
-            i for i, c in enumerate(everybody) if i % 2 == 0 and ends(c) and i not in finished
+            i for i, c in enumerate(requests) if i % 2 == 0 and ends(c) and i not in finished
         ]
     assert finished == sorted(finished)
-    assert all(len(ends(c)) == 1 for c in everybody)
+    assert all(len(ends(c)) == 1 for c in requests)
 
 
-def test_a_shutdown_tells_everybody(llama, builder, prompts) -> None:
-    engine = Engine(llama, 2)
-    everybody = [submitted(engine, prompts[i % 3]) for i in range(6)]
+def test_a_shutdown_tells_every_request(llama, builder, prompts) -> None:
+    scheduler = Scheduler(llama, 2)
+    requests = [submitted(scheduler, prompts[i % 3]) for i in range(6)]
     stepped = threading.Event()
-    thread = threading.Thread(target=engine.run, args=[stepped.set])
+    thread = threading.Thread(target=scheduler.run, args=[lambda _: stepped.set()])
     thread.start()
     assert stepped.wait(30)
-    engine.close()
+    scheduler.close()
     thread.join(30)
     assert not thread.is_alive()
-    assert {tuple(ends(c)) for c in everybody} <= {("the server is shutting down",), ("stop",)}
-    assert sum(bool(c.errors) for c in everybody) >= 4
+    assert {tuple(ends(c)) for c in requests} <= {("the server is shutting down",), ("stop",)}
+    assert sum(bool(c.errors) for c in requests) >= 4
     with pytest.raises(OverloadedError, match="shutting down"):
-        submitted(engine, prompts[0])
+        submitted(scheduler, prompts[0])

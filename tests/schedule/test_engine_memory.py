@@ -1,4 +1,4 @@
-"""Memory: the engine goes on with fewer slots when it runs out, and knows what it may take."""
+"""Memory: the scheduler continues with fewer slots when it runs out, and keeps its limit."""
 
 import logging
 from collections.abc import Callable
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.lm.llama import Llama
+from engine.lm.runner import NewPositions, Runner
 from engine.schedule.kv_cache import KVCache
 from engine.schedule.memory import free_bytes, kv_bytes_per_position, positions_that_fit
 from engine.schedule.request import Request
-from engine.schedule.scheduler import Engine, TooLargeError
+from engine.schedule.scheduler import Scheduler, TooLargeError
 from ensemble.contract.options import Sampling
 from support.engine import Collected, run
 
@@ -33,9 +33,9 @@ def at_call(number: int, then: Callable[[], None] = fail) -> Callable[[int], Non
 
 
 class Disturbed:
-    """The graphs, with something that happens before each call of one of them."""
+    """A runner, with something that happens before each call of one of its methods."""
 
-    def __init__(self, llama: Llama, graph: str, before: Callable[[int], None]) -> None:
+    def __init__(self, llama: Runner, graph: str, before: Callable[[int], None]) -> None:
         self._llama, self._graph, self._before = llama, graph, before
 
     def __getattr__(self, name: str):
@@ -43,8 +43,9 @@ class Disturbed:
         if name != self._graph:
             return found
 
-        def call(*inputs: torch.Tensor):
-            self._before(len(inputs[0]))
+        def call(*inputs):
+            first = inputs[0]
+            self._before(len(first.tokens if isinstance(first, NewPositions) else first))
             return found(*inputs)
 
         return call
@@ -67,18 +68,18 @@ def undisturbed(llama, jobs) -> list[Collected]:
     return [run(llama, [job])[0] for job in jobs]
 
 
-def disturbed(graphs, jobs, slots: int = 5) -> tuple[Engine, list[Collected]]:
+def disturbed(graphs, jobs, slots: int = 5) -> tuple[Scheduler, list[Collected]]:
     """Run with voices, staggered, to the end."""
-    engine, collected = Engine(graphs, slots), []
+    scheduler, collected = Scheduler(graphs, slots), []
     for prompt, sampling in jobs:
         collected.append(Collected())
         request = collected[-1].request(prompt, sampling)
-        engine.submit(Request(**{**vars(request), "prefix_length": prompt.shape[1] // 2}))
-        engine.step()
-        engine.step()
-    while engine.step():
+        scheduler.submit(Request(**{**vars(request), "prefix_length": prompt.shape[1] // 2}))
+        scheduler.step()
+        scheduler.step()
+    while scheduler.step():
         pass
-    return engine, collected
+    return scheduler, collected
 
 
 def assert_equal(collected: list[Collected], expected: list[Collected]) -> None:
@@ -90,6 +91,7 @@ def assert_equal(collected: list[Collected], expected: list[Collected]) -> None:
         assert got.reason == want.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["extend", "sample_token", "fast_loop"])
 @pytest.mark.parametrize("number", [0, 1, 4, 9, 16, 23])
 def test_out_of_memory_halves_the_slots_and_changes_nothing(
@@ -101,18 +103,18 @@ def test_out_of_memory_halves_the_slots_and_changes_nothing(
     number,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    engine, collected = disturbed(Disturbed(llama, graph, at_call(number)), jobs)
+    scheduler, collected = disturbed(Disturbed(llama, graph, at_call(number)), jobs)
     assert_equal(collected, undisturbed)
-    assert (engine.slots, len(caplog.messages)) == (2, 1)
-    assert "in 5 slots; 2 from now on, nobody is lost (CUDA out of memory." in caplog.text
+    assert (scheduler.batch.slots, len(caplog.messages)) == (2, 1)
+    assert "in 5 slots; 2 from now on, no request is lost (CUDA out of memory." in caplog.text
     assert "more" not in caplog.text
-    assert len(engine.cache.lengths) == 2
+    assert len(scheduler.batch.cache.lengths) == 2
 
 
 def test_as_often_as_it_must(llama, jobs, undisturbed) -> None:
     graphs = Disturbed(llama, "fast_loop", lambda rows: fail_as_on_a_cpu() if rows > 1 else None)
-    engine, collected = disturbed(graphs, jobs)
-    assert engine.slots == 1
+    scheduler, collected = disturbed(graphs, jobs)
+    assert scheduler.batch.slots == 1
     assert_equal(collected, undisturbed)
 
 
@@ -124,19 +126,19 @@ def test_keys_and_values_that_cannot_be_kept_are_computed_anew(
 ) -> None:
     monkeypatch.setattr(KVCache, "row", lambda *_: fail())
     graphs = Disturbed(llama, "fast_loop", at_call(17))
-    engine, collected = Engine(graphs, 5), []  # pyright: ignore[reportArgumentType]
+    scheduler, collected = Scheduler(graphs, 5), []  # pyright: ignore[reportArgumentType]
     for prompt, sampling in jobs:
         collected.append(Collected())
-        engine.submit(collected[-1].request(prompt, sampling))
-    while engine.step():
+        scheduler.submit(collected[-1].request(prompt, sampling))
+    while scheduler.step():
         pass
-    assert engine.slots == 2
+    assert scheduler.batch.slots == 2
     assert_equal(collected, undisturbed)
 
 
-def test_only_who_is_too_large_alone_fails(llama, jobs, undisturbed) -> None:
+def test_only_a_request_that_is_too_large_by_itself_fails(llama, jobs, undisturbed) -> None:
     """Keys and values beyond 256 positions do not fit: one needs more, in the midst of it."""
-    engine = Engine(llama, 4)
+    scheduler = Scheduler(llama, 4)
     reserve = KVCache.reserve
 
     def reserve_or_fail(self: KVCache, rows: int, positions: int) -> None:
@@ -148,31 +150,31 @@ def test_only_who_is_too_large_alone_fails(llama, jobs, undisturbed) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KVCache, "reserve", reserve_or_fail)
         prompt = np.repeat(jobs[2][0], 6, axis=1)[:, :250]
-        engine.submit(large.request(prompt, Sampling(first_chunk_frames=5)))
+        scheduler.submit(large.request(prompt, Sampling(first_chunk_frames=5)))
         for got, job in zip(collected, jobs, strict=True):
-            engine.submit(got.request(*job))
-        while engine.step():
+            scheduler.submit(got.request(*job))
+        while scheduler.step():
             pass
     assert_equal(collected, undisturbed)
     (error,) = large.errors
     assert isinstance(error, TooLargeError)
-    assert "out of memory at 257 positions, though alone" in str(error)
+    assert "out of memory at 257 positions, as the only request" in str(error)
     (window,) = large.windows
     assert (window.num_frames, window.finish_reason) == (5, "")
-    assert engine.slots == 1
+    assert scheduler.batch.slots == 1
 
 
 def test_an_idle_engine_holds_little_and_its_limit_is_known(llama, jobs) -> None:
     facts = llama.facts
-    engine, _ = disturbed(llama, jobs[:2], slots=2)
+    scheduler, _ = disturbed(llama, jobs[:2], slots=2)
     per_position = 2 * facts.num_layers * facts.num_kv_heads * facts.head_dim * 4
-    assert engine.kv_bytes_limit == 2 * per_position * facts.max_seq_len
-    assert engine.cache.num_bytes <= engine.kv_bytes_limit
-    assert engine.cache.num_bytes == 2 * per_position * 256
+    assert scheduler.kv_bytes_limit == 2 * per_position * facts.max_seq_len
+    assert scheduler.batch.cache.num_bytes <= scheduler.kv_bytes_limit
+    assert scheduler.batch.cache.num_bytes == 2 * per_position * 256
 
 
 @pytest.mark.parametrize("most", [0, 700, 1024, 1600, 2100, 4000])
-def test_who_would_need_too_much_waits(llama, prompts, most) -> None:
+def test_a_request_that_would_need_too_much_waits(llama, prompts, most) -> None:
     """Long and short ones by turns: all end as they do alone, and memory stays within bounds."""
     limit, each = llama.facts.max_seq_len, kv_bytes_per_position(llama.facts, torch.float32)
     jobs = [
@@ -180,16 +182,16 @@ def test_who_would_need_too_much_waits(llama, prompts, most) -> None:
         for i in range(9)
     ]
     alone = [run(llama, [job])[0] for job in jobs]
-    engine, collected = Engine(llama, 5, max_positions=most), [Collected() for _ in jobs]
+    scheduler, collected = Scheduler(llama, 5, max_positions=most), [Collected() for _ in jobs]
     for got, job in zip(collected, jobs, strict=True):
-        engine.submit(got.request(*job))
-    company, held = 0, 0
-    while engine.step():
-        company = max(company, len(engine.active))
-        held = max(held, engine.cache.num_bytes)
+        scheduler.submit(got.request(*job))
+    largest, held = 0, 0
+    while scheduler.step():
+        largest = max(largest, len(scheduler.batch.active))
+        held = max(held, scheduler.batch.cache.num_bytes)
     assert_equal(collected, alone)
-    assert held <= engine.kv_bytes_limit == min(5 * limit, max(most, limit)) * each
-    assert company >= {0: 1, 700: 1, 4000: 5}.get(most, 2)
+    assert held <= scheduler.kv_bytes_limit == min(5 * limit, max(most, limit)) * each
+    assert largest >= {0: 1, 700: 1, 4000: 5}.get(most, 2)
 
 
 def test_positions_follow_free_memory(llama, monkeypatch) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.schedule.prefix_cache import MIN_POSITIONS, PrefixCache
-from engine.schedule.scheduler import Engine
+from engine.schedule.scheduler import Scheduler
 from ensemble.contract.options import Sampling
 from ensemble.contract.voice import Reference
 from families.fish_s1.prompt import PromptBuilder
@@ -20,10 +20,12 @@ def voice(builder: PromptBuilder, seed: int, words: str = "Hello there.") -> Ref
     return Reference(words, np.stack([rng.integers(0, n, 60) for n in sizes]))
 
 
-def speak(engine: Engine, prompt: np.ndarray, prefix_length: int, seed: int = 1) -> np.ndarray:
+def speak(
+    scheduler: Scheduler, prompt: np.ndarray, prefix_length: int, seed: int = 1
+) -> np.ndarray:
     collected = Collected()
-    engine.submit(collected.request(prompt, Sampling(seed=seed), prefix_length))
-    while engine.step():
+    scheduler.submit(collected.request(prompt, Sampling(seed=seed), prefix_length))
+    while scheduler.step():
         pass
     assert not collected.errors
     return collected.codes
@@ -32,33 +34,33 @@ def speak(engine: Engine, prompt: np.ndarray, prefix_length: int, seed: int = 1)
 def test_hot_equals_cold_and_voices_do_not_meet(llama, builder) -> None:
     alice, eve = voice(builder, 1), voice(builder, 2)  # the same words, other codes
     ann = voice(builder, 1, "Hullo there.")  # other words, the same codes
-    engine = Engine(llama, 4)
+    scheduler = Scheduler(llama, 4)
     jobs = [(text, who) for text in ("One.", "And two.") for who in (alice, eve, ann)]
     for text, who in (*jobs, *jobs):
         prompt, prefix = builder.build(text, [who])
-        cold = speak(Engine(llama, 4), prompt, prefix)
-        np.testing.assert_array_equal(speak(engine, prompt, prefix), cold)
-        np.testing.assert_array_equal(speak(Engine(llama, 4), prompt, 0), cold)
-    assert (engine.prefixes.stats.hits, engine.prefixes.stats.misses) == (9, 3)
+        cold = speak(Scheduler(llama, 4), prompt, prefix)
+        np.testing.assert_array_equal(speak(scheduler, prompt, prefix), cold)
+        np.testing.assert_array_equal(speak(Scheduler(llama, 4), prompt, 0), cold)
+    assert (scheduler.batch.prefixes.stats.hits, scheduler.batch.prefixes.stats.misses) == (9, 3)
 
 
 def test_voices_come_and_go_within_the_bound(llama, builder) -> None:
     """Room for two of three voices, all asked for at once and in turn."""
-    engine, results = Engine(llama, 4), []
+    scheduler, results = Scheduler(llama, 4), []
     jobs = [builder.build("One.", [voice(builder, i % 3)]) for i in range(9)]
     (_, prefix), facts = jobs[0], llama.facts
     per_voice = 2 * 4 * facts.num_layers * facts.num_kv_heads * facts.head_dim * prefix
-    engine.prefixes = PrefixCache(2 * per_voice)
+    scheduler.batch.prefixes = PrefixCache(2 * per_voice)
     for prompt, length in jobs:
         results.append(Collected())
-        engine.submit(results[-1].request(prompt, Sampling(seed=1), length))
-    while engine.step():
-        assert engine.prefixes.stats.num_bytes in (0, per_voice, 2 * per_voice)
-    stats = engine.prefixes.stats
+        scheduler.submit(results[-1].request(prompt, Sampling(seed=1), length))
+    while scheduler.step():
+        assert scheduler.batch.prefixes.stats.num_bytes in (0, per_voice, 2 * per_voice)
+    stats = scheduler.batch.prefixes.stats
     assert (stats.num_bytes, stats.hits + stats.misses) == (2 * per_voice, 9)
     assert stats.evictions == stats.misses - 2 > 0
     for got, (prompt, _) in zip(results[:3], jobs[:3], strict=True):
-        np.testing.assert_array_equal(got.codes, speak(Engine(llama, 4), prompt, 0))
+        np.testing.assert_array_equal(got.codes, speak(Scheduler(llama, 4), prompt, 0))
     for i, got in enumerate(results):
         np.testing.assert_array_equal(got.codes, results[i % 3].codes)
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine.lm.llama import Llama
+from engine.lm.placement import Placement
+from engine.lm.runner import Runner
 from engine.schedule.request import Request
-from engine.schedule.scheduler import Engine
+from engine.schedule.scheduler import Scheduler
+from engine.schedule.step import PREFILL_SLICE
 from ensemble.contract.options import Sampling
-from ensemble.contract.settings import Settings
 from ensemble.contract.voice import Reference
 
-FULL = Settings(torch.device("cpu"), torch.float32, 16)
+FULL = Placement(torch.device("cpu"), torch.float32)
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX-512 VNNI")
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=50)
 
@@ -56,15 +57,17 @@ class Collected:
         return self.windows[-1].finish_reason
 
 
-def run(llama: Llama, jobs: list, slots: int = 16, stagger: int = 0) -> list[Collected]:
+def run(
+    llama: Runner, jobs: list, slots: int = 16, stagger: int = 0, prefill_slice: int = PREFILL_SLICE
+) -> list[Collected]:
     """Run jobs to their ends, each submitted `stagger` steps after the one before."""
-    engine, collected = Engine(llama, slots), []
+    scheduler, collected = Scheduler(llama, slots, prefill_slice=prefill_slice), []
     for prompt, sampling in jobs:
         collected.append(Collected())
-        engine.submit(collected[-1].request(prompt, sampling))
+        scheduler.submit(collected[-1].request(prompt, sampling))
         for _ in range(stagger):
-            engine.step()
-    while engine.step():
+            scheduler.step()
+    while scheduler.step():
         pass
     assert not any(c.errors for c in collected)
     return collected

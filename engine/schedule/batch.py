@@ -1,0 +1,133 @@
+"""The running batch: which request has which row, and what moves when one leaves."""
+
+import torch
+from torch import Tensor
+
+from engine.lm.runner import Runner
+from engine.schedule.generation import Generation
+from engine.schedule.kv_cache import KVCache
+from engine.schedule.memory import out_of_memory
+from engine.schedule.prefix_cache import PrefixCache
+from engine.schedule.rows import Rows
+
+
+class Batch:
+    """Rows 0..n-1 of every per-row tensor belong to the n active requests; requests in prefill use
+    the rows after them.
+
+    Attributes:
+        slots: Rows, at most.
+        active: Requests that get a frame in every step.
+        joining: Requests whose prompts are run together, within one step.
+        prefilling: A request whose prompt takes several steps.
+        rows, cache: The per-row tensors.
+        prefixes: Keys and values that requests share.
+    """
+
+    def __init__(self, runner: Runner, slots: int, max_positions: int | None = None) -> None:
+        self._runner, self.slots, self._max_positions = runner, slots, max_positions
+        self.active: list[Generation] = []
+        self.joining: list[Generation] = []
+        self.prefilling: Generation | None = None
+        self.rows = Rows(runner, slots)
+        self.prefixes = PrefixCache()
+        self.cache = self._new_cache()
+
+    def _new_cache(self) -> KVCache:
+        runner = self._runner
+        limit, fixed = runner.facts.max_seq_len, runner.fixed_positions
+        return KVCache(runner.new_cache, self.slots, limit, self._max_positions, fixed)
+
+    def members(self) -> list[Generation]:
+        """The requests that have a row, in the order of their rows."""
+        return [*self.active, *self.joining, *([self.prefilling] if self.prefilling else [])]
+
+    def fits(self, generation: Generation) -> bool:
+        """Whether there is a row for one more request, and memory for all to their ends."""
+        members = self.members()
+        needs = [member.positions_needed for member in (*members, generation)]
+        return len(members) < self.slots and self.cache.fits(needs)
+
+    def admit(self, generation: Generation) -> None:
+        """Give a request the next row, and what is known already of its keys and values."""
+        row, sampling = len(self.members()), generation.request.sampling
+        self.cache.lengths[row] = 0
+        self.rows.begin(row, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
+        if known := generation.kept or self.prefixes.get(generation.prefix_key):
+            self.cache.extend(row, *known)
+            generation.prefilled = known[0].shape[2]
+
+    def activate(self, generation: Generation, logits: Tensor, state: Tensor) -> None:
+        """Make a request active, whose whole prompt is in the row behind the active ones."""
+        row = len(self.active)
+        self.rows.logits[row], self.rows.state[row] = logits, state
+        if not generation.num_frames and not generation.parity:
+            # The codec could decode nothing of a speech without frames.
+            self.rows.logits[row, self._runner.vocabulary.end_choice] = float("-inf")
+        generation.kept = None
+        if generation is self.prefilling:
+            self.prefilling = None
+        self.active.append(generation)
+
+    @torch.inference_mode()
+    def retire(self, row: int) -> None:
+        """Free an active request's row; the last active one moves into it."""
+        last = len(self.active) - 1
+        self._move(row, last)
+        self.active[row] = self.active[last]
+        self.active.pop()
+        if self.prefilling:  # its row is always the one behind the active ones
+            self._move(last, last + 1)
+
+    def _move(self, row: int, last: int) -> None:
+        self.rows.drop(row, last)
+        self.cache.drop(row, last)
+
+    @torch.inference_mode()
+    def drop_prefilling(self) -> None:
+        """Free the row of the request in prefill."""
+        self.cache.lengths[len(self.active)] = 0
+        self.prefilling = None
+
+    def clear(self) -> None:
+        """Forget all members, and give the cache's memory back."""
+        self.active.clear()
+        self.joining.clear()
+        self.prefilling = None
+        self.cache = self._new_cache()
+
+    @torch.inference_mode()
+    def halve(self) -> list[Generation]:
+        """Continue with half the slots; all members give their rows back.
+
+        Active ones keep copies of their keys and values outside of the cache, where those fit.
+
+        Returns:
+            The requests that have to be admitted again, in order.
+        """
+        members = self.members()
+        for row, member in enumerate(members):
+            member.give_row_back(*(self._copied(row) if row < len(self.active) else ()))
+        self.slots = max(1, self.slots // 2)
+        if self._max_positions is not None:
+            self._max_positions //= 2
+        self.prefixes.limit(self.prefixes.max_bytes // 2 if self.slots > 1 else 0)
+        self.clear()
+        return members
+
+    def _copied(self, row: int) -> tuple[Tensor, ...]:
+        """Copies of a row's keys and values in the machine's own memory."""
+        end = self.active[row].positions_cached
+        try:
+            views = (tensor[:, :, :end] for tensor in self.cache.row(row))
+            return tuple(tensor.to("cpu", copy=True) for tensor in views)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return ()  # they are computed again
+
+    @torch.inference_mode()
+    def shrink_if_idle(self) -> None:
+        """Give the memory of long requests back when there are no members."""
+        if not (self.active or self.prefilling):
+            self.cache.shrink()

@@ -1,0 +1,125 @@
+"""One request's generation: its frames so far, and what is still to be computed for it."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.lm.runner import PENALTY_FRAMES, Draw
+from engine.schedule.chunk_schedule import ChunkSchedule
+from engine.schedule.prefix_cache import PrefixCache
+from engine.schedule.request import Request
+from engine.schedule.runaway import runs_away
+from ensemble.contract.facts import Facts
+from ensemble.contract.window import Window
+
+
+class Generation:
+    """From a request's arrival to its last window.
+
+    Attributes:
+        prompt: int64 (1 + codebooks, positions), all positions before the next frame sampled.
+        prefilled: How many of them the request's row of the cache holds.
+        kept: Keys and values of the first positions, (layers, kv heads, positions, head_dim) each,
+            if the request had to give its row back.
+    """
+
+    def __init__(self, request: Request, facts: Facts) -> None:
+        sampling = request.sampling
+        room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
+        self.request = request
+        self.parity = facts.full_vocabulary
+        # Upstream's `generate_long` takes the last frame for the end and cuts it.
+        self.max_frames = max(1, min(sampling.max_new_tokens, room) - self.parity)
+        self.schedule = ChunkSchedule(
+            sampling.first_chunk_frames,
+            sampling.max_chunk_frames,
+            facts.history_frames,
+            facts.samples_per_frame / facts.sample_rate,
+        )
+        self.prompt = torch.from_numpy(request.prompt).long()
+        self.prefilled = 0
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.prefix_key = PrefixCache.key(request.prompt, request.prefix_length)
+        self.prefix_length = request.prefix_length if self.prefix_key else 0
+        self.num_frames = 0
+        self._columns = np.zeros((self.max_frames, request.prompt.shape[0]), np.int64)
+
+    @property
+    def positions_needed(self) -> int:
+        """Positions of the cache that it may need in all."""
+        return self.request.prompt.shape[1] + self.max_frames
+
+    @property
+    def positions_cached(self) -> int:
+        """Positions that a row holds whose frames so far have all been sampled.
+
+        The last of prompt and frames is not among them: the next frame is sampled from it.
+        """
+        return self.request.prompt.shape[1] + self.num_frames - 1
+
+    @property
+    def positions_left(self) -> int:
+        """Positions of the prompt that are still to be run."""
+        return self.prompt.shape[1] - self.prefilled
+
+    @property
+    def needs_prefix(self) -> bool:
+        """Whether the prompt's shared prefix is still to be run, in slices of its own."""
+        return self.prefilled < self.prefix_length
+
+    @property
+    def columns(self) -> np.ndarray:
+        """int64 (frames so far, 1 + codebooks), each a token and its codes."""
+        return self._columns[: self.num_frames]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """int64 (frames so far, codebooks)."""
+        return self.columns[:, 1:]
+
+    @property
+    def draw(self) -> Draw:
+        """What the random numbers of its next frame are a function of."""
+        return Draw(self.request.sampling.seed, self.num_frames)
+
+    def recent(self) -> np.ndarray:
+        """int64 (1 + codebooks, PENALTY_FRAMES): the penalty applies to these; -1 is none.
+
+        Upstream (`decode_n_tokens`) leaves the first frame out, and has zeros for frames to come.
+        """
+        blank = 0 if self.parity and self.num_frames else -1
+        recent = np.full((self._columns.shape[1], PENALTY_FRAMES), blank, np.int64)
+        known = self.columns[self.parity :][-PENALTY_FRAMES:].T
+        recent[:, : known.shape[1]] = known
+        return recent
+
+    def add(self, column: np.ndarray) -> None:
+        """Append a frame, int64 (1 + codebooks,)."""
+        self._columns[self.num_frames] = column
+        self.num_frames += 1
+
+    def finish_reason(self) -> str:
+        """Why there is to be no further frame, or ""."""
+        if self.num_frames == self.max_frames:
+            return "length"
+        return "runaway" if not self.parity and runs_away(self.frames) else ""
+
+    def due_window(self, step: int, batch_size: int) -> Window | None:
+        """Cut the next window if it is due: see `ChunkSchedule.due`."""
+        due = self.schedule.due(self.num_frames, step, batch_size)
+        return self.schedule.cut(self.frames) if due else None
+
+    def last_window(self, reason: str) -> Window:
+        """Cut what is left, marked as the end."""
+        return self.schedule.cut(self.frames, reason)
+
+    def give_row_back(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        """Prepare to continue in another row, from the frames so far and these keys and values.
+
+        The last position is run again, since the next frame is sampled from its logits.
+        """
+        first = self.prompt[:, : self.request.prompt.shape[1]]
+        self.prompt = torch.cat([first, torch.from_numpy(self.columns.T)], dim=1)
+        self.prefilled = 0
+        if keys is not None and values is not None:
+            self.kept = keys, values

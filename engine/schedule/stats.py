@@ -1,0 +1,36 @@
+"""What the LLaMA stage publishes of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.schedule.prefix_cache import PrefixStats
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A snapshot after a step.
+
+    Attributes:
+        slots: Requests decoded together, at most.
+        active, waiting: Requests that get a frame in every step, and those in the queue.
+        kv_bytes, kv_bytes_limit: Memory that keys and values take now, and at most.
+        prefixes: Of the prefix cache.
+        frames: Generated so far.
+        steps: So far, by batch size, rounded up to a power of two.
+        seconds: Spent so far, by phase; those of a GPU show where its results are awaited.
+    """
+
+    slots: int
+    active: int
+    waiting: int
+    kv_bytes: int
+    kv_bytes_limit: int
+    prefixes: PrefixStats
+    frames: int
+    steps: Mapping[int, int]
+    seconds: Mapping[str, float]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is active or waits."""
+        return not (self.active or self.waiting)

@@ -1,0 +1,52 @@
+"""Where a model runs and in which numbers, and what is said of a machine that cannot."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from engine.lm.placement import Placement, placement_for
+from ensemble.contract.settings import ServerSettings
+
+pytestmark = pytest.mark.torch
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(params=[False, True], ids=["no GPU", "a GPU"])
+def has_gpu(request, monkeypatch) -> bool:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param)
+    return request.param
+
+
+def test_it_goes_where_triton_places_it_unless_the_cpu_is_asked_for(has_gpu) -> None:
+    best = CUDA if has_gpu else CPU
+    assert placement_for(ServerSettings()).device == best
+    assert placement_for(ServerSettings(), "cpu").device == CPU
+    assert placement_for(ServerSettings(), "cuda:1").device == torch.device("cuda:1")
+    assert placement_for(ServerSettings("cpu"), "cuda:1").device == CPU
+
+
+def test_cuda_needs_a_gpu(has_gpu) -> None:
+    if has_gpu:
+        assert placement_for(ServerSettings("cuda")).device == CUDA
+        assert placement_for(ServerSettings("cuda"), "cpu").device == CPU
+    else:
+        with pytest.raises(ValueError, match="FISH_SPEECH_DEVICE is cuda, but torch sees no GPU"):
+            placement_for(ServerSettings("cuda"))
+
+
+def test_half_is_what_the_device_computes_fast() -> None:
+    dtypes = {"half": None, "full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    for instance, half in (("cpu", torch.bfloat16), ("cuda:0", torch.float16)):
+        for precision, dtype in dtypes.items():
+            placement = placement_for(ServerSettings(precision=precision), instance)
+            assert placement == Placement(torch.device(instance), dtype or half)
+
+
+def test_int8_needs_vnni(monkeypatch) -> None:
+    settings = ServerSettings(precision="int8")
+    for has_vnni, instance in ((True, "cuda:0"), (False, "cpu")):
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda has=has_vnni: has)
+        with pytest.raises(ValueError, match="is int8, which needs a CPU with AVX-512 VNNI"):
+            placement_for(settings, instance)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert placement_for(settings, "cpu") == Placement(CPU, torch.bfloat16, int8=True)
