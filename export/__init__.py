@@ -1,1 +1,1 @@
-"""Weights to artefacts: checkpoints in, checked graphs out. The only home of torch.export."""
+"""Exports checkpoints: writes graphs and compares each with upstream before it is served."""

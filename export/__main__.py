@@ -1,4 +1,4 @@
-"""`python -m export COMMAND`: checkpoints in, artefacts out."""
+"""`python -m export COMMAND`: makes checkpoints, and exports them into a model repository."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,12 +1,12 @@
-"""The encoder's loop over chunks as ONNX: the exporter writes one step, and this goes round it.
+"""Puts the encoder's loop over chunks, written in ONNX's text format, around an exported step.
 
-The exporter itself loses the ranks of all tensors inside of a loop, and gives up.
+The exporter cannot write the loop itself: it loses the ranks of all tensors inside and fails.
 """
 
 import onnx
 from onnx import ModelProto
 
-# Inputs and outputs of the step, as the exporter must name them.
+# Names that the exporter must give the inputs and outputs of the step.
 STEP_INPUTS = ["part", "state", "start"]
 STEP_OUTPUTS = ["new_codes", "next_state"]
 
@@ -57,13 +57,13 @@ encoder (float[batch, samples] waveform, int64[batch, one] chunk_frames)
 
 
 def looped(step: ModelProto, frame: int, books: int, state_size: int) -> ModelProto:
-    """What `EncoderGraph.forward` does, around an exported `EncoderStep`.
+    """Do what `EncoderGraph.forward` does, with an exported `EncoderStep`.
 
     Args:
-        step: With `STEP_INPUTS` and `STEP_OUTPUTS`.
-        frame: Samples per frame.
-        books: Codebooks.
-        state_size: Numbers carried between chunks.
+        step: Its inputs are STEP_INPUTS and its outputs STEP_OUTPUTS.
+        frame: Samples of a frame.
+        books: Number of codebooks.
+        state_size: Size of the state that a chunk leaves to the next.
     """
     opset = step.opset_import[0].version
     text = _LOOP.format(opset=opset, frame=frame, books=books, numbers=state_size)

@@ -1,4 +1,4 @@
-"""Every artefact against the genuine upstream module, before it is put in place."""
+"""Compares every artefact with the genuine upstream module before it is put in place."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +10,24 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-AUDIO_LIMIT = 1e-4  # max abs, of samples in [-1, 1]
-NOISE_LIMIT = 1e-2  # rms of the difference / rms of the audio: 40 dB
-LOGITS_LIMIT = 1e-3  # max abs
-CODES_LIMIT = 0.0  # share that differs
+AUDIO_LIMIT = 1e-4  # largest difference of samples in [-1, 1]: 80 dB below full scale
+NOISE_LIMIT = 1e-2  # rms of the difference / rms of the audio: 40 dB below it
+LOGITS_LIMIT = 1e-3  # largest difference of logits: rounding of sums in another order, no more
+CODES_LIMIT = 0.0  # share that differs: codes are exact
 
 Run = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an artefact is from upstream, at its worst over all shapes tried."""
+    """How far an artefact is from upstream.
+
+    Attributes:
+        artefact: MODEL/FILE.
+        of: What is compared, and by which measure.
+        error: The worst over all cases.
+        limit: The largest error that passes.
+    """
 
     artefact: str
     of: str
@@ -33,9 +40,9 @@ class Comparison:
 
 
 def onnx_runner(path: Path) -> Run:
-    """Run an ONNX file on the CPU, by position."""
+    """A function that runs an ONNX file on the CPU with inputs in order."""
     options = onnxruntime.SessionOptions()
-    # To lay gigabytes of weights out takes longer than the few runs of a comparison without.
+    # Repacking gigabytes of weights takes longer than it saves in the few runs of a comparison.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
@@ -48,7 +55,7 @@ def onnx_runner(path: Path) -> Run:
 
 
 def script_runner(method: Callable) -> Run:
-    """Run a traced method, giving a tuple always."""
+    """A function that runs a traced method and always returns a tuple."""
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         out = method(*inputs)
@@ -58,21 +65,21 @@ def script_runner(method: Callable) -> Run:
 
 
 def max_abs(got: Tensor, expected: Tensor) -> float:
-    """Largest difference; infinite if the shapes differ."""
+    """The largest difference; infinite if the shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     return (got - expected).abs().max().item() if got.numel() else 0.0
 
 
 def noise(got: Tensor, expected: Tensor) -> float:
-    """Rms of the difference over that of what is expected; infinite if the shapes differ."""
+    """Rms of the difference over rms of the expected values; infinite if the shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     return ((got - expected).square().mean() / expected.square().mean()).sqrt().item()
 
 
 def differing(got: Tensor, expected: Tensor) -> float:
-    """Share of elements that differ; 1 if the shapes do."""
+    """The share of elements that differ; 1 if the shapes differ."""
     return 1.0 if got.shape != expected.shape else (got != expected).float().mean().item()
 
 
@@ -88,23 +95,23 @@ def test_signal(batch: int, samples: int, sample_rate: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)).float()
 
 
-Case = tuple[tuple[Tensor, ...], Tensor]  # inputs, and what upstream makes of them
+Case = tuple[tuple[Tensor, ...], Tensor]  # inputs, and upstream's result for them
 
 
 def worst(run: Run, cases: list[Case], measure: Callable[[Tensor, Tensor], float]) -> float:
-    """Largest difference of an artefact's first output over all cases."""
+    """The largest error of an artefact's first output over all cases."""
     return max(measure(run(*inputs)[0], expected) for inputs, expected in cases)
 
 
 def together(run: Run, cases: list[Case], measure: Callable[[Tensor, Tensor], float]) -> float:
-    """Difference of the first outputs of all cases in a row: none counts more for being short."""
+    """The error of all cases as one, so that each counts by its length."""
     pairs = [(run(*inputs)[0].flatten(), expected.flatten()) for inputs, expected in cases]
     return measure(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
 
 
 @torch.inference_mode()
 def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
-    """Two lengths, two batch sizes; in one chunk and in several."""
+    """Cases of two lengths and two batch sizes, in one chunk and in several."""
     cases = []
     for batch in (1, 2):
         for samples in (3 * frame, 7 * frame + 77):
@@ -117,7 +124,7 @@ def encoder_cases(codec: Any, sample_rate: int, frame: int) -> list[Case]:
 
 @torch.inference_mode()
 def decoder_cases(codec: Any, sizes: tuple[int, ...], frame: int) -> list[Case]:
-    """Windows with and without history of what upstream decodes at once; two batch sizes."""
+    """Windows, with history and without, of what upstream decodes at once; two batch sizes."""
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(0, n, (2, 23), generator=generator) for n in sizes]
     codes = torch.stack(rows, dim=1)
@@ -131,7 +138,7 @@ def decoder_cases(codec: Any, sizes: tuple[int, ...], frame: int) -> list[Case]:
 
 
 def with_padding(cases: list[Case]) -> list[Case]:
-    """A decoder's case with the longest history once more, with padding before it."""
+    """The cases, and the one with the longest history once more with padding before it."""
     (codes, new), audio = max(cases, key=lambda case: int(case[0][1][0, 0]))
     codes = torch.nn.functional.pad(codes, (9, 0))
     return [*cases, ((codes, new), audio)]
@@ -148,12 +155,12 @@ class LlamaRuns:
 
 @dataclass(frozen=True)
 class LlamaCase:
-    """A prompt with one column more, and what upstream makes of it.
+    """A prompt with one more column, and upstream's results for it.
 
     Attributes:
         tokens: int64 (batch, 1 + codebooks, time + 1).
-        prefill, decode_step: Its logits, (batch, tokens), behind the prompt and the column.
-        state: What it hands to the fast transformer behind the column.
+        prefill, decode_step: Upstream's logits, (batch, tokens), after the prompt and the column.
+        state: What upstream's slow transformer gives the fast one after the column.
     """
 
     tokens: Tensor
@@ -164,7 +171,7 @@ class LlamaCase:
 
 @torch.inference_mode()
 def llama_cases(genuine: Any, token_ids: Tensor) -> list[LlamaCase]:
-    """Two lengths, two batch sizes."""
+    """Cases of two lengths and two batch sizes."""
     cases = []
     for batch, time in ((1, 6), (2, 6), (1, 19), (2, 19)):
         tokens = _prompt(genuine, batch, time + 1)
@@ -178,7 +185,7 @@ def llama_cases(genuine: Any, token_ids: Tensor) -> list[LlamaCase]:
 
 @torch.inference_mode()
 def llama_error(runs: LlamaRuns, genuine: Any, cases: list[LlamaCase]) -> dict[str, float]:
-    """Worst logits difference of each graph."""
+    """The largest difference of the logits of each graph."""
     worst = {"prefill": 0.0, "decode_step": 0.0, "fast_loop": 0.0}
     for case in cases:
         (batch, _, time), config = case.tokens[..., :-1].shape, genuine.config
@@ -195,12 +202,12 @@ def llama_error(runs: LlamaRuns, genuine: Any, cases: list[LlamaCase]) -> dict[s
 
 
 def _empty_caches(genuine: Any, batch: int, positions: int) -> None:
-    genuine.max_seq_len = genuine.max_batch_size = -1  # makes setup_caches begin anew
+    genuine.max_seq_len = genuine.max_batch_size = -1  # makes setup_caches allocate again
     genuine.setup_caches(batch, positions, dtype=torch.float32)  # upstream attends to all of it
 
 
 def _prompt(genuine: Any, batch: int, time: int) -> Tensor:
-    """Text for the first third, then speech: int64 (batch, 1 + codebooks, time)."""
+    """A prompt, a third of it text and the rest speech: int64 (batch, 1 + codebooks, time)."""
     config, tokenizer = genuine.config, genuine.tokenizer
     generator = torch.Generator().manual_seed(time)
     shape = (batch, config.num_codebooks, time)
@@ -212,7 +219,7 @@ def _prompt(genuine: Any, batch: int, time: int) -> Tensor:
 
 
 def _fast_error(run: Run, genuine: Any, state: Tensor, expected_state: Tensor) -> float:
-    """Greedy codes of ours, then upstream's logits along the same codes."""
+    """Compare the logits of our greedy codes with upstream's for the same codes."""
     config, batch = genuine.config, state.shape[0]
     choices = min(1024, config.codebook_size)
     ones, zeros = torch.ones(batch), torch.zeros(batch)
@@ -227,5 +234,5 @@ def _fast_error(run: Run, genuine: Any, state: Tensor, expected_state: Tensor) -
         expected = genuine.forward_generate_fast(hidden, torch.tensor([book]))
         errors.append(max_abs(logits[:, book - 1], expected[:, 0, :choices]))
         if not torch.equal(codes[:, book], logits[:, book - 1].argmax(-1)):
-            return float("inf")  # not what its own logits say
+            return float("inf")  # the code is not the largest logit
     return max(errors)

@@ -1,4 +1,4 @@
-"""Graphs -> files: TorchScript by tracing, ONNX by the TorchScript-based exporter.
+"""Writes graphs as files: TorchScript by tracing, ONNX by the TorchScript-based exporter.
 
 Opset 17 and IR version 8 are what every ONNX Runtime since 1.14 and Triton release 24.10 accept.
 The newer, dynamo-based exporter gave no result for the encoder with a dynamic time axis within
@@ -19,13 +19,13 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from torch import Tensor, nn
 
 OPSET = 17
-_TURNED = ".T"  # behind the name of a matrix
+_TRANSPOSED = ".T"  # suffix of the name of a transposed matrix
 Axes = dict[str, dict[int, str]]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence deprecation and tracer warnings; parity at several shapes is what counts here."""
+    """Silence deprecation and tracer warnings: parity at several shapes is checked instead."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -38,7 +38,7 @@ def quiet() -> Iterator[None]:
 def torchscript(graph: nn.Module, inputs: dict[str, tuple[Tensor, ...]]) -> torch.jit.ScriptModule:
     """Trace the named methods into one module that shares its weights between them.
 
-    A trace keeps what may be rounded: convolutions in TF32, on a GPU, would not be exact.
+    A trace records whether TF32 is allowed, and with it convolutions on a GPU would not be exact.
     """
     cudnn = torch.backends.cudnn
     allowed, cudnn.allow_tf32 = cudnn.allow_tf32, False
@@ -50,11 +50,11 @@ def torchscript(graph: nn.Module, inputs: dict[str, tuple[Tensor, ...]]) -> torc
 
 
 class _WeightsGiven(nn.Module):
-    """A graph whose weights are inputs behind its own: the exporter would copy them, twice."""
+    """A graph that takes its weights as inputs: as parameters they would be copied twice."""
 
     def __init__(self, graph: nn.Module, weights: list[Tensor]) -> None:
         super().__init__()
-        self.graph, self.weights = [graph], weights  # in a list, nobody finds its weights
+        self.graph, self.weights = [graph], weights  # in a list, so that it is no submodule
 
     def forward(self, *inputs: Tensor) -> Any:
         count = len(inputs) - len(self.weights)
@@ -102,9 +102,9 @@ def onnx_graph(
     model = onnx.load_model_from_string(file.getvalue())
     for value in (*model.graph.input, *model.graph.output):
         for axis, symbol in axes.get(value.name, {}).items():
-            # A size that the exporter could infer is still the checkpoint's, not the contract's.
+            # The exporter may infer the checkpoint's size where the contract has any.
             value.type.tensor_type.shape.dim[axis].dim_param = symbol
-    _turn_weights(model, weights_of(graph))
+    _transpose_weights(model, weights_of(graph))
     used = {name for node in model.graph.node for name in node.input}
     _keep_inputs(model, lambda name: name in used or name not in weights)
     return model
@@ -115,26 +115,28 @@ def _own_weights(graph: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_of(graph: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, and matrices turned."""
+    """Parameters and buffers by name, and each matrix transposed as well."""
     weights = _own_weights(graph)
-    turned = {name + _TURNED: w.T for name, w in weights.items() if w.dim() == 2}
-    return {name: w.detach() for name, w in (*weights.items(), *turned.items())}
+    transposed = {name + _TRANSPOSED: w.T for name, w in weights.items() if w.dim() == 2}
+    return {name: w.detach() for name, w in (*weights.items(), *transposed.items())}
 
 
-def _turn_weights(model: ModelProto, weights: Collection[str]) -> None:
-    """Take turned matrices instead of turning them: a load can map them, not copy."""
-    kept, turned = [], {}
+def _transpose_weights(model: ModelProto, weights: Collection[str]) -> None:
+    """Replace transpositions of weights by transposed weights, which can be memory-mapped."""
+    kept, transposed = [], {}
     for node in model.graph.node:
-        name = node.input[0] + _TURNED if node.op_type == "Transpose" else ""
+        name = node.input[0] + _TRANSPOSED if node.op_type == "Transpose" else ""
         if name in weights:
-            turned[node.output[0]] = name
+            transposed[node.output[0]] = name
         else:
             kept.append(node)
     for node in kept:
-        node.input[:] = [turned.get(name, name) for name in node.input]
+        node.input[:] = [transposed.get(name, name) for name in node.input]
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    model.graph.input.extend(ValueInfoProto(name=name) for name in dict.fromkeys(turned.values()))
+    model.graph.input.extend(
+        ValueInfoProto(name=name) for name in dict.fromkeys(transposed.values())
+    )
 
 
 def _keep_inputs(model: ModelProto, wanted: Callable[[str], bool]) -> None:
@@ -147,16 +149,16 @@ def share_weights(models: dict[Path, ModelProto], graph: nn.Module, file: Path) 
     """Write models of `onnx_graph` with their weights: one file for all of them.
 
     Args:
-        models: By where to.
-        graph: Holds the weights.
-        file: Beside the models, written here.
+        models: The models by the path to write each to.
+        graph: The module that holds the weights.
+        file: The file of the weights, in the folder of the models.
     """
     weights = weights_of(graph)
     needed = {i.name for m in models.values() for i in m.graph.input if i.name in weights}
     places = {}
     with file.open("wb") as out:
         for name in sorted(needed):
-            out.write(b"\0" * (-out.tell() % 4096))  # pages, so that it can be mapped
+            out.write(b"\0" * (-out.tell() % 4096))  # a page starts here, so that it can be mapped
             begin, data = out.tell(), _bytes(weights[name])
             out.write(data)
             places[name] = ("location", file.name), ("offset", begin), ("length", len(data))
@@ -171,7 +173,7 @@ def share_weights(models: dict[Path, ModelProto], graph: nn.Module, file: Path) 
 def save_with_weights(model: ModelProto, graph: nn.Module, path: Path) -> None:
     """Write a model of `onnx_graph` as one file.
 
-    Laid out as protobuf does it, but weight by weight: one message would be copied four times.
+    Written in protobuf's wire format weight by weight: protobuf would copy the message four times.
     """
     weights = weights_of(graph)
     entries = list(_initializers(model, weights))
@@ -191,7 +193,7 @@ def save_with_weights(model: ModelProto, graph: nn.Module, path: Path) -> None:
 
 
 def _field(number: int, size: int) -> bytes:
-    """What stands before so many bytes of a field."""
+    """The bytes before a field of a number of bytes, in protobuf's wire format."""
     return _varint(number << 3 | 2) + _varint(size)
 
 
@@ -204,7 +206,7 @@ def _varint(number: int) -> bytes:
 
 
 def _initializers(model: ModelProto, weights: dict[str, Tensor]) -> Iterator[TensorProto]:
-    """Its inputs that are weights become initializers, whose numbers are for the caller to add."""
+    """Turn inputs that are weights into initializers; the caller adds their values."""
     types = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64}
     needed = [i.name for i in model.graph.input if i.name in weights]
     _keep_inputs(model, lambda name: name not in weights)

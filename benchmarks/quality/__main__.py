@@ -27,7 +27,7 @@ from benchmarks.quality.speech import (
 )
 from benchmarks.report import console
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
-from families.fish_s1.weights import CheckpointError
+from families.registry import CheckpointError
 from launch.server import LaunchError
 from training.sentences import jsgf, read_rules
 from training.settings import Data

@@ -28,7 +28,7 @@ from benchmarks.measured import Measured, warmed_up
 from benchmarks.prepared import PATIENCE_S, ROOT, endless, served
 from benchmarks.report import console
 from families.fish_s1.checkpoint import load_checkpoint
-from families.fish_s1.weights import CheckpointError
+from families.registry import CheckpointError
 from launch.server import LaunchError
 from voicereel import Client, ConfigurationError, VoiceReelError
 from voicereel.engine import Engine

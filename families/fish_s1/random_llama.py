@@ -1,7 +1,7 @@
-"""Random weights for the two transformers, steered so that they behave like a voice.
+"""Random weights for the two transformers, made so that they speak and stop like a voice.
 
-Purely random weights would sample text tokens and never stop. Four channels of the residual stream
-are therefore kept for steering, and one attention head of the first layer writes them:
+Purely random weights would sample text tokens and never stop. So four channels of the residual
+stream are reserved, and one attention head of the first layer writes them:
 
     SPEAK  constant; the output head turns it into "semantic tokens yes, text no"
     CONST  constant, of every token's embedding; what the steering head's queries and keys are
@@ -25,10 +25,10 @@ SPEAK, CONST, FLAG, TIRED = range(4)
 _RESERVED = 4
 _SHARPNESS = 1.6  # of queries and keys, each; attention scores then spread by its square
 _SPREAD = 2.0  # standard deviation of the logits of semantic tokens, and of residual codes
-_SPEAKING = 2.0  # what the steering head writes
-_STEERED = 1.25  # what is left of SPEAK after the last norm; the logits below count on it
+_SPEAKING = 2.0  # value that the steering head writes
+_STEERED = 1.25  # value of SPEAK after the last norm, which the logits below are scaled for
 _SEMANTIC, _TEXT, _TIRED = 5.0, -30.0, 10.0  # logits
-_ENDS_ONE_IN = 40  # frames, once tired
+_ENDS_ONE_IN = 40  # frames, while TIRED is high
 _NEVER = 1e12
 _LOOKBACK = 36  # positions over which the steering head's attention falls to 1 / e
 
@@ -42,7 +42,7 @@ def random_llama(
         model: Upstream's class, on the meta device; only names and shapes are read.
         generator: Source of every number.
         step: Called once for each tensor made.
-        endless: Never end speech, so that `max_new_tokens` alone says how long it is.
+        endless: Never end speech, so that only `max_new_tokens` does.
 
     Returns:
         float32 tensors under the names of upstream's state dict.
@@ -61,7 +61,7 @@ def random_llama(
 def _random(
     name: str, parameter: nn.Parameter, config: DualARModelArgs, generator: torch.Generator
 ) -> Tensor:
-    """Of a scale that keeps the residual stream near 1 at any width and depth."""
+    """Random values, scaled to keep the residual stream near 1 at any width and depth."""
     shape = tuple(parameter.shape)
     kind = name.rsplit(".", 2)[-2]
     if kind in ("q_norm", "k_norm"):
