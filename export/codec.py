@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ensemble.facts import Facts
 from export import codec_compiled, parity
 from export.codec_graphs import DecoderGraph, EncoderGraph
 from export.codec_int8 import example_codes
-from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
 from export.parity import Comparison, Run
-from export.write import onnx_graph, save_with_weights, torchscript
+from export.trace import torchscript
 
 Report = Callable[[str], None]
 
@@ -31,7 +30,12 @@ DECODER_AXES = {
 
 
 def export_encoder(
-    codec: Any, facts: Facts, folder: Path, report: Report, compiled: Collection[str] = ()
+    codec: Any,
+    facts: Facts,
+    folder: Path,
+    report: Report,
+    compiled: Collection[str] = (),
+    torchscript_only: bool = False,
 ) -> list[Comparison]:
     """Write `model.onnx` and `model.pt` into a folder and compare both with `DAC.encode`.
 
@@ -41,13 +45,17 @@ def export_encoder(
         folder: Where to; made here.
         report: Told what goes on.
         compiled: `float` asks for one by kernels for the CPU of this machine too.
+        torchscript_only: Write `model.pt` alone and compare nothing.
     """
     graph = EncoderGraph(codec, facts.max_reference_frames).eval()
-    report("fish_encoder: upstream's codes")
-    cases = parity.encoder_cases(codec, facts.sample_rate, facts.samples_per_frame)
     folder.mkdir(parents=True)
     signal = parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate)
     example = (signal, torch.zeros(2, graph.state_size), torch.tensor(0))
+    if torchscript_only:
+        _write_encoder_script(graph, example, folder, report)
+        return []
+    report("fish_encoder: upstream's codes")
+    cases = parity.encoder_cases(codec, facts.sample_rate, facts.samples_per_frame)
     step = graph.step
     files = _write_encoder(graph, example, folder, report)
     comparisons = [
@@ -69,15 +77,21 @@ def export_decoder(
     facts: Facts,
     folder: Path,
     report: Report,
-    compiled: Collection[str],
+    compiled: Collection[str] = (),
+    torchscript_only: bool = False,
 ) -> list[Comparison]:
     """Likewise with `DAC.decode`; in windows, which together must equal the whole.
 
     `compiled` may ask for some by kernels for the CPU of this machine: `float`, `int8`.
+    `torchscript_only` writes `model.pt` alone and compares nothing.
     """
     codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
     example = (codes, torch.arange(8, 12).repeat(2, 1))
     names = ["codes", "new_frames"]
+    folder.mkdir(parents=True)
+    if torchscript_only:
+        _write_script(graph, example, folder, report)
+        return []
     report("fish_decoder: upstream's audio")
     cases = parity.decoder_cases(codec, facts.codebook_sizes, facts.samples_per_frame)
     files = _write(graph, example, folder, names, ["audio"], DECODER_AXES, report)
@@ -100,28 +114,47 @@ def _write_encoder(
     graph: EncoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
 ) -> Iterator[tuple[str, Run]]:
     """Yield each file's name and a runner for it; the example is the step's."""
+    # Here and below: what is exported as TorchScript alone does without ONNX.
+    from export.codec_loop import STEP_INPUTS, STEP_OUTPUTS, looped
+    from export.write import onnx_graph, save_with_weights
+
     report("fish_encoder: ONNX")
     path = folder / "model.onnx"
     step = onnx_graph(graph.step, example, STEP_INPUTS, STEP_OUTPUTS, STEP_AXES)
     model = looped(step, graph.samples_per_frame, graph.codebooks, graph.state_size)
     save_with_weights(model, graph.step, path)
     yield path.name, parity.onnx_runner(path)
+    path = _write_encoder_script(graph, example, folder, report)
+    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+
+
+def _write_encoder_script(
+    graph: EncoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
+) -> Path:
     report("fish_encoder: TorchScript")
     path = folder / "model.pt"
     graph.step = torchscript(graph.step, {"forward": example})
     torch.jit.script(graph).save(str(path))
-    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+    return path
 
 
 def _write(graph, example, folder, input_names, output_names, axes, report):
     """Yield each file's name and a runner for it, once it is written."""
-    folder.mkdir(parents=True)
+    from export.write import onnx_graph, save_with_weights
+
     report(f"{folder.parent.name}: ONNX")
     path = folder / "model.onnx"
     model = onnx_graph(graph, example, input_names, output_names, axes)
     save_with_weights(model, graph, path)
     yield path.name, parity.onnx_runner(path)
+    path = _write_script(graph, example, folder, report)
+    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+
+
+def _write_script(
+    graph: nn.Module, example: tuple[Tensor, ...], folder: Path, report: Report
+) -> Path:
     report(f"{folder.parent.name}: TorchScript")
     path = folder / "model.pt"
     torchscript(graph, {"forward": example}).save(str(path))
-    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+    return path

@@ -20,7 +20,7 @@ from export.codec_kernels import KernelDecoder
 from export.codec_kernels_encoder import KernelEncoder
 from export.codec_transformer import UnsupportedCodecError
 from export.parity import Case, Comparison
-from export.write import quiet
+from export.trace import quiet
 
 INPUTS = ["codes", "new_frames"]
 ENCODER_INPUTS = ["waveform", "chunk_frames"]

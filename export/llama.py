@@ -17,8 +17,8 @@ from engine.settings import Settings
 from engine.weights import GRAPHS_FILE, BlockShape, LlamaShape, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
+from export.trace import torchscript
 from export.upstream import DualARModelArgs, FishTokenizer
-from export.write import onnx_graph, share_weights, torchscript
 
 Report = Callable[[str], None]
 
@@ -107,7 +107,12 @@ def llama_tensors(genuine: Any, token_ids: Tensor) -> dict[str, Tensor]:
 
 
 def export_llama(
-    genuine: Any, full_vocabulary: bool, dtype: torch.dtype, folder: Path, report: Report
+    genuine: Any,
+    full_vocabulary: bool,
+    dtype: torch.dtype,
+    folder: Path,
+    report: Report,
+    torchscript_only: bool = False,
 ) -> list[Comparison]:
     """Write `llama.pt` and `onnx/` into a folder and compare both with upstream.
 
@@ -118,18 +123,20 @@ def export_llama(
         dtype: Of the weights in `llama.pt`; that of the checkpoint loses nothing.
         folder: Where to; made here.
         report: Told what goes on.
+        torchscript_only: Write `llama.pt` alone and compare nothing.
     """
     token_ids = sampled_tokens(genuine, full_vocabulary)
     shape, weights = llama_shape(genuine), Weights(llama_tensors(genuine, token_ids))
     graphs = LlamaGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
+    path = folder / GRAPHS_FILE
+    report("fish_llama: TorchScript")
+    _write_torchscript(graphs, shape, weights, path, dtype)
+    if torchscript_only:
+        return []
     report("fish_llama: upstream's logits")
     cases = parity.llama_cases(genuine, token_ids)
-    report("fish_llama: TorchScript")
-    path = folder / GRAPHS_FILE
-    found = _compared(
-        GRAPHS_FILE, _write_torchscript(graphs, shape, weights, path, dtype), genuine, cases
-    )
+    found = _compared(GRAPHS_FILE, _torchscript_runs(path), genuine, cases)
     found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
     report("fish_llama: ONNX")
     runs = _write_onnx(graphs, folder / "onnx")
@@ -185,7 +192,7 @@ def _examples(graphs: LlamaGraphs) -> dict[str, tuple[Tensor, ...]]:
 
 def _write_torchscript(
     graphs: LlamaGraphs, shape: LlamaShape, weights: Weights, path: Path, dtype: torch.dtype
-) -> LlamaRuns:
+) -> None:
     """Traced in bfloat16: a trace in float32 would forget every conversion to float32."""
     halved = Weights(weights.tensors, lambda t: t.bfloat16())
     half = LlamaGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
@@ -197,6 +204,9 @@ def _write_torchscript(
     traced = torchscript(half, inputs).to(dtype)
     traced.load_state_dict(graphs.state_dict())  # the weights themselves were not to be rounded
     traced.save(str(path), _extra_files=shape.files())
+
+
+def _torchscript_runs(path: Path) -> LlamaRuns:
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
     return LlamaRuns(*map(parity.script_runner, methods))
@@ -216,6 +226,8 @@ class _Method(nn.Module):
 
 def _write_onnx(graphs: LlamaGraphs, folder: Path) -> LlamaRuns:
     """Three files that share `weights.bin`."""
+    from export.write import onnx_graph, share_weights  # TorchScript alone does without ONNX
+
     folder.mkdir()
     examples = _examples(graphs)
     names = {

@@ -54,6 +54,7 @@ def export_checkpoint(
     console: Console,
     compiled: bool = False,
     int8: bool = False,
+    torchscript_only: bool = False,
 ) -> Result:
     """Export all stages and put them into a repository, or raise and leave it as it was.
 
@@ -65,6 +66,8 @@ def export_checkpoint(
         console: For progress; results are for the caller to print.
         compiled: Also lay the codec out for this machine's CPU, if it has a C++ compiler.
         int8: Likewise the decoder in 8 bits, beside that, if that is faster here.
+        torchscript_only: What serving on a GPU needs, in seconds: no ONNX, and nothing is compared
+            with upstream. For load tests of random weights.
 
     Raises:
         CheckpointError: If the checkpoint is unusable.
@@ -78,7 +81,7 @@ def export_checkpoint(
         # Beside the repository: the same file system, and no model to a running server.
         with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".export-") as new:
             comparisons, seconds = _export_stages(
-                checkpoint, full_vocabulary, Path(new), status, made
+                checkpoint, full_vocabulary, Path(new), status, made, torchscript_only
             )
             _require_parity(comparisons)
             status.update("putting the artefacts in place")
@@ -104,7 +107,12 @@ def _kernels(compiled: bool, int8: bool, console: Console) -> list[str]:
 
 
 def _export_stages(
-    checkpoint: Checkpoint, full_vocabulary: bool, new: Path, status: Status, made: list[str]
+    checkpoint: Checkpoint,
+    full_vocabulary: bool,
+    new: Path,
+    status: Status,
+    made: list[str],
+    torchscript_only: bool,
 ) -> tuple[list[Comparison], dict[str, float]]:
     """Write `MODEL/1/...` below a new folder; one stage's weights in memory at a time."""
     seconds: dict[str, float] = {}
@@ -113,11 +121,12 @@ def _export_stages(
     codec = load_codec(checkpoint)
     decoder = DecoderGraph(codec).eval()
     facts = facts_of(checkpoint, codec, decoder, full_vocabulary)
-    comparisons = export_encoder(codec, facts, new / "fish_encoder" / "1", report, made)
+    folder = new / "fish_encoder" / "1"
+    comparisons = export_encoder(codec, facts, folder, report, made, torchscript_only)
     seconds["fish_encoder"] = time.perf_counter() - begin
     begin = time.perf_counter()
     folder = new / "fish_decoder" / "1"
-    comparisons += export_decoder(codec, decoder, facts, folder, report, made)
+    comparisons += export_decoder(codec, decoder, facts, folder, report, made, torchscript_only)
     seconds["fish_decoder"] = time.perf_counter() - begin
     del codec, decoder
 
@@ -126,7 +135,7 @@ def _export_stages(
     genuine = load_llama(checkpoint)
     dtype = _stored_dtype(checkpoint)
     folder = new / "fish_llama" / "1"
-    comparisons += export_llama(genuine, full_vocabulary, dtype, folder, report)
+    comparisons += export_llama(genuine, full_vocabulary, dtype, folder, report, torchscript_only)
     seconds["fish_llama"] = time.perf_counter() - begin
 
     for model in ("fish_llama", "fish_prompt", "fish_reference"):
