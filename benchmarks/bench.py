@@ -146,7 +146,7 @@ def _speed(done: list[Run], with_encoding: Run, streams: list[dict[str, float]])
         "encode_s": with_encoding.used.models["fish_encoder"].compute_s,
         "rtf": wall_s / audio_s,
         "single_stream": {k: statistics.median(s[k] for s in streams) for k in streams[0]},
-        "stages": _stages(done),
+        "stages": stages(done),
     }
 
 
@@ -165,7 +165,7 @@ def _against(upstream: Upstream, done: list[Run]) -> dict[str, Any]:
     }
 
 
-def _stages(done: list[Run]) -> dict[str, float]:
+def stages(done: list[Run]) -> dict[str, float]:
     """Seconds of work, medians over the runs; stages overlap, so they may add up to more."""
 
     def median(of: Any) -> float:

@@ -18,7 +18,7 @@ from export.parity import Run, onnx_runner
 def decoders(repository: Path, int8: bool) -> dict[str, Run]:
     """Those that a repository has, the one that is served first."""
     folder = repository / "fish_decoder" / "1"
-    plain = {"model.pt": _script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
+    plain = {"model.pt": script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
     names = [*([compiled.INT8_FILE_NAME] if int8 else []), compiled.FILE_NAME]
     present = [n for n in names if (folder / n).is_file() and compiled.wanted()]
     return {n: _kernels(folder / n) for n in present} | plain
@@ -27,7 +27,7 @@ def decoders(repository: Path, int8: bool) -> dict[str, Run]:
 def encoders(repository: Path) -> dict[str, Run]:
     """Likewise, of waveforms alone: in the pieces that are served where nothing else is asked."""
     folder = repository / "fish_encoder" / "1"
-    runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": _script(folder)}
+    runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": script(folder)}
     if (folder / compiled.FILE_NAME).is_file() and compiled.wanted():
         runs = {compiled.FILE_NAME: _encoder_kernels(folder / compiled.FILE_NAME), **runs}
     return {name: _in_pieces(run) for name, run in runs.items()}
@@ -67,9 +67,9 @@ def _loaded(path: Path) -> tuple[Any, dict[str, str]]:
     return module, json.loads(extra[compiled.DESCRIPTION])
 
 
-def _script(folder: Path) -> Run:
+def script(folder: Path, device: str = "cpu") -> Run:
     """As config.pbtxt has it served: without the optimisation that every new shape would pay."""
-    module = torch.jit.load(str(folder / "model.pt"))
+    module = torch.jit.load(str(folder / "model.pt"), map_location=device)
     optimized = torch.jit.optimized_execution  # pyright: ignore[reportPrivateImportUsage]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -72,8 +72,8 @@ class Cell:
 
 
 @torch.inference_mode()
-def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
-    """Add steps of one frame for `batch` requests that each hold `kv` positions."""
+def filled(llama: Llama, batch: int, kv: int, steps: int) -> Engine:
+    """An engine with `batch` requests that each hold `kv` positions, and have `steps` to go."""
     engine, facts = Engine(llama, batch), llama.facts
     prompt = np.zeros((1 + facts.num_codebooks, PROMPT_POSITIONS), np.int32)
     for seed in range(batch):
@@ -85,6 +85,13 @@ def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
     for tensor in (engine.cache.keys, engine.cache.values):
         tensor.fill_(0.1)
     engine.cache.lengths[:] = kv
+    return engine
+
+
+@torch.inference_mode()
+def measure(llama: Llama, cell: Cell, batch: int, kv: int, steps: int) -> None:
+    """Add steps of one frame for `batch` requests that each hold `kv` positions."""
+    engine = filled(llama, batch, kv, steps)
     for i in range(steps + 2):
         if i == 2:  # the first two warm up
             engine.seconds.clear()

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class ModelStats:
         compute_s: Seconds in the backend, summed over batches.
         queue_s: Seconds requests waited, summed.
         cache_hits: Requests answered from Triton's response cache.
+        batches: Batches by their size.
     """
 
     inferences: int = 0
@@ -37,6 +38,7 @@ class ModelStats:
     compute_s: float = 0.0
     queue_s: float = 0.0
     cache_hits: int = 0
+    batches: Counter[int] = field(default_factory=Counter)
 
     @property
     def mean_batch(self) -> float:
@@ -76,13 +78,14 @@ def snapshot(server: Server) -> Snapshot:
     """Ask a running server and the kernel."""
     found = Snapshot()
     for model in json.loads(_get(f"http://{server.http_url}/v2/models/stats"))["model_stats"]:
-        times = model["inference_stats"]
+        times, batches = model["inference_stats"], model["batch_stats"]
         found.models[model["name"]] = ModelStats(
             int(model["inference_count"]),
             int(model["execution_count"]),
-            sum(int(batch["compute_infer"]["ns"]) for batch in model["batch_stats"]) / 1e9,
+            sum(int(batch["compute_infer"]["ns"]) for batch in batches) / 1e9,
             int(times["queue"]["ns"]) / 1e9,
             int(times["cache_hit"]["count"]),
+            Counter({int(b["batch_size"]): int(b["compute_infer"]["count"]) for b in batches}),
         )
     for line in _get(server.metrics_url).splitlines():
         if sample := _SAMPLE.match(line):
