@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 import voicereel.captions
-from ensemble.demo_plot import plot
 from ensemble.launch import LaunchError, Server
 from ensemble.prepared import ROOT, console, prepared
 from voicereel import Audio, Client, ReelPiece, VoiceReelError, stream_script
@@ -148,6 +147,8 @@ def write(lines: list[Line], wall_s: float) -> dict[str, object]:
     audio.save(OUT / "demo.wav")
     (OUT / "demo.srt").write_text(srt(captions, sample_rate_hz), encoding="utf-8")
     with console.status("drawing out/demo.png"):
+        from ensemble.demo_plot import plot  # matplotlib, which those who want only WORDS may lack
+
         plot(waveform, sample_rate_hz, captions, OUT / "demo.png")
     return {
         "wav": "out/demo.wav",
