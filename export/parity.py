@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -34,6 +33,8 @@ class Comparison:
 
 def onnx_runner(path: Path) -> Run:
     """Run an ONNX file on the CPU, by position."""
+    import onnxruntime  # heavy, and what is exported as TorchScript alone does without
+
     options = onnxruntime.SessionOptions()
     # To lay gigabytes of weights out takes longer than the few runs of a comparison without.
     options.add_session_config_entry("session.disable_prepacking", "1")
