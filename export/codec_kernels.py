@@ -21,7 +21,7 @@ from engine.codec.on_kernels.decoder import KernelDecoder
 from engine.codec.on_kernels.encoder import KernelEncoder
 from export import parity
 from export.parity import Case, Comparison
-from export.write import quiet
+from export.trace import quiet
 
 DECODER_INPUTS = ["codes", "new_frames"]
 ENCODER_INPUTS = ["waveform", "chunk_frames"]
