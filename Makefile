@@ -6,7 +6,7 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check export bench load cost train quality clean
+.PHONY: help setup demo serve test quick check export bench load cost train quality clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,14 +34,17 @@ check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
 	$(PYTHON_IN_VENV) -m pytest -m "not gpu and not weights"
 
+quick:  ## tests without a server, under 90 s: for the inner loop
+	$(PYTHON_IN_VENV) -m pytest -m "not server and not gpu and not weights and not slow"
+
 bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]
 	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))
 
-load: setup  ## perf_analyzer from one caller to many: benchmarks/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
+load: setup  ## perf_analyzer from one caller to many: benchmarks/results/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
 	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)
 
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
-	$(PYTHON_IN_VENV) -m benchmarks.load_cost
+	$(PYTHON_IN_VENV) -m benchmarks.load.cost
 
 train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [MINUTES=60] [WITHIN=5]
 	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt

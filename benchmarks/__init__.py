@@ -1,1 +1,1 @@
-"""Speed, measured; correctness lives in tests/."""
+"""Lab: what the product is measured with. It imports everything; nothing imports it."""

@@ -1,4 +1,4 @@
-"""What every benchmark says of where it ran."""
+"""The machine that a benchmark ran on: its description, its rates, the commit."""
 
 import platform
 import statistics
@@ -12,7 +12,7 @@ import torch
 
 
 def describe() -> str:
-    """CPU model, instructions that matter, cores, torch."""
+    """One line: CPU model, matrix instructions, threads, version of torch."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -30,7 +30,7 @@ def describe() -> str:
 
 
 def commit() -> str:
-    """Short hash of what is checked out, with a + if it was changed."""
+    """Short hash of the checked-out commit, with a + if the working tree differs from it."""
     command = ["git", "describe", "--always", "--dirty=+"]
     here = Path(__file__).parent
     try:
@@ -41,7 +41,7 @@ def commit() -> str:
 
 
 def median_seconds(call: Callable[[], object], repeats: int, warmup: int = 2) -> float:
-    """Median wall time of a call, after a warm-up."""
+    """Median wall time of a call, after calls that warm up."""
     for _ in range(warmup):
         call()
     times = []
@@ -53,19 +53,24 @@ def median_seconds(call: Callable[[], object], repeats: int, warmup: int = 2) ->
 
 
 def read_bytes_per_s(device: torch.device | str = "cpu") -> float:
-    """Memory read rate of a CPU or a GPU: summing 512 MiB, the median of a few."""
+    """Memory read rate of a CPU or a GPU: a sum over 512 MiB, median of five."""
     block = torch.ones(2**27, device=device)
     return block.numel() * 4 / median_seconds(lambda: block.sum().item(), 5)
 
 
-def matmul_flops_per_s(dtype: torch.dtype, size: int = 2048) -> float:
-    """Of a square matrix product, the median of a few."""
-    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / median_seconds(lambda: a @ b, 5)
+def matmul_flops_per_s(
+    dtype: torch.dtype, size: int = 2048, device: torch.device | str = "cpu"
+) -> float:
+    """Rate of a square matrix product, median of five.
+
+    The numbers are random, since a GPU multiplies ones faster; taking one out waits for a GPU.
+    """
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / median_seconds(lambda: (a @ b)[0, 0].item(), 5)
 
 
 def int8_ops_per_s(channels: int = 384, time: int = 4096) -> float:
-    """Of a convolution of 7 taps in 8-bit integers by oneDNN, the median of a few."""
+    """Rate of an 8-bit integer convolution of the decoder's shape by oneDNN, median of five."""
     ops: Any = torch.ops.onednn
     geometry = [1, 1], [0, 0], [1, 1], 1  # stride, padding, dilation, groups
     weight = torch.ones(channels, channels, 1, 7, dtype=torch.int8)

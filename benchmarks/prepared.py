@@ -1,44 +1,50 @@
-"""A repository of a preset checkpoint, made when it is missing or older than the sources.
+"""What is measured: repositories of preset checkpoints, and a server on one.
 
-For the demo and the benchmarks; a real checkpoint is exported once, with `make export`.
+A repository is made when it is missing or older than the sources. A real checkpoint is exported
+once, with `make export`.
 """
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
+import typer
+
+from benchmarks.report import console
+from launch.server import Server
+from voicereel import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("assets", "engine", "ensemble", "export", "families", "model_repository")
 _SUFFIXES = (".py", ".pbtxt", ".pth")
-
-console = Console(stderr=True)
+PATIENCE_S = 600  # for loading, and for one request: full size beside other jobs takes minutes
 
 
 def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[Path, Path]:
     """Make `checkpoints/NAME` and `build/NAME-repository` if need be.
 
     Args:
-        preset: Of `python -m export make-checkpoint`.
-        name: What to call both.
-        flags: More for make-checkpoint.
-        int8: Whether the decoder is wanted in 8 bits as well.
+        preset: Preset of `python -m export make-checkpoint`.
+        name: Name of both folders.
+        flags: Further options of make-checkpoint.
+        int8: Whether to export the decoder in 8 bits as well.
 
     Returns:
-        Both folders.
+        Folder of the checkpoint, and folder of the repository.
 
     Raises:
-        subprocess.CalledProcessError: If that fails; what went wrong is on stderr.
+        subprocess.CalledProcessError: If a command fails; what went wrong is on stderr.
     """
     checkpoint, repository = ROOT / "checkpoints" / name, ROOT / "build" / f"{name}-repository"
     stamp = repository.with_suffix(".stamp")  # hash of what the repository was made with, and how
     how = ["--compile", *(["--int8"] * int8)]
     wanted = " ".join([_hash_of_sources(), *how])
     made = stamp.read_text() if stamp.is_file() and repository.is_dir() else ""
-    stale = not f"{made} ".startswith(f"{wanted} ")  # with more than is wanted it serves as well
+    stale = not f"{made} ".startswith(f"{wanted} ")  # one with int8 also serves without
     if stale and preset == "demo":  # its weights are among the sources
         shutil.rmtree(checkpoint, ignore_errors=True)
     if not checkpoint.is_dir():
@@ -48,6 +54,53 @@ def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[P
         export_command("run", checkpoint, "--repository", repository, *how)
         stamp.write_text(wanted)
     return checkpoint, repository
+
+
+def endless(quick: bool, precision: str = "half") -> tuple[Path, Path]:
+    """Random weights that speak until `max_new_tokens`: S1-mini's shape, or the tiny one.
+
+    Args:
+        quick: Whether the tiny shape will do.
+        precision: A FISH_SPEECH_PRECISION; with int8 the decoder is exported in 8 bits as well.
+
+    Returns:
+        Folder of the checkpoint, and folder of the repository.
+    """
+    preset = "tiny" if quick else "s1mini"
+    return prepared(preset, f"{preset}-endless", "--endless", int8=precision == "int8")
+
+
+def named_or_endless(
+    checkpoint: Path | None, repository: Path | None, quick: bool, precision: str
+) -> tuple[Path, Path]:
+    """The two folders that the caller names, or those of `endless` if it names neither.
+
+    Raises:
+        typer.BadParameter: If it names only one.
+    """
+    if checkpoint is not None and repository is not None:
+        return checkpoint, repository
+    if checkpoint is None and repository is None:
+        return endless(quick, precision)
+    raise typer.BadParameter(
+        "--checkpoint and --repository belong together: the checkpoint is what upstream runs, the "
+        "repository is the same one exported (make export CHECKPOINT=DIR REPOSITORY=DIR). Give "
+        "both, or neither for random weights"
+    )
+
+
+@contextlib.contextmanager
+def served(
+    repository: Path, environment: dict[str, str] | None = None, log_path: Path | None = None
+) -> Iterator[tuple[Server, Client]]:
+    """A server on a repository, with these variables in its environment, and a client of it."""
+    with (
+        Server(
+            repository, environment=environment, deadline_s=PATIENCE_S, log_path=log_path
+        ) as server,
+        Client(server.grpc_url, timeout_s=PATIENCE_S) as client,
+    ):
+        yield server, client
 
 
 def export_command(*arguments: str | Path) -> None:

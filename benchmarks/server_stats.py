@@ -10,7 +10,7 @@ import json
 import os
 import re
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +22,15 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class ModelStats:
-    """Of one model, all instances together.
+    """What one model did, all its instances together.
 
     Attributes:
         inferences: Requests answered, warm-up included.
-        executions: Batches they came in.
+        executions: Batches that they were executed in.
         compute_s: Seconds in the backend, summed over batches.
         queue_s: Seconds requests waited, summed.
         cache_hits: Requests answered from Triton's response cache.
+        batches: Number of batches by their size.
     """
 
     inferences: int = 0
@@ -37,10 +38,11 @@ class ModelStats:
     compute_s: float = 0.0
     queue_s: float = 0.0
     cache_hits: int = 0
+    batches: Counter[int] = field(default_factory=Counter)
 
     @property
     def mean_batch(self) -> float:
-        """Requests a batch, 0 if there was none."""
+        """Requests a batch; 0 without any batch."""
         return self.inferences / self.executions if self.executions else 0.0
 
     def __sub__(self, other: "ModelStats") -> "ModelStats":
@@ -49,13 +51,13 @@ class ModelStats:
 
 @dataclass
 class Snapshot:
-    """A moment, or the difference of two.
+    """Counters at one moment, or the differences between two moments.
 
     Attributes:
-        models: By name.
+        models: Statistics of each model by its name.
         metrics: Prometheus samples by name and labels, as `name{label="value"}`.
         cpu_s: Processor seconds of the server's processes, by their role.
-        peak_bytes: Largest resident memory of each so far; not subtracted.
+        peak_bytes: Largest resident memory of each role so far; a difference keeps the later one.
     """
 
     models: dict[str, ModelStats] = field(default_factory=lambda: defaultdict(ModelStats))
@@ -73,16 +75,17 @@ class Snapshot:
 
 
 def snapshot(server: Server) -> Snapshot:
-    """Ask a running server and the kernel."""
+    """Read a running server's counters, and its processes' from the kernel."""
     found = Snapshot()
     for model in json.loads(_get(f"http://{server.http_url}/v2/models/stats"))["model_stats"]:
-        times = model["inference_stats"]
+        times, batches = model["inference_stats"], model["batch_stats"]
         found.models[model["name"]] = ModelStats(
             int(model["inference_count"]),
             int(model["execution_count"]),
-            sum(int(batch["compute_infer"]["ns"]) for batch in model["batch_stats"]) / 1e9,
+            sum(int(batch["compute_infer"]["ns"]) for batch in batches) / 1e9,
             int(times["queue"]["ns"]) / 1e9,
             int(times["cache_hit"]["count"]),
+            Counter({int(b["batch_size"]): int(b["compute_infer"]["count"]) for b in batches}),
         )
     for line in _get(server.metrics_url).splitlines():
         if sample := _SAMPLE.match(line):
@@ -94,10 +97,10 @@ def snapshot(server: Server) -> Snapshot:
 
 
 def memory_bytes(server: Server) -> int:
-    """Of the server and its stubs now; pages they share count once (proportional set size)."""
+    """Resident memory of the server and its stubs; shared pages count once (PSS)."""
     total = 0
     for pid, _ in _processes(server.pid):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             total += 1024 * int(re.findall(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[0])
     return total
@@ -109,7 +112,7 @@ def _get(url: str) -> str:
 
 
 def _processes(server_pid: int) -> list[tuple[int, str]]:
-    """The server and its stubs, which are in its session: pid, and which model they serve."""
+    """Process id and role of the server and of each stub, all of which share its session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -118,11 +121,10 @@ def _processes(server_pid: int) -> list[tuple[int, str]]:
                 continue
             arguments = (folder / "cmdline").read_text().split("\0")
         except (OSError, UnicodeDecodeError):
-            continue  # it has just ended
+            continue  # the process has just ended
         model = next((a for a in arguments if a.startswith("fish_")), "")
-        found.append(
-            (pid, re.sub(r"_\d+_\d+$", "", model) or "tritonserver")
-        )  # MODEL_GROUP_INSTANCE
+        role = re.sub(r"_\d+_\d+$", "", model)  # MODEL_GROUP_INSTANCE without the numbers
+        found.append((pid, role or "tritonserver"))
     return found
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.demo import run as demo
-from benchmarks.prepared import ROOT
 from voicereel import Audio, Client, VoiceFeatures
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 
-FRAMES = 43  # of each segment: 15 x 43 x 2048 samples are 30 s; needs a checkpoint without an end
+# Frames of each segment: 15 x 43 x 2048 samples are 30 s. The checkpoint must be an endless one
+# (`make-checkpoint --endless`), or segments end earlier.
+FRAMES = 43
 REFERENCE_S = 10.0
 SPEAKERS = {name.lower(): words for name, words in demo.WORDS.items()}
 TEXTS = (
@@ -35,28 +36,30 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Recording:
-    """A voice's recording and its words."""
+    """A voice's recording, and the words spoken in it."""
 
     path: Path
     words: str
 
 
-def script() -> list[dict[str, str]]:
-    """The segments, as `synthesize_script` takes them."""
+def script(segments: int = len(TEXTS)) -> list[dict[str, str]]:
+    """So many segments, as `synthesize_script` takes them; the texts repeat after the 15th."""
     names = list(SPEAKERS)
-    return [{"speaker_id": names[i % 2], "text": text} for i, text in enumerate(TEXTS)]
+    once = [{"speaker_id": names[i % 2], "text": text} for i, text in enumerate(TEXTS)]
+    return [once[i % len(once)] for i in range(segments)]
 
 
 def recordings(folder: Path, variant: int = 0) -> dict[str, Recording]:
-    """Write references of 10 s: the recordings kept here, repeated.
+    """Write references of 10 s: the committed recordings, repeated.
 
     Args:
-        folder: Where to.
-        variant: Another one is shorter by as many samples: the same voice, unknown to any cache.
+        folder: Where to write them.
+        variant: Samples to leave out at the beginning. Each number gives the same voice in a
+            recording that no cache knows yet.
     """
     found = {}
     for name, words in SPEAKERS.items():
-        waveform = read_recording(ROOT / "assets" / "voices" / f"{name}.flac")
+        waveform = read_recording(demo.VOICES / f"{name}.flac")
         samples = round(REFERENCE_S * CODEC_SAMPLE_RATE_HZ)
         repeats = -(-samples // len(waveform))
         path = folder / f"{name}-{variant}.flac"

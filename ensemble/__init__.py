@@ -1,1 +1,1 @@
-"""How the three Fish-Speech stages are joined and served: contract, prompt, checks, launch."""
+"""What the stages of Fish-Speech agree on, and the code that serves them."""

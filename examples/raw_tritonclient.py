@@ -1,4 +1,7 @@
-"""Speech by plain tritonclient, without our client. Start a server first: make serve."""
+"""Speech by plain tritonclient, without our client. Start a server first: make serve.
+
+The demo voice can say what training/sentences.txt lists; a real checkpoint says any text.
+"""
 
 import sys
 from typing import Any
@@ -13,13 +16,14 @@ def tensor(name: str, datatype: str, array: np.ndarray) -> InferInput:
     return InferInput(name, array.shape, datatype).set_data_from_numpy(array)
 
 
-words = "Please bring me seven candles and some chocolate."
+text = "Sunday will be foggy and freezing in the valley."
+words = "Please bring me seven candles and some chocolate."  # spoken in the recording
 recording, sample_rate_hz = soundfile.read("assets/voices/alice.flac", dtype="float32")
 client = InferenceServerClient(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001")
 result: Any = client.infer(
     "fish_clone",
     [
-        tensor("text", "BYTES", np.array([[b"Hello from Triton."]], np.object_)),
+        tensor("text", "BYTES", np.array([[text.encode()]], np.object_)),
         tensor("reference_audio", "FP32", recording[None]),
         tensor("reference_text", "BYTES", np.array([[words.encode()]], np.object_)),
         tensor("reference_sample_rate", "INT32", np.array([[sample_rate_hz]], np.int32)),

@@ -1,4 +1,7 @@
-"""Speech while it is being made, chunk by chunk. Start a server first: make serve."""
+"""Speech while it is being made, chunk by chunk. Start a server first: make serve.
+
+The demo voice can say what training/sentences.txt lists; a real checkpoint says any text.
+"""
 
 import sys
 import time
@@ -10,14 +13,14 @@ from voicereel import Client
 with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
     begin = time.perf_counter()
     chunks = client.stream(
-        "This sentence is heard before it has been spoken to its end.",
-        "assets/voices/bob.flac",  # a recording: encoded on the way
+        "Once upon a time, a sleepy dolphin lived inside the library.",
+        "assets/voices/bob.flac",  # a recording, which the server encodes first
         voice_text="The train to Paris leaves at seven in the morning.",
         seed=7,
     )
     with soundfile.SoundFile("streamed.wav", "w", samplerate=44_100, channels=1) as file:
         for chunk in chunks:
             file.write(chunk.waveform)
-            file.flush()  # a player may follow
+            file.flush()  # a player may read along
             what = "time to first audio" if chunk.index == 0 else f"chunk {chunk.index}"
             print(f"{what}: {time.perf_counter() - begin:.3f} s, {len(chunk.waveform)} samples")

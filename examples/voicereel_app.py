@@ -1,4 +1,7 @@
-"""A script of two speakers -> one waveform and captions. Start a server first: make serve."""
+"""A script of two speakers -> one waveform and captions. Start a server first: make serve.
+
+The demo voice can say what training/sentences.txt lists; a real checkpoint says any text.
+"""
 
 import logging
 import sys
@@ -6,9 +9,8 @@ import sys
 from voicereel import save_captions
 from voicereel.fish_speech_optimized import get_optimized_engine
 
-logging.basicConfig(
-    level=logging.INFO, format="%(message)s"
-)  # speed, and whether it met its target
+# The engine logs its speed, and whether that meets the target.
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 engine = get_optimized_engine(sys.argv[1] if len(sys.argv) > 1 else None)
 engine._warmup_models()
 voices = {
@@ -24,7 +26,7 @@ voices = {
 audio, captions = engine.synthesize_speech_optimized(
     script=[
         {"speaker_id": "Alice", "text": "Good morning, Bob. Did you sleep well?"},
-        {"speaker_id": "Bob", "text": "Like a stone. Until the server called at four."},
+        {"speaker_id": "Bob", "text": "Good morning, Alice. Let us begin."},
     ],
     speaker_features=voices,
     silence_s=0.3,

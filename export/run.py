@@ -143,6 +143,7 @@ def facts_of(
     """What serving must know of the checkpoint."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     return Facts(
+        family="fish_s1",
         checkpoint_id=checkpoint.checkpoint_id,
         sample_rate=int(codec.sample_rate),
         samples_per_frame=samples_per_frame(codec),
@@ -159,7 +160,6 @@ def facts_of(
         num_layers=int(config.n_layer),
         num_kv_heads=int(config.n_local_heads),
         head_dim=int(config.head_dim),
-        padded_history=True,
     )
 
 

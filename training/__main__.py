@@ -1,6 +1,6 @@
 """`python -m training COMMAND`: the demo voice, from nothing to `assets/demo`.
 
-Every command goes on where it was interrupted; `all` is what repeats the whole training.
+Every command goes on where it was interrupted; `all` runs the whole training.
 """
 
 from pathlib import Path
@@ -17,18 +17,21 @@ from training.speech import EspeakMissingError
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
-STATE = Path("checkpoints/demo-training")  # not in build/: `make clean` takes no hours away
+STATE = Path("checkpoints/demo-training")  # not in build/, which `make clean` removes
 StateOption = Annotated[Path, typer.Option("--state", help="Where everything is kept")]
-MinutesOption = Annotated[float, typer.Option("--minutes", help="Stop then, to be continued")]
+MinutesOption = Annotated[
+    float, typer.Option("--minutes", help="Stop after so many, to be continued")
+]
 WithinOption = Annotated[
-    float, typer.Option("--within", help="Minutes to end in: the learning rate follows the clock")
+    float,
+    typer.Option("--within", help="End after so many minutes: the learning rate follows the clock"),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the weights")]
 
 
 @app.command()
 def speech(state: StateOption = STATE) -> None:
-    """Let eSpeak NG speak the corpus."""
+    """Let espeak-ng speak the corpus."""
     stages.speech(Settings(), state)
 
 
@@ -58,7 +61,7 @@ def llama(
 
 @app.command()
 def weights(state: StateOption = STATE, out: OutOption = WEIGHTS) -> None:
-    """Write what has been learnt so far."""
+    """Write the weights that have been learnt so far."""
     stages.weights(Settings(), state, out)
 
 

@@ -1,7 +1,7 @@
-"""Codebooks in closed form: principal axes and k-means instead of training through them.
+"""Codebooks in closed form: principal axes and residual k-means instead of training.
 
-Upstream looks vectors up by the angle between them. A constant eighth coordinate, large beside the
-others, makes that the nearest by distance in the other seven, so residual k-means is all it takes.
+Upstream looks up the centre with the smallest angle. A constant eighth coordinate, large beside the
+other seven, makes that the nearest centre in those seven, so k-means fits what upstream looks up.
 
 Source: `VectorQuantize` of descript-audio-codec 1.0.0.
 """
@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CONSTANT = 16.0  # the other coordinates' deviation is 1 at most
-_ROUNDS = 30
-_BITE = 16384
+_CONSTANT = 16.0  # large beside the other coordinates, whose deviation is 1 at most
+_ROUNDS = 30  # of k-means
+_SLICE = 16384  # vectors whose distances are in memory together: 16 MB for 256 centres
 
 
 def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
-    """int64 (vectors,): which of the centres."""
+    """Index of the nearest centre of each vector, int64 (vectors,)."""
     squares = centres.square().sum(1) / 2
-    return torch.cat([(squares - v @ centres.T).argmin(1) for v in vectors.split(_BITE)])
+    return torch.cat([(squares - v @ centres.T).argmin(1) for v in vectors.split(_SLICE)])
 
 
 def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Centres, float32 (count, dimensions); those that lose all their vectors start anew."""
+    """Centres, float32 (count, dimensions); one that loses all vectors restarts at a random one."""
     centres = vectors[torch.randperm(len(vectors), generator=generator)[:count]].clone()
     for _ in range(_ROUNDS):
         chosen = nearest(vectors, centres)
@@ -37,21 +37,21 @@ def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def principal_axes(vectors: Tensor, kept: int) -> Tensor:
-    """float32 (dimensions, kept), of vectors whose mean is 0."""
+    """First principal axes of vectors whose mean is 0, float32 (dimensions, kept)."""
     return torch.linalg.eigh(vectors.T @ vectors)[1].flip(1)[:, :kept]
 
 
 @torch.no_grad()
 def fit(books: list[Any], subjects: list[slice], latents: Tensor) -> list[float]:
-    """Fill the quantizers, each for what those before it left.
+    """Fit the quantizers, each to the residual of those before it.
 
     Args:
-        books: Upstream's `VectorQuantize`, in the order in which they are asked.
-        subjects: Which of the latents each is about.
+        books: Upstream's `VectorQuantize`, in the order in which they quantise.
+        subjects: Columns of the latents that each quantises.
         latents: float32 (frames, latents), mean 0.
 
     Returns:
-        Of each subject's variance, how much is left after the book.
+        Share of the subject's variance that is left after each book.
     """
     generator = torch.Generator().manual_seed(5)
     residual, left = latents.clone(), []
@@ -70,7 +70,7 @@ def fit(books: list[Any], subjects: list[slice], latents: Tensor) -> list[float]
 
 
 def install(book: Any, axes: Tensor, centres: Tensor) -> None:
-    """Projections onto the axes and back, and the centres."""
+    """Write the projections onto the axes and back, and the centres, into a quantizer."""
     width = axes.shape[1]
     _set(book.in_proj, axes.T)
     book.in_proj.bias.zero_()[-1] = _CONSTANT
@@ -81,7 +81,7 @@ def install(book: Any, axes: Tensor, centres: Tensor) -> None:
 
 
 def _set(convolution: Any, matrix: Tensor) -> None:
-    """Weight norm keeps length and direction of each row; one of length 0 has any direction."""
+    """Write a matrix in weight norm: length and direction of each row (any, if its length is 0)."""
     rows = torch.zeros(convolution.weight_v.shape[:2])
     rows[: matrix.shape[0], : matrix.shape[1]] = matrix
     convolution.weight_g.copy_(rows.norm(dim=1)[:, None, None])

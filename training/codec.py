@@ -1,8 +1,8 @@
 """Trains the codec: genuine DAC, small, with codebooks fitted beforehand.
 
-The encoder's target are the computed latents. The decoder is given them as the codebooks round
-them, and, of half of the segments, what the encoder takes them for: at the end of its training, or
-as it learns beside.
+The encoder's target are the computed latents. The decoder's input are these latents, quantised; of
+half of the segments it is what the encoder finds instead, either after the encoder's training or
+while it is still going on.
 """
 
 import sys
@@ -28,20 +28,20 @@ from training.segments import Segments
 from training.spectra import SpectralLoss
 from training.speech import SAMPLE_RATE_HZ, Corpus
 
-_FITTED_TO = 80_000  # frames
-_HEARD_ANEW_STEPS = 200
+_FITTED_TO = 80_000  # frames that the codebooks are fitted to: one hour
+_RELOAD_STEPS = 200  # steps between two looks for a newer encoder
 Half = Callable[[Any, Tensor], Tensor]
 
 
 def new_codec(config: dict[str, Any] = demo.CODEC, seed: int = 0) -> DAC:
-    """The codec before training, every layer's output levelled, ready to be trained."""
+    """The codec before training, its weights scaled so that each layer's output has deviation 1."""
     codec = build_codec(OmegaConf.merge(packaged_config(), config))
     random_codec(codec, torch.Generator().manual_seed(seed), lambda: None)
     return codec.requires_grad_(True).train()
 
 
 def fitted_codec(latents: features.Latents, folder: Path) -> DAC:
-    """The same with its codebooks fitted, once, and fixed."""
+    """The codec before training with its codebooks fitted (once) and frozen."""
     codec: Any = new_codec()
     books, path = torch.nn.ModuleList(quantizers(codec)), folder / "codebooks.pt"
     if not path.is_file():
@@ -59,7 +59,7 @@ def fitted_codec(latents: features.Latents, folder: Path) -> DAC:
 
 
 def encode(codec: Any, waveform: Tensor) -> Tensor:
-    """float32 (batch, 1, samples) -> latents before the codebooks, (batch, latents, frames).
+    """Encode float32 (batch, 1, samples) to unquantised latents, (batch, latents, frames).
 
     Source: `DownsampleResidualVectorQuantize.forward`, fish-speech 0.1.0.
     """
@@ -68,7 +68,10 @@ def encode(codec: Any, waveform: Tensor) -> Tensor:
 
 
 def decode(codec: Any, latents: Tensor) -> Tensor:
-    """The way back from quantised latents. Source: the same."""
+    """Decode quantised latents, (batch, latents, frames), to float32 (batch, 1, samples).
+
+    Source: `DownsampleResidualVectorQuantize.decode`, fish-speech 0.1.0.
+    """
     quantizer = codec.quantizer
     return codec.decoder(quantizer.upsample(quantizer.post_module(latents)))
 
@@ -76,20 +79,20 @@ def decode(codec: Any, latents: Tensor) -> Tensor:
 def decoder_losses(
     codec: Any, waveform: Tensor, latents: Tensor, spectral: SpectralLoss, decode: Half = decode
 ) -> Losses:
-    """How the decoder sounds; the first frame only serves as the others' past.
+    """Differences of the decoder's sound; the first frame only serves as context.
 
     Args:
-        codec: With fitted codebooks.
+        codec: The codec, with fitted codebooks.
         waveform: float32 (batch, 1, samples).
         latents: float32 (batch, latents, frames).
         spectral: Compares waveforms.
-        decode: The way back, maybe compiled.
+        decode: `decode`, compiled or not.
     """
     batch, width, frames = latents.shape
     flat = latents.transpose(1, 2).reshape(-1, width)
     rounded = look_up(codec, flat)[1].view(batch, frames, width).transpose(1, 2)
-    heard = int(codec.frame_length)
-    made, true = decode(codec, rounded)[:, 0, heard:], waveform[:, 0, heard:]
+    first = int(codec.frame_length)
+    made, true = decode(codec, rounded)[:, 0, first:], waveform[:, 0, first:]
     logarithm, amplitude = spectral(made, true)
     return {
         "waveform": (made - true).square().mean() / true.square().mean(),
@@ -99,16 +102,16 @@ def decoder_losses(
 
 
 def encoder_losses(codec: Any, waveform: Tensor, latents: Tensor, encode: Half = encode) -> Losses:
-    """Mean squares of each subject, likewise without the first frame."""
+    """Mean squared error of the encoder for each subject, without the first frame."""
     square = (encode(codec, waveform) - latents)[..., 1:].square().mean((0, 2))
     return {name: square[where].sum() for name, where in features.SUBJECTS.items()}
 
 
 @torch.no_grad()
-def half_heard(codec: Any, waveform: Tensor, latents: Tensor, encode: Half = encode) -> Tensor:
-    """The latents, but of the first half of the rows as the encoder finds them."""
-    heard = encode(codec, waveform[: len(waveform) // 2])
-    return torch.cat([heard, latents[len(heard) :]])
+def half_encoded(codec: Any, waveform: Tensor, latents: Tensor, encode: Half = encode) -> Tensor:
+    """The latents, with those that the encoder finds in the first half of the rows."""
+    found = encode(codec, waveform[: len(waveform) // 2])
+    return torch.cat([found, latents[len(found) :]])
 
 
 def train_half(
@@ -119,28 +122,36 @@ def train_half(
     folder: Path,
     deadline: Deadline,
 ) -> Trainer:
-    """Train, or go on training, the "encoder" or then the "decoder" into `folder`.
+    """Train the "encoder", or after it the "decoder", into `folder`, or go on there.
 
     Raises:
-        StoppedError: See `Trainer.run`; or if the encoder is still to be trained, but for a
-            deadline that is final, when both are.
+        StoppedError: See `Trainer.run`; or if the decoder's turn comes before there is an encoder.
+            With a final deadline both may be trained at the same time.
     """
-    optimiser = wanted.encoder if half == "encoder" else wanted.decoder
-    batch = wanted.encoder_batch if half == "encoder" else wanted.decoder_batch
-    hearing = Hearing(folder)
-    if half == "decoder" and not (hearing.codec or deadline.final):
+    is_encoder = half == "encoder"
+    encoder = SavedEncoder(folder)
+    if not (is_encoder or encoder.codec or deadline.final):
         raise StoppedError("decoder: the encoder comes first: python -m training encoder")
+    optimiser = wanted.encoder if is_encoder else wanted.decoder
     trainer = Trainer(half, fitted_codec(latents, folder), optimiser, folder)
-    codec: Any = trainer.model
+    batch = wanted.encoder_batch if is_encoder else wanted.decoder_batch
+    segments = Segments(corpus, latents, batch, wanted.frames)
+    keep_memory()  # without it a third of a step goes into new pages
+    trainer.run(_losses(half, trainer.model, wanted, segments, encoder), deadline)
+    return trainer
+
+
+def _losses(
+    half: str, codec: Any, wanted: settings.Codec, segments: Segments, encoder: "SavedEncoder"
+) -> Callable[[int], Losses]:
+    """Step -> the weighted losses of the "encoder" or the "decoder"."""
     codec.quantizer.semantic_quantizer.eval()
     codec.quantizer.quantizer.eval()
     spectral = SpectralLoss(wanted.mels, SAMPLE_RATE_HZ, wanted.floor).to(DEVICE)
-    segments = Segments(corpus, latents, batch, wanted.frames)
-    keep_memory()  # a third of a step was spent on new pages
     layers: Any = sys.modules["dac.nn.layers"]
     layers.snake = _snake
     encoding, decoding = encode, decode
-    if DEVICE.type == "cpu":  # on a GPU it takes longer than it saves
+    if DEVICE.type == "cpu":  # on a GPU compiling takes longer than it saves
         encoding, decoding = torch.compile(encode), torch.compile(decode)
 
     def losses(step: int) -> Losses:
@@ -148,42 +159,45 @@ def train_half(
         if half == "encoder":
             found = encoder_losses(codec, waveform, target, encoding)
         else:
-            if step % _HEARD_ANEW_STEPS == 0:
-                hearing.look()
-            if hearing.codec is not None:
-                target = half_heard(hearing.codec, waveform, target, encoding)
+            if step % _RELOAD_STEPS == 0:
+                encoder.reload()
+            if encoder.codec is not None:
+                target = half_encoded(encoder.codec, waveform, target, encoding)
             found = decoder_losses(codec, waveform, target, spectral, decoding)
         return {name: getattr(wanted, name) * loss for name, loss in found.items()}
 
-    trainer.run(losses, deadline)
-    return trainer
+    return losses
 
 
-class Hearing:
-    """The averaged encoder as it was saved last; None before it is."""
+class SavedEncoder:
+    """The averaged encoder as it was saved last.
+
+    Attributes:
+        codec: A codec with that encoder; None before one is saved.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.codec: Any = None
         self._path, self._seen = folder / "encoder.pt", 0.0
-        self.look()
+        self.reload()
 
-    def look(self) -> None:
-        """Take a newer one, if there is."""
-        if self._path.is_file() and (found := self._path.stat().st_mtime) > self._seen:
+    def reload(self) -> None:
+        """Load the saved encoder if it is newer than the loaded one."""
+        if self._path.is_file() and (saved := self._path.stat().st_mtime) > self._seen:
             state = torch.load(self._path, DEVICE, weights_only=True)["average"]
             if self.codec is None:
                 self.codec = new_codec().to(DEVICE).requires_grad_(False).eval()
             self.codec.load_state_dict(state)
-            self._seen = found
+            self._seen = saved
 
 
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:
-    """As `dac.nn.layers.snake`, which is a script and so can't be compiled."""
+    """`dac.nn.layers.snake`, which is TorchScript and so cannot be compiled, in plain torch."""
     return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).pow(2)
 
 
 def joined(encoder: Any, decoder: Any) -> Any:
-    """The decoder's codec with the encoder's encoder; the codebooks are the same."""
+    """The decoder's codec with the other one's encoder; both have the same codebooks."""
     for part in ("encoder", "quantizer.downsample", "quantizer.pre_module"):
         decoder.get_submodule(part).load_state_dict(encoder.get_submodule(part).state_dict())
     return decoder

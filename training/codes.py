@@ -1,4 +1,4 @@
-"""The corpus in the codec's codes: what the transformers learn from."""
+"""The corpus as codes of the codec, which the transformers learn from."""
 
 import hashlib
 from pathlib import Path
@@ -12,14 +12,14 @@ from training.device import DEVICE
 from training.features import Latents
 from training.speech import Corpus
 
-_BITE = 16384  # frames looked up at once
+_SLICE = 16384  # frames that are looked up together
 
 
 class Codes:
     """Attributes:
-    utterances: As in the corpus.
-    by_voice: Indices of the utterances of each voice.
-    digest: Of what encoded them.
+    utterances: The corpus's utterances.
+    by_voice: For each voice the indices of its utterances.
+    digest: Digest of the codebooks that the codes belong to.
     """
 
     def __init__(self, corpus: Corpus, path: Path) -> None:
@@ -33,12 +33,12 @@ class Codes:
         self.by_voice = list(voices.values())
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """int64 (codebooks, frames)."""
+        """Codes of one utterance, int64 (codebooks, frames)."""
         return self._codes[:, self._starts[index] : self._starts[index + 1]].astype(np.int64)
 
 
 def digest_of(parts: list[nn.Module]) -> str:
-    """Eight hexadecimal digits that change with any weight."""
+    """Digest of all weights, eight hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         for parameter in part.parameters():
@@ -48,12 +48,12 @@ def digest_of(parts: list[nn.Module]) -> str:
 
 @torch.inference_mode()
 def make_codes(codec: Any, corpus: Corpus, latents: Latents, folder: Path) -> Codes:
-    """Look all latents up, unless these codebooks did before."""
+    """Look up all latents, unless the folder has codes of these codebooks."""
     quantizer = codec.quantizer.eval()
     path = folder / f"codes-{digest_of([quantizer.semantic_quantizer, quantizer.quantizer])}.npz"
     if not path.is_file():
         codec.to(DEVICE)
-        found = [look_up(codec, v.to(DEVICE))[0].cpu() for v in latents.values.split(_BITE)]
+        found = [look_up(codec, v.to(DEVICE))[0].cpu() for v in latents.values.split(_SLICE)]
         codes = torch.cat(found, dim=1)
         unfinished = path.with_suffix(".part.npz")
         np.savez(unfinished, codes=codes.numpy().astype(np.uint16), starts=latents.starts)
@@ -63,7 +63,7 @@ def make_codes(codec: Any, corpus: Corpus, latents: Latents, folder: Path) -> Co
 
 @torch.no_grad()
 def look_up(codec: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """int64 (codebooks, frames) and what they stand for, float32 (frames, latents)."""
+    """Codes, int64 (codebooks, frames), and their quantised latents, float32 (frames, latents)."""
     z = latents.T[None]
     semantic, first, *_ = codec.quantizer.semantic_quantizer(z)
     residual, others, *_ = codec.quantizer.quantizer(z - semantic)

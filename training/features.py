@@ -1,9 +1,9 @@
-"""What the codec's latents mean: they are computed, not found by training.
+"""The codec's latents, which are computed from the sound instead of being learnt.
 
 A frame's latents are the log mel spectrum at four moments (rotated to its principal axes), pitch
 and voicing, and the phase of the fundamental at four moments. So the codebooks can be fitted in
-closed form, the transformers can learn from codes while the codec is still learning, the encoder
-has a target and the decoder knows all that it needs to make the very waveform.
+closed form, the transformers can learn from codes while the codec is still being trained, the
+encoder has a target, and the decoder's input determines the waveform.
 """
 
 from dataclasses import dataclass
@@ -21,32 +21,32 @@ from training.spectra import mel_filters
 from training.speech import ESPEAK_RATE_HZ, SAMPLE_RATE_HZ, Corpus
 
 FRAME = 1024  # samples at 22.05 kHz
-SLICES = 4
+SLICES = 4  # moments of a frame, 12 ms apart
 _SLICE = FRAME // SLICES
-_WINDOW = 768  # of pitch and phase: 35 ms, two periods of 60 Hz
-_MEL_WINDOW = 512
-BANDS = 40
-_FLOOR = 1e-4
+_WINDOW = 768  # samples, for pitch and phase: 35 ms, two periods of 60 Hz
+_MEL_WINDOW = 512  # samples: 23 ms
+BANDS = 40  # mel bands up to 11 kHz
+_FLOOR = 1e-4  # amplitude that counts as silence
 _F0_RANGE_HZ = (65.0, 350.0)
-_MIDDLE_HZ = 140.0
-_FFT = 2048
-_TOGETHER = 16 if DEVICE.type == "cpu" else 128  # utterances
+_MIDDLE_HZ = 140.0  # pitch is coded relative to it
+_FFT = 2048  # samples: at least a window and the longest lag, so that correlation does not wrap
+_BATCH = 16 if DEVICE.type == "cpu" else 128  # utterances whose features are computed together
 
-ENVELOPE = SLICES * BANDS  # values, before rotation
-PITCH = 4  # log F0 at the first and last moment, voicing likewise
-PHASE = 2 * SLICES
-# Where each lies among the latents.
+ENVELOPE = SLICES * BANDS  # values before rotation
+PITCH = 4  # log F0 at the first and the last moment, voicing at the same two
+PHASE = 2 * SLICES  # cosine and sine
+# Columns of the latents that each subject has.
 SUBJECTS = {"envelope": slice(0, 112), "pitch": slice(112, 116), "phase": slice(116, 124)}
-# What each of the ten codebooks is about, each taking what those before it left.
+# Subject of each of the ten codebooks; a codebook quantises the residual of those before it.
 BOOKS = ("envelope", "pitch", "phase", "phase", *["envelope"] * 6)
 
 
 def raw_features(waveform: np.ndarray, rate_hz: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one utterance, from nothing behind the end of each frame: the encoder is causal.
+    """Features of one utterance; a frame depends on nothing after it, as in the causal encoder.
 
     Args:
-        waveform: float32 (samples,), full scale 1.
-        rate_hz: 22050.
+        waveform: float32 (samples,), in [-1, 1].
+        rate_hz: Sample rate, 22050.
 
     Returns:
         float32 (frames, 160), (frames, 4) and (frames, 8): envelope, pitch, phase.
@@ -61,7 +61,7 @@ def raw_features(waveform: np.ndarray, rate_hz: int) -> tuple[Tensor, Tensor, Te
 
 
 def _slices(sound: Tensor, frames: int, window: int) -> Tensor:
-    """The windows that end where each slice ends, (slices, window)."""
+    """One window for each slice, which ends with it: (slices, window)."""
     return sound[_WINDOW - window + _SLICE :].unfold(0, window, _SLICE)[: frames * SLICES]
 
 
@@ -77,7 +77,7 @@ def _pitch_and_phase(sound: Tensor, frames: int, rate_hz: int) -> tuple[Tensor, 
     windows = _slices(sound, frames, _WINDOW)
     windows = (windows - windows.mean(1, keepdim=True)) * shape
     f0, voicing = _f0(windows, shape, rate_hz)
-    # The fundamental at the window's middle.
+    # Correlating with a turning phasor gives the phase of the fundamental at the window's middle.
     time = torch.arange(_WINDOW) - _WINDOW // 2
     turning = torch.exp(-2j * torch.pi * f0[:, None] / rate_hz * time)
     phase = torch.view_as_real((windows * turning).sum(1))
@@ -89,9 +89,9 @@ def _pitch_and_phase(sound: Tensor, frames: int, rate_hz: int) -> tuple[Tensor, 
 
 
 def _f0(windows: Tensor, shape: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
-    """By autocorrelation, divided by the window's own: Hz and voicing, float32 (slices,).
+    """Pitch in Hz and voicing from 0 to 1 by normalised autocorrelation, float32 (slices,).
 
-    Source: Boersma 1993, without his path finding.
+    Source: Boersma 1993, without the path finder.
     """
     low, high = int(rate_hz / _F0_RANGE_HZ[1]), int(rate_hz / _F0_RANGE_HZ[0]) + 1
 
@@ -118,7 +118,7 @@ def _f0(windows: Tensor, shape: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
 
 
 def median_f0_hz(waveform: np.ndarray) -> float:
-    """Of the voiced moments of float32 (samples,), 44.1 kHz; nan if there are none."""
+    """Median pitch of the voiced moments of float32 (samples,) at 44.1 kHz; nan without any."""
     _, pitch, _ = raw_features(
         soxr.resample(waveform, SAMPLE_RATE_HZ, ESPEAK_RATE_HZ), ESPEAK_RATE_HZ
     )
@@ -127,28 +127,27 @@ def median_f0_hz(waveform: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Latents:
-    """Those of the whole corpus.
+    """The latents of the whole corpus.
 
     Attributes:
         values: float32 (frames, latents): envelope, pitch, phase, zeros up to the codec's width.
-        starts: Where each utterance begins in it, and the end.
+        starts: First frame of each utterance in `values`, and the number of frames.
     """
 
     values: Tensor
     starts: list[int]
 
     def of(self, index: int) -> Tensor:
-        """float32 (frames, latents), of an utterance."""
+        """Latents of one utterance, float32 (frames, latents)."""
         return self.values[self.starts[index] : self.starts[index + 1]]
 
 
 def corpus_latents(corpus: Corpus, width: int, folder: Path) -> Latents:
-    """Computed once: two minutes for five hours, or some seconds on a GPU."""
+    """Latents of the corpus, computed once: 5 minutes on two cores, 10 s on a GPU."""
     path = folder / "latents.pt"
     if not path.is_file():
         spoken = [
-            corpus.utterances[i : i + _TOGETHER]
-            for i in range(0, len(corpus.utterances), _TOGETHER)
+            corpus.utterances[i : i + _BATCH] for i in range(0, len(corpus.utterances), _BATCH)
         ]
         raw = [features_of([corpus.spoken(u) for u in some]) for some in track(spoken, "latents")]
         envelope, pitch, phase = (torch.cat(parts) for parts in zip(*raw, strict=True))
@@ -166,7 +165,7 @@ def corpus_latents(corpus: Corpus, width: int, folder: Path) -> Latents:
 
 
 def features_of(waveforms: list[np.ndarray]) -> list[Tensor]:
-    """Of several utterances in a row, kept apart by a silent frame before each."""
+    """Features of several utterances in a row, separated by a silent frame before each."""
     silence, parts, speech = np.zeros(FRAME, np.float32), [], []
     for waveform in waveforms:
         parts += [silence, waveform, silence[: -len(waveform) % FRAME]]
@@ -177,12 +176,12 @@ def features_of(waveforms: list[np.ndarray]) -> list[Tensor]:
 
 
 def rotated(envelopes: Tensor, kept: int) -> Tensor:
-    """Coordinates along the first principal axes; the largest has deviation 1."""
+    """Coordinates along the first principal axes, scaled so that the first has deviation 1."""
     centred = envelopes - envelopes.mean(0)
     variances, axes = torch.linalg.eigh(centred.T.cov())
     return centred @ axes.flip(1)[:, :kept] / variances[-1].sqrt()
 
 
 def levelled(values: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 of each."""
+    """Values with mean 0 and deviation 1 in each column."""
     return (values - values.mean(0)) / values.std(0)

@@ -1,7 +1,7 @@
 """Trains the two transformers on the codec's codes: genuine DualARTransformer, small.
 
-Upstream's own training `forward` of 0.1.0 cannot be called (its two halves do not fit together);
-the slow half is used as it is, the fast half is its lines over again with the codes as targets.
+Upstream's own training `forward` of 0.1.0 cannot be called (its two halves do not fit together), so
+the slow half is used as it is, and the fast half is written out with the codes as targets.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ from training.codes import Codes
 from training.device import DEVICE
 from training.loop import Deadline, Losses, Trainer
 
-_IGNORED = -100  # no loss where the next token is not speech
+_IGNORED = -100  # label without a loss, where the next token is not speech
 
 
 def demo_tokenizer() -> FishTokenizer:
@@ -45,10 +45,10 @@ def new_llama(config: dict[str, Any] = demo.LLAMA) -> DualARTransformer:
 
 
 class Prompts:
-    """Several utterances of one voice in a row, exactly as references and answer are served.
+    """Sequences of several utterances of one voice, in the format of a served prompt.
 
-    So each utterance is trained as the answer to those before it, and the first one as the answer
-    to no reference at all.
+    Each utterance is trained as the answer to those before it as references, and the first one as
+    an answer without any reference.
     """
 
     def __init__(self, codes: Codes, wanted: settings.Llama, tokenizer: FishTokenizer) -> None:
@@ -66,7 +66,7 @@ class Prompts:
         ]
 
     def sequence(self, indices: Iterable[int]) -> np.ndarray:
-        """int64 (1 + codebooks, positions)."""
+        """One sequence, int64 (1 + codebooks, positions)."""
         columns = [self._interleave]
         for index in indices:
             spoken = self.codes[index]
@@ -75,14 +75,16 @@ class Prompts:
         return np.concatenate(columns, axis=1)
 
     def batch(self, step: int) -> Tensor:
-        """int64 (batch, 1 + codebooks, positions), padded with the end."""
+        """The sequences of a step, int64 (batch, 1 + codebooks, positions), padded with the end."""
         chance = np.random.default_rng((11, step))
         voices = chance.integers(len(self.codes.by_voice), size=self.wanted.batch)
         sequences = [
             self.sequence(chance.choice(self.codes.by_voice[v], self.wanted.utterances, False))
             for v in voices
         ]
-        longest = -(-max(s.shape[1] for s in sequences) // 16) * 16 + 1  # the last is only a label
+        longest = (
+            -(-max(s.shape[1] for s in sequences) // 16) * 16 + 1
+        )  # the last position is only a label
         batch = np.zeros((len(sequences), sequences[0].shape[0], longest), np.int64)
         batch[:, 0] = self.end
         for row, sequence in zip(batch, sequences, strict=True):
@@ -90,7 +92,7 @@ class Prompts:
         return torch.from_numpy(batch)
 
     def labels(self, batch: Tensor) -> Tensor:
-        """int64 (batch, positions - 1): the next token where it is speech, or ends some."""
+        """Next tokens, ignored unless speech or its end: int64 (batch, positions - 1)."""
         tokens, following = batch[:, 0, :-1], batch[:, 0, 1:]
         speaking = (tokens >= self.begin) | (following >= self.begin)
         return torch.where(speaking, following, _IGNORED)
@@ -103,35 +105,35 @@ def _tokens(tokens: list[int]) -> np.ndarray:
 
 
 def corrupted(batch: Tensor, begin: int, most: float) -> Tensor:
-    """Some codes replaced by any others: of each sequence, a share between none and `most`.
+    """A batch with some codes replaced at random: a share of 0 to `most` of each sequence.
 
-    What was said before is nearly enough to go on from, and the words are hardly read: trained on
-    true codes alone, half of the words came out as others of the same kind.
+    True codes predict the next ones so well that the text is hardly read: without replacements
+    half of the words came out as others of the same kind (README.md).
     """
     size = demo.LLAMA["codebook_size"]
     share = most * torch.rand(len(batch), 1, 1, device=batch.device)
-    spoiled = torch.rand(batch[:, 1:].shape, device=batch.device) < share
-    spoiled &= (batch[:, :1] >= begin) & (batch[:, :1] < begin + size)
-    others = torch.randint(size, spoiled.shape, device=batch.device)
-    codes = torch.where(spoiled, others, batch[:, 1:])
-    semantic = torch.where(spoiled[:, 0], codes[:, 0] + begin, batch[:, 0])
+    replaced = torch.rand(batch[:, 1:].shape, device=batch.device) < share
+    replaced &= (batch[:, :1] >= begin) & (batch[:, :1] < begin + size)
+    others = torch.randint(size, replaced.shape, device=batch.device)
+    codes = torch.where(replaced, others, batch[:, 1:])
+    semantic = torch.where(replaced[:, 0], codes[:, 0] + begin, batch[:, 0])
     return torch.cat([semantic[:, None], codes], dim=1)
 
 
 def losses_of(
     model: Any, batch: Tensor, labels: Tensor, begin: int, wanted: settings.Llama
 ) -> Losses:
-    """Cross entropies: of the next semantic token or the end, and of the residual codes.
+    """Cross entropies of the next semantic token or the end, and of the residual codes.
 
     Args:
         model: The transformers.
         batch: int64 (batch, 1 + codebooks, positions).
-        labels: int64 (batch, positions - 1), the tokens of positions 1 and on, or ignored.
+        labels: int64 (batch, positions - 1), see `Prompts.labels`.
         begin: Token of semantic code 0.
-        wanted: How much is spoiled, and how many of the frames the fast transformer learns from.
+        wanted: Share of replaced codes, and of the frames that the fast transformer learns from.
     """
     heard = corrupted(batch[:, :, :-1], begin, wanted.corrupted)
-    # Without a mask upstream asks for flash attention, which GPUs do not have in float32.
+    # Without a mask upstream forces flash attention, which GPUs lack in float32.
     nothing = torch.zeros_like(heard[:, 0], dtype=torch.bool) if heard.is_cuda else None
     slow = BaseTransformer.forward(model, heard, nothing)
     semantic = F.cross_entropy(slow.logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
@@ -144,11 +146,11 @@ def losses_of(
 
 
 def fast_logits(model: Any, hidden: Tensor, codes: Tensor) -> Tensor:
-    """Of every codebook, given those before it.
+    """Logits of every codebook, given those before it.
 
     Args:
         model: The transformers.
-        hidden: float32 (frames, dim), of the slow one.
+        hidden: Hidden states of the slow transformer, float32 (frames, dim).
         codes: int64 (frames, codebooks).
 
     Returns:
@@ -166,11 +168,11 @@ def fast_logits(model: Any, hidden: Tensor, codes: Tensor) -> Tensor:
 
 
 def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: Deadline) -> Trainer:
-    """Train, or go on training, into `folder`; see `Trainer.run`."""
-    # The name says which codes: weights learnt on others would continue as noise.
+    """Train into `folder`, or go on there; see `Trainer.run`."""
+    # The name holds the codes' digest, since weights learnt from other codes are of no use.
     trainer = Trainer(f"llama-{codes.digest}", new_llama(), wanted.optimiser, folder)
     model: Any = trainer.model
-    if DEVICE.type == "cpu":  # a step takes two thirds of the time
+    if DEVICE.type == "cpu":  # a compiled step takes two thirds of the time
         for layer in (*model.layers, *model.fast_layers):
             layer.compile(dynamic=True)
     torch.backends.cuda.matmul.allow_tf32 = True

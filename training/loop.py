@@ -1,4 +1,4 @@
-"""One training loop for both models: resumable at any step, the same whether interrupted or not."""
+"""One training loop for all models: it can stop at any step, and ends the same if it does."""
 
 import copy
 import json
@@ -17,22 +17,22 @@ from training.settings import Optimiser
 
 Losses = dict[str, Tensor]
 _LOG_EVERY_STEPS = 50
-_SAVE_EVERY_S = 120.0 if DEVICE.type == "cpu" else 15.0
+_SAVE_EVERY_S = 120.0 if DEVICE.type == "cpu" else 15.0  # a GPU trains for minutes, not hours
 
 
 class StoppedError(RuntimeError):
-    """Time was up, or someone asked; the state is saved and the same command continues."""
+    """The deadline passed or SIGTERM came; the state is saved and the same command continues."""
 
 
 class Deadline:
-    """When to stop: after so many minutes, or on SIGTERM, which ends them all.
+    """When to stop: after so many minutes, or on SIGTERM, which ends every deadline.
 
     Attributes:
-        final: Whether that is the end, so that the learning rate follows the clock and not the
-            steps; else the same command continues later.
+        final: Whether the training ends there, so that the learning rate follows the clock instead
+            of the steps; otherwise the same command continues later.
     """
 
-    asked = False  # by SIGTERM
+    asked = False  # whether SIGTERM came, for all deadlines of the process
 
     def __init__(self, minutes: float = math.inf, final: bool = False) -> None:
         self._end = time.monotonic() + 60 * minutes
@@ -48,7 +48,7 @@ class Deadline:
         return (self._end - time.monotonic()) / 60
 
     def share(self, part: float) -> "Deadline":
-        """Of the time that is left."""
+        """A deadline after a share of the time that is left."""
         return Deadline(part * self.minutes_left)
 
     @property
@@ -60,8 +60,8 @@ class Trainer:
     """Optimiser, averaged weights, log and saved state of one model.
 
     Attributes:
-        step: Steps taken.
-        average: The model with exponentially averaged weights: what is kept in the end.
+        step: Steps taken so far.
+        average: The model with exponentially averaged weights, which are the result.
     """
 
     def __init__(self, name: str, model: nn.Module, settings: Optimiser, folder: Path) -> None:
@@ -90,12 +90,12 @@ class Trainer:
         """Train to the last step.
 
         Args:
-            losses_of: Step -> losses, to be summed. All chance in it must come from the step and
-                from torch's generator, which is seeded with it.
-            deadline: When to stop before, or to come to the end.
+            losses_of: Step -> losses, to be summed. Its randomness must come from the step or from
+                torch's generator, which is seeded with the step.
+            deadline: When to stop before the last step, or, if final, to end.
 
         Raises:
-            StoppedError: If it stopped before the last step, to be continued.
+            StoppedError: If it stopped before the last step; the state is saved.
         """
         saved, minutes = time.monotonic(), deadline.minutes_left
         while deadline.final or not self.done:
@@ -132,7 +132,9 @@ class Trainer:
         self.step += 1
         decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
         get_ema_multi_avg_fn(decay)(means, now, self.step)
-        self._since.append(torch.cat([loss[None], parts]).detach())  # read when logged
+        self._since.append(
+            torch.cat([loss[None], parts]).detach()
+        )  # not read before it is logged: reading waits for a GPU
 
     def _write_log(self, names: list[str]) -> None:
         values = torch.stack(self._since).mean(0).tolist()
@@ -147,7 +149,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write everything that continuing needs: all of it, or nothing."""
+        """Write all that continuing needs, to a file that is replaced in one operation."""
         state = {
             "step": self.step,
             "seconds": self.seconds,

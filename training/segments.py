@@ -1,4 +1,4 @@
-"""Pieces of the corpus for the codec, made where it learns: everything lies there already."""
+"""Random segments of the corpus, cut on the device that the codec is trained on."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from training.device import DEVICE
 from training.features import FRAME, Latents
 from training.speech import Corpus, at_44100_hz
 
-_REACH = 96  # samples of 22.05 kHz to either side that one of 44.1 kHz is made from
+_REACH = 96  # samples at 22.05 kHz, to either side, that the resampling filter covers
 
 
 class Segments:
-    """By step: the same for everyone, so nothing of it needs saving."""
+    """Segments by step. A step always draws the same ones, so no state needs saving."""
 
     def __init__(self, corpus: Corpus, latents: Latents, batch: int, frames: int) -> None:
         self.batch, self.frames = batch, frames
@@ -24,7 +24,7 @@ class Segments:
         self._filters = upsampling_filters().to(DEVICE)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """float32 (batch, 1, samples) and (batch, latents, frames)."""
+        """Waveforms, float32 (batch, 1, samples), and latents, (batch, latents, frames)."""
         chance = np.random.default_rng((7, step))
         drawn = torch.tensor([self._draw(chance) for _ in range(self.batch)])
         first, begin, end, row, last = drawn.to(DEVICE).T[:, :, None]
@@ -43,13 +43,17 @@ class Segments:
 
 
 def _picked(values: Tensor, rows: Tensor, inside: Tensor) -> Tensor:
-    """float32; zeros where nothing of the utterance is."""
+    """Rows of `values` as float32, zero where `inside` is False."""
     found = values[rows.clamp(0, len(values) - 1)]
     return found * inside.view(*inside.shape, *[1] * (found.ndim - 2)).float()
 
 
 def upsampling_filters() -> Tensor:
-    """float32 (2, 1, taps): `at_44100_hz`'s for even and odd samples, as it answers an impulse."""
+    """Filters of `at_44100_hz` for even and odd samples, from its impulse response.
+
+    Returns:
+        float32 (2, 1, taps).
+    """
     impulse = np.zeros(4 * _REACH + 4, np.int16)
     impulse[len(impulse) // 2] = 2**14
     answer = 2 * at_44100_hz(impulse)
@@ -58,5 +62,5 @@ def upsampling_filters() -> Tensor:
 
 
 def upsampled(sound: Tensor, filters: Tensor) -> Tensor:
-    """float32 (batch, samples) -> twice as many, less those that the filters reach beyond."""
+    """Upsample float32 (batch, samples) to twice as many, less the filters' reach at both ends."""
     return F.conv1d(sound[:, None], filters).transpose(1, 2).flatten(1)

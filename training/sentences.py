@@ -1,4 +1,4 @@
-"""The sentences: drawn from a grammar, split for good into those trained on and those held out."""
+"""Sentences drawn from a grammar, and their fixed split into trained on and held out."""
 
 import random
 import re
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GRAMMAR = Path(__file__).with_name("sentences.txt")
-_HELD_OUT = 16  # one sentence in so many is never trained on
+_HELD_OUT = 16  # one sentence in 16 is never trained on
 _REFERENCE = re.compile(r"\{(\w+)\}")
 
 Rules = dict[str, list[str]]
 
 
 def read_rules(path: Path = GRAMMAR) -> Rules:
-    """Name -> alternatives; the first rule is the start."""
+    """The grammar: name of a rule -> its alternatives; the first rule is the start."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     pairs = (line.split(": ", 1) for line in lines if line and not line.startswith("#"))
     return {name: alternatives.split(" | ") for name, alternatives in pairs}
 
 
 def draw(rules: Rules, random_source: random.Random) -> str:
-    """One sentence as it is written, every alternative of a rule as likely as the others."""
+    """A random sentence as it is written; all alternatives of a rule are equally likely."""
 
     def expand(name: str) -> str:
         chosen = random_source.choice(rules[name])
@@ -32,12 +32,12 @@ def draw(rules: Rules, random_source: random.Random) -> str:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a sentence is for measuring only, by a hash: the same for everyone, for ever."""
+    """Whether a sentence is for measuring only: a hash decides, so the split never changes."""
     return zlib.crc32(text.encode()) % _HELD_OUT == 0
 
 
 def sentences(seed: int, held_out: bool) -> Iterator[str]:
-    """Endlessly many, each drawn anew, from one side of the split."""
+    """Random sentences without end, from one side of the split."""
     rules, random_source = read_rules(), random.Random(seed)
     while True:
         text = draw(rules, random_source)
@@ -46,7 +46,7 @@ def sentences(seed: int, held_out: bool) -> Iterator[str]:
 
 
 def words(text: str) -> str:
-    """As a recogniser writes it: lower case, no punctuation."""
+    """The words of a text as a recogniser writes them: lower case, no punctuation."""
     return re.sub(r"[^a-z' ]", "", text.lower())
 
 

@@ -1,4 +1,4 @@
-"""Every setting of the training. What the model is is `families/fish_s1/demo.py`."""
+"""Every setting of the training. The models' dimensions are in `families/fish_s1/demo.py`."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Data:
     """Attributes:
-    variants: Voices of eSpeak NG that are trained on.
-    unseen: One that is not: for measuring.
-    pitch, speed_wpm: Each voice draws its own, from such a range.
-    voices: So many draws.
-    utterances_per_voice: Sentences that each of them says.
-    seed: Of texts and voices.
+    variants: Voice variants of espeak-ng that are trained on.
+    unseen: A variant that is not trained on, for measuring.
+    pitch, speed_wpm: Ranges; each voice has a pitch and a speed drawn from them.
+    voices: Number of voices.
+    utterances_per_voice: Sentences of each voice.
+    seed: Seed of texts and voices.
     """
 
-    # Those that the recogniser understands best: 0.02, 0.01, 0.12 and 0.20 of the words wrong.
+    # The four with the lowest word error rates but `unseen`: 0.02, 0.12, 0.01, 0.20 (README.md).
     variants: tuple[str, ...] = ("en-us+f3", "en-us+m2", "en-us+f5", "en-us+m6")
     unseen: str = "en-us+f2"
     pitch: tuple[int, int] = (35, 65)
@@ -27,15 +27,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW, warm-up, cosine to a tenth.
+    """AdamW with a learning rate that rises linearly and falls along a cosine to a tenth.
 
     Attributes:
-        steps: In all.
-        learning_rate: At its highest.
-        warmup: Steps until then.
-        betas, weight_decay: Of AdamW.
+        steps: Steps in all.
+        learning_rate: The highest learning rate.
+        warmup: Steps until the highest learning rate.
+        betas, weight_decay: Parameters of AdamW.
         clip: Norm that the gradient is cut to.
-        average: How much of the averaged weights each step keeps.
+        average: Decay of the averaged weights in each step.
     """
 
     steps: int
@@ -47,7 +47,7 @@ class Optimiser:
     average: float = 0.999
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """The schedule, by the step for the warm-up and by the share of it all that is done."""
+        """The learning rate: the step sets the warm-up, `progress` (0 to 1) the cosine."""
         cosine = 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
         return self.learning_rate * cosine * min(1.0, (step + 1) / self.warmup)
 
@@ -55,13 +55,13 @@ class Optimiser:
 @dataclass(frozen=True)
 class Codec:
     """Attributes:
-    encoder, decoder: Each half learns by itself, the encoder first.
+    encoder, decoder: Optimisers of the two halves, which are trained separately.
     encoder_batch, decoder_batch: Segments a step.
-    frames: Their length; 2048 samples each.
-    mels: Window in samples -> mel bands of the spectrograms that are compared.
-    floor: Amplitude below which they count as silence.
+    frames: Frames of a segment, 2048 samples each.
+    mels: Window in samples and mel bands of each spectrogram that is compared.
+    floor: Amplitude that counts as silence.
     envelope, pitch, phase: Weights of the encoder's losses; a wrong phase is hard to hear.
-    waveform, logarithm, amplitude: Of the decoder's.
+    waveform, logarithm, amplitude: Weights of the decoder's losses.
     """
 
     encoder: Optimiser = Optimiser(steps=4300, learning_rate=2e-3, betas=(0.8, 0.99))
@@ -82,11 +82,11 @@ class Codec:
 @dataclass(frozen=True)
 class Llama:
     """Attributes:
-    optimiser: For both transformers.
-    batch: Prompts with their answers, a step.
-    utterances: Of one voice in a row; each is the answer to those before it.
-    corrupted: At most so many of the codes that it hears are replaced by any others.
-    fast_share: Of the frames, how many the fast transformer is trained on each step.
+    optimiser: Optimiser of both transformers.
+    batch: Sequences a step.
+    utterances: Utterances of a sequence, all of one voice; each answers those before it.
+    corrupted: Highest share of a sequence's codes that are replaced by random ones.
+    fast_share: Share of the frames that the fast transformer is trained on in each step.
     """
 
     optimiser: Optimiser = Optimiser(
@@ -100,7 +100,7 @@ class Llama:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of them."""
+    """The settings of all parts."""
 
     data: Data = Data()
     codec: Codec = field(default_factory=Codec)

@@ -1,4 +1,4 @@
-"""How alike two sounds are: mel spectrograms at several resolutions."""
+"""Distance of two sounds: mel spectrograms at several resolutions."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def mel_filters(window: int, bands: int, rate_hz: int) -> Tensor:
     rising = (frequencies - low) / (middle - low)
     falling = (high - frequencies) / (high - middle)
     filters = torch.minimum(rising, falling).clamp(min=0)
-    # A band narrower than the bins would be empty: it takes what the nearest bin has.
+    # A band narrower than the bins has no bin of its own, so it takes the nearest one.
     nearest = (frequencies[None] - middle).abs().argmin(1)
     empty = filters.sum(1) == 0
     filters[empty, nearest[empty]] = 1.0
@@ -24,7 +24,7 @@ def mel_filters(window: int, bands: int, rate_hz: int) -> Tensor:
 
 
 class MelSpectrogram(nn.Module):
-    """Amplitudes, (batch, samples) -> (batch, bands, frames)."""
+    """Amplitudes of mel bands, (batch, samples) -> (batch, bands, frames)."""
 
     shape: Tensor
     filters: Tensor
@@ -39,17 +39,17 @@ class MelSpectrogram(nn.Module):
         spectrum = torch.stft(
             waveform, self.window, self.window // 4, window=self.shape, return_complex=True
         )
-        # The small constant keeps the slope of the root finite at silence.
+        # The small constant keeps the gradient of the square root finite at silence.
         power = spectrum.real.square() + spectrum.imag.square() + 1e-12
         amplitude = power.sqrt() * (2 / self.window)
         return self.filters @ amplitude
 
 
 class SpectralLoss(nn.Module):
-    """Of mel spectrograms at several resolutions, how far apart they are.
+    """Differences of mel spectrograms at several resolutions.
 
-    Differences of logarithms count every sound alike, but have no slope where either is silent;
-    differences of amplitudes are about what is loud, and always have one.
+    Differences of logarithms give loud and quiet sounds equal weight, but have no gradient where
+    either sound is silent; differences of amplitudes follow loud sounds, and always have one.
     """
 
     def __init__(self, mels: tuple[tuple[int, int], ...], rate_hz: int, floor: float) -> None:
@@ -58,7 +58,7 @@ class SpectralLoss(nn.Module):
         self.floor = floor
 
     def forward(self, made: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Of waveforms, float32 (batch, samples).
+        """Compare waveforms, float32 (batch, samples).
 
         Returns:
             Mean absolute difference of log10, and relative difference of amplitudes (0: equal,

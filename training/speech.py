@@ -1,4 +1,4 @@
-"""Speech to learn from, spoken by eSpeak NG; nothing is downloaded and nobody was recorded."""
+"""The corpus, spoken by espeak-ng: nothing is downloaded, and no person was recorded."""
 
 import io
 import json
@@ -21,17 +21,17 @@ from training.sentences import sentences
 from training.settings import Data
 
 ESPEAK_RATE_HZ = 22050
-SAMPLE_RATE_HZ = 44100
-_PEAK = 0.7
-_SILENCE = 0.004  # of full scale
-_BEFORE_S, _AFTER_S = 0.03, 0.12  # kept around the words
+SAMPLE_RATE_HZ = 44100  # of the codec
+_PEAK = 0.7  # of full scale, for every utterance
+_SILENCE = 0.004  # of full scale; quieter samples are cut at both ends
+_BEFORE_S, _AFTER_S = 0.03, 0.12  # seconds that are kept around the words
 
 
 @dataclass(frozen=True)
 class Voice:
     """Attributes:
-    variant: Of eSpeak NG, as in `espeak-ng -v`.
-    pitch: 0 to 99; 50 is the variant's own.
+    variant: Voice variant, as in `espeak-ng -v`.
+    pitch: From 0 to 99; 50 is the variant's own.
     speed: Words per minute.
     """
 
@@ -55,13 +55,13 @@ class EspeakMissingError(RuntimeError):
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
-    """Let eSpeak NG say it.
+    """Speak a text with espeak-ng.
 
     Returns:
-        int16 (samples,), 22.05 kHz, peak 0.7, silence around it cut.
+        int16 (samples,), 22.05 kHz, peak 0.7, silence at both ends cut.
 
     Raises:
-        EspeakMissingError: If it is not installed.
+        EspeakMissingError: If espeak-ng is not installed.
     """
     if not shutil.which("espeak-ng"):
         raise EspeakMissingError("espeak-ng is missing. As root: apt-get install -y espeak-ng")
@@ -78,16 +78,16 @@ def speak(text: str, voice: Voice) -> np.ndarray:
 
 
 def at_44100_hz(spoken: np.ndarray) -> np.ndarray:
-    """int16 (samples,) of 22.05 kHz -> float32 (2 * samples,)."""
+    """Resample int16 (samples,) at 22.05 kHz to float32 (2 * samples,) at 44.1 kHz."""
     return soxr.resample(spoken.astype(np.float32) / 32768, ESPEAK_RATE_HZ, SAMPLE_RATE_HZ)
 
 
 class Corpus:
-    """Every utterance that was made.
+    """All utterances, and their sound.
 
     Attributes:
-        utterances: In the order in which they were spoken.
-        samples: int16 (samples,), 22.05 kHz, of all of them, mapped into memory.
+        utterances: In the order of the file.
+        samples: int16 (samples,) at 22.05 kHz, of all utterances, mapped into memory.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,16 +96,18 @@ class Corpus:
             Utterance(entry["text"], Voice(**entry["voice"]), entry["start"], entry["length"])
             for entry in entries
         ]
-        self.samples = np.memmap(folder / "speech.i16", np.int16, "c")  # c: as torch asks
+        self.samples = np.memmap(
+            folder / "speech.i16", np.int16, "c"
+        )  # copy on write: torch refuses read-only memory
 
     def spoken(self, utterance: Utterance) -> np.ndarray:
-        """float32, 22.05 kHz, full scale 1: as eSpeak NG spoke it."""
+        """Sound of an utterance, float32 (samples,) at 22.05 kHz, in [-1, 1]."""
         spoken = self.samples[utterance.start : utterance.start + utterance.length]
         return spoken.astype(np.float32) / 32768
 
 
 def draw_voices(settings: Data, seed: int) -> list[Voice]:
-    """The voices trained on: variants in turn, pitch and speed by chance."""
+    """The voices to train on: variants in turn, pitch and speed drawn at random."""
     chance = random.Random(seed)
     return [
         Voice(
@@ -118,7 +120,7 @@ def draw_voices(settings: Data, seed: int) -> list[Voice]:
 
 
 def make_corpus(settings: Data, folder: Path) -> Corpus:
-    """Speak everything, unless it was spoken before."""
+    """Speak the corpus into a folder, unless the folder has it."""
     if not (folder / "speech.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         texts = sentences(settings.seed, held_out=False)
@@ -131,7 +133,7 @@ def make_corpus(settings: Data, folder: Path) -> Corpus:
         cores = len(os.sched_getaffinity(0))
         with (
             (folder / "speech.i16").open("wb") as file,
-            # Forked: nobody needs to import torch to speak.
+            # Forked, since speaking needs no import of torch.
             ProcessPoolExecutor(cores, get_context("fork")) as pool,
         ):
             spoken = pool.map(speak, *zip(*lines, strict=True), chunksize=16)

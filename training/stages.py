@@ -1,4 +1,4 @@
-"""The stages of the training, each of which finds in the state folder what those before it left."""
+"""The stages of the training; each reads from the state folder what the earlier ones wrote."""
 
 import json
 import subprocess
@@ -24,26 +24,26 @@ from training.speech import Corpus, make_corpus
 
 @cache
 def speech(settings: Settings, state: Path) -> Corpus:
-    """The corpus, made once."""
+    """The corpus, spoken once."""
     return make_corpus(settings.data, state)
 
 
 @cache
 def latents(settings: Settings, state: Path) -> Latents:
-    """What the codec's latents shall be, of the whole corpus."""
+    """Target latents of the codec for the whole corpus."""
     width: int = demo.CODEC["quantizer"]["input_dim"]
     return corpus_latents(speech(settings, state), width, state)
 
 
 def codec(settings: Settings, state: Path, half: str, deadline: Deadline) -> None:
-    """Train its "encoder" or its "decoder" to the last step."""
+    """Train the codec's "encoder" or "decoder" to the last step."""
     corpus, wanted = speech(settings, state), latents(settings, state)
     train_half(half, settings.codec, corpus, wanted, state, deadline)
 
 
 @cache
 def codes(settings: Settings, state: Path) -> Codes:
-    """The corpus in codes; the codec need not have been trained."""
+    """The corpus in codes; that needs the codebooks, but no trained codec."""
     found = latents(settings, state)
     return make_codes(fitted_codec(found, state), speech(settings, state), found, state)
 
@@ -54,47 +54,47 @@ def llama(settings: Settings, state: Path, deadline: Deadline) -> None:
 
 
 def weights(settings: Settings, state: Path, out: Path) -> None:
-    """Write what was learnt so far, averaged: `codec.pth` in half precision, `model.pth` packed.
+    """Write the averaged weights: `codec.pth` in half precision, `model.pth` packed.
 
     Raises:
-        StoppedError: If one of them has not learnt anything yet, and so was not written.
+        StoppedError: If a model has no step yet, and so was not written.
     """
-    hearing = Trainer("encoder", new_codec(), settings.codec.encoder, state)
-    sounding = Trainer("decoder", new_codec(), settings.codec.decoder, state)
+    encoder = Trainer("encoder", new_codec(), settings.codec.encoder, state)
+    decoder = Trainer("decoder", new_codec(), settings.codec.decoder, state)
     digest = codes(settings, state).digest
-    spoken = Trainer(f"llama-{digest}", new_llama(), settings.llama.optimiser, state)
-    trainers = (hearing, sounding, spoken)
+    transformers = Trainer(f"llama-{digest}", new_llama(), settings.llama.optimiser, state)
+    trainers = (encoder, decoder, transformers)
     steps = ", ".join(f"{t.name}: step {t.step} of {t.settings.steps}" for t in trainers)
     print(steps, flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    if hearing.step and sounding.step:
-        save_codec(joined(hearing.average, sounding.average), out)
-    if spoken.step:
-        save_llama(spoken.average, out)
+    if encoder.step and decoder.step:
+        save_codec(joined(encoder.average, decoder.average), out)
+    if transformers.step:
+        save_llama(transformers.average, out)
     if not all(t.step for t in trainers):
         raise StoppedError(f"weights: not all of them can be written yet: {steps}")
 
 
 def save_codec(codec: nn.Module, out: Path) -> None:
-    """The parameters, without the tables that upstream keeps among them."""
+    """Write the codec's parameters, without the tables that upstream keeps beside them."""
     halves = {name: p.detach().half().cpu() for name, p in codec.named_parameters()}
     torch.save(halves, out / "codec.pth")
 
 
 def save_llama(llama: nn.Module, out: Path) -> None:
-    """The parameters, packed."""
+    """Write the transformers' parameters, packed."""
     parameters = {name: p.detach().cpu() for name, p in llama.named_parameters()}
     torch.save(packed(parameters), out / "model.pth")
 
 
 def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -> None:
-    """All stages; codec and transformers side by side for a final deadline.
+    """Run all stages; with a final deadline codec and transformers are trained side by side.
 
     Raises:
-        StoppedError: If another came first, or one of them failed. The weights are written all the
-            same.
+        StoppedError: If a training stopped before its last step, or failed. The weights are
+            written all the same.
     """
-    codes(settings, state)  # all that is needed by more than one process
+    codes(settings, state)  # here, because every process needs it
     stopped: list[StoppedError] = []
     if deadline.final:
         stopped += side_by_side(state, deadline)
@@ -116,7 +116,7 @@ def everything(settings: Settings, state: Path, out: Path, deadline: Deadline) -
 
 
 def side_by_side(state: Path, deadline: Deadline) -> list[StoppedError]:
-    """Each in a process of its own, to the deadline; those that failed leave what they have."""
+    """Train each model in a process of its own, to the deadline; returns those that failed."""
     options = ("--state", str(state), "--within", str(deadline.minutes_left))
     names = ("encoder", "decoder", "llama")
     with ExitStack() as stack:
@@ -129,7 +129,7 @@ def side_by_side(state: Path, deadline: Deadline) -> list[StoppedError]:
             if deadline.asked and not asked:
                 asked = True
                 for process in started:
-                    process.terminate()  # it saves its state
+                    process.terminate()  # the process saves its state and ends
             time.sleep(1.0)
     return [
         StoppedError(f"{name}: failed, see above")
@@ -140,15 +140,13 @@ def side_by_side(state: Path, deadline: Deadline) -> list[StoppedError]:
 
 def curves(state: Path, out: Path) -> None:
     """Draw every log of the state folder into `out/curves.png`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
     logs = sorted(state.glob("*.jsonl"))
     if not logs:
         return
-    figure, axes = pyplot.subplots(len(logs), figsize=(8, 3 * len(logs)), squeeze=False)
+    figure = Figure(figsize=(8, 3 * len(logs)), layout="tight")
+    axes = figure.subplots(len(logs), squeeze=False)
     for axis, log in zip(axes[:, 0], logs, strict=True):
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         for name in entries[-1].keys() - {"step", "seconds", "loss"}:
@@ -157,6 +155,5 @@ def curves(state: Path, out: Path) -> None:
         hours = entries[-1]["seconds"] / 3600
         axis.set(title=f"{log.stem}, {hours:.1f} h", xlabel="step", yscale="log")
         axis.legend()
-    figure.tight_layout()
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "curves.png", dpi=100)

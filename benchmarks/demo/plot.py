@@ -1,4 +1,4 @@
-"""The demo's picture: the waveform by speaker, and its spectrogram with the captions."""
+"""The demo's picture: waveform coloured by speaker, spectrogram with captions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 WINDOW = 1024  # samples of one spectrum: 23 ms at 44.1 kHz
 TOP_HZ = 12_000  # speech has little above
-CHARACTERS = 190  # of caption that fit across the picture
+CHARACTERS = 190  # caption characters that fit across the picture
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 
 
 def plot(
     waveform: np.ndarray, sample_rate_hz: int, captions: Sequence[Caption], path: Path
 ) -> None:
-    """Draw it into a PNG file.
+    """Draw the picture into a PNG file.
 
     Args:
         waveform: float32 (samples,), in [-1, 1].
         sample_rate_hz: Samples per second.
-        captions: Who says what when.
-        path: The file.
+        captions: Lines with their speakers and places.
+        path: The PNG file.
     """
     figure = Figure(figsize=(14, 6), layout="constrained")
     wave, spectrum = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    # The floor stands in for silence, which has no decibels.
+    # Digital silence has no decibels, so a small constant is added.
     spectrum.specgram(
         waveform + 1e-6, NFFT=WINDOW, Fs=sample_rate_hz, noverlap=WINDOW // 2, cmap="magma"
     )

@@ -15,20 +15,21 @@ import numpy as np
 
 import voicereel.captions
 from benchmarks.demo.plot import plot
-from benchmarks.prepared import ROOT, console, prepared
-from launch.server import LaunchError, Server
-from voicereel import Audio, Client, ReelPiece, VoiceReelError, stream_script
+from benchmarks.prepared import ROOT, prepared, served
+from benchmarks.report import console
+from launch.server import LaunchError
+from voicereel import Audio, Client, ReelPiece, VoiceFeatures, VoiceReelError, stream_script
 
 OUT, VOICES = ROOT / "out", ROOT / "assets" / "voices"
-IN_FLIGHT = 4  # lines at a time
-MAX_FRAMES = 200  # 9 s: a line that does not end by itself
+IN_FLIGHT = 4  # lines that are spoken together
+MAX_FRAMES = 200  # 9 s: the limit of a line that does not end by itself
 
-SEED = 3  # of some that were tried, a recogniser hears its words best
-WORDS = {  # of the recordings, assets/voices/README.md
+SEED = 3  # of several tried, the one whose six lines a recogniser hears word for word
+WORDS = {  # spoken in the recordings, assets/voices/README.md
     "Alice": "Please bring me seven candles and some chocolate.",
     "Bob": "The train to Paris leaves at seven in the morning.",
 }
-SCRIPT = (  # of words that the demo voice knows, training/sentences.txt
+SCRIPT = (  # sentences that the demo voice can say, training/sentences.txt
     ("Alice", "Good morning, Bob. Did you sleep well?"),
     ("Bob", "Good morning, Alice. Let us begin."),
     ("Alice", "Did the captain find the guitar last night?"),
@@ -43,10 +44,10 @@ class Line:
     """A line of the script, spoken.
 
     Attributes:
-        speaker: Who says it.
-        text: What is said.
-        audio: How it sounds.
-        ttfa_s: Seconds from the beginning of the whole script to its first audio, heard in order.
+        speaker: Name of the speaker.
+        text: The line.
+        audio: The line, spoken.
+        ttfa_s: Seconds from the request for the script to the line's first audio, in order.
     """
 
     speaker: str
@@ -57,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Caption:
-    """When which line is heard: samples `start` to `end` of the whole."""
+    """A line and its place: samples `start` to `end` of the whole."""
 
     speaker: str
     text: str
@@ -71,8 +72,7 @@ def main() -> None:
         _, repository = prepared("demo", "demo")
         with (
             console.status("serving"),
-            Server(repository) as server,
-            Client(server.grpc_url, timeout_s=120) as client,
+            served(repository) as (_, client),
         ):
             lines, wall_s = speak(client)
     except (LaunchError, VoiceReelError, subprocess.CalledProcessError) as error:
@@ -87,13 +87,18 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def speak(client: Client) -> tuple[list[Line], float]:
-    """Speak the script, several lines at a time; returns also the seconds that took."""
-    voices = {
+def encoded(client: Client) -> dict[str, VoiceFeatures]:
+    """The features of both speakers, made by the server from the committed recordings."""
+    return {
         name: client.encode_voice(VOICES / f"{name.lower()}.flac", words)
         for name, words in WORDS.items()
     }
-    client.synthesize(SCRIPT[0][1], voices["Alice"], seed=0)  # first calls are slow: not counted
+
+
+def speak(client: Client) -> tuple[list[Line], float]:
+    """Speak the script, several lines at a time; returns the lines and the wall time in seconds."""
+    voices = encoded(client)
+    client.synthesize(SCRIPT[0][1], voices["Alice"], seed=0)  # untimed: the first call is slow
     script = [
         {"speaker_id": speaker, "text": text, "options": {"seed": SEED}} for speaker, text in SCRIPT
     ]
@@ -116,7 +121,7 @@ def _lines(pieces: Iterable[ReelPiece], begin: float) -> Iterator[Line]:
 
 
 def captions_of(lines: Iterable[Line]) -> list[Caption]:
-    """Where each line lies when they are heard one after the other."""
+    """The place of each line when they are played one after the other."""
     captions, start = [], 0
     for line in lines:
         end = start + len(line.audio.waveform)
@@ -126,7 +131,7 @@ def captions_of(lines: Iterable[Line]) -> list[Caption]:
 
 
 def srt(captions: Iterable[Caption], sample_rate_hz: int) -> str:
-    """Captions as a SubRip file, which knows milliseconds."""
+    """Captions as a SubRip file, to the millisecond."""
     return voicereel.captions.srt(
         voicereel.Caption(
             start=c.start / sample_rate_hz,

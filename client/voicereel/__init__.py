@@ -13,16 +13,17 @@ from voicereel.errors import (
     ServerUnavailable,
     VoiceReelError,
 )
-from voicereel.reel import (
+from voicereel.options import Options
+from voicereel.script.files import load_script
+from voicereel.script.segment import Segment, parse_script
+from voicereel.script.speak import (
     Reel,
     ReelPiece,
     stream_script,
     synthesize_script,
     synthesize_script_async,
 )
-from voicereel.request import Options, Voice
-from voicereel.script import Segment, load_script, parse_script
-from voicereel.voice import VoiceFeatures
+from voicereel.voice import Voice, VoiceFeatures
 
 __version__ = "0.1.0"
 

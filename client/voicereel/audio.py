@@ -1,4 +1,4 @@
-"""Audio in and out: recordings of a voice, and what the server speaks."""
+"""Audio in and out: recordings of a voice, and the speech that the server returns."""
 
 import os
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ import soxr
 
 from voicereel.errors import InvalidRequest
 
-# Of Fish-Speech's codec, in Hz. Sent along with every recording, so a server with another
-# codec refuses it rather than hearing it too fast.
+# Sample rate of Fish-Speech's codec. It is sent with every recording, so that a server with another
+# codec refuses the recording instead of encoding it at a wrong speed.
 CODEC_SAMPLE_RATE_HZ = 44_100
-MIN_RECORDING_S = 0.1  # shorter holds no voice
-# No checkpoint takes as much; the server knows its own, smaller limit. Keeps films off the wire.
+MIN_RECORDING_S = 0.1  # too short to hold a voice; the server has the same limit
+# Longer than any checkpoint takes (the server has its own limit), so that a file chosen by mistake
+# is refused before it is resampled and sent.
 MAX_RECORDING_S = 300.0
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
@@ -23,12 +24,13 @@ _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Speech, whole. Where an array of samples is expected, it is one: `np.asarray(audio)`.
+    """A complete utterance. It can be passed where NumPy expects an array of samples.
 
     Attributes:
         waveform: float32 (samples,), mono, in [-1, 1].
         sample_rate_hz: Samples per second.
-        finish_reason: "stop": said to its end; "length": cut off by `max_new_tokens`.
+        finish_reason: "stop": the text was said to its end; "length": cut off by `max_new_tokens`;
+            "runaway": stopped by the server, because the speech had become a loop.
     """
 
     waveform: np.ndarray
@@ -49,7 +51,7 @@ class Audio:
         """Write a .wav or .flac (16 bit), .ogg (Vorbis) or .mp3 file.
 
         Raises:
-            InvalidRequest: If the suffix is another one, or the file cannot be made.
+            InvalidRequest: If the suffix is none of these, or the file cannot be created.
         """
         with AudioWriter(path, self.sample_rate_hz) as writer:
             writer.write(self.waveform)
@@ -61,10 +63,10 @@ class AudioChunk:
 
     Attributes:
         waveform: float32 (samples,), mono, in [-1, 1]; only the last may be empty.
-        index: 0, 1, ...
-        is_last: Whether the speech is complete with it.
+        index: Position in the stream, from 0.
+        is_last: Whether the speech ends with this chunk.
         sample_rate_hz: Samples per second.
-        finish_reason: As in `Audio` with the last chunk, "" before.
+        finish_reason: As in `Audio`, with the last chunk; "" before.
     """
 
     waveform: np.ndarray
@@ -75,10 +77,11 @@ class AudioChunk:
 
 
 class AudioWriter:
-    """An audio file that grows; its kind follows from the suffix.
+    """An audio file written piece by piece, in the format of its suffix.
 
     Raises:
-        InvalidRequest: If the suffix is none of .wav, .flac, .ogg, .mp3, or it cannot be made.
+        InvalidRequest: If the suffix is none of .wav, .flac, .ogg, .mp3, or the file cannot be
+            created.
     """
 
     def __init__(self, path: str | os.PathLike[str], sample_rate_hz: int) -> None:
@@ -91,7 +94,7 @@ class AudioWriter:
             raise InvalidRequest(f"cannot write {path}: {error.error_string}") from None
 
     def write(self, waveform: np.ndarray) -> None:
-        """Append float32 (samples,) in [-1, 1]; what is louder is clipped, not wrapped around."""
+        """Append float32 (samples,) in [-1, 1]; louder samples are clipped."""
         block = self._file.samplerate  # libsndfile overflows its stack on long Vorbis writes
         for start in range(0, len(waveform), block):
             self._file.write(np.clip(waveform[start : start + block], -1.0, 1.0))
@@ -107,7 +110,7 @@ class AudioWriter:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuse a file name whose kind cannot be written, before anything is synthesised for it.
+    """Refuse a file name whose format cannot be written, before anything is synthesised for it.
 
     Raises:
         InvalidRequest: If the suffix is none of .wav, .flac, .ogg, .mp3.
@@ -117,10 +120,10 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a recording of any rate and number of channels as the server wants it.
+    """Read a recording of any rate and number of channels, and convert it for the server.
 
     Args:
-        path: WAV, FLAC, OGG, MP3 or whatever else libsndfile reads; 0.1 to 300 s long.
+        path: WAV, FLAC, OGG, MP3 or any other format that libsndfile reads; 0.1 to 300 s long.
 
     Returns:
         float32 (samples,), mono, 44.1 kHz, in [-1, 1].
@@ -139,11 +142,11 @@ def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise InvalidRequest(f"{path} holds NaN or infinity, expected samples in [-1, 1]")
     mono = soxr.resample(samples.mean(axis=1), sample_rate_hz, CODEC_SAMPLE_RATE_HZ)
-    return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots a little
+    return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots slightly
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """float32 (samples, channels), a moment more than allowed at most; and the rate in Hz."""
+    """Read float32 (samples, channels), up to a second more than allowed; and the rate in Hz."""
     if not Path(path).is_file():
         raise InvalidRequest(f"{path}: no such file")
     try:

@@ -1,4 +1,4 @@
-"""Captions: who says what from when to when, as dicts, SubRip, WebVTT and JSON."""
+"""Captions: who says what, from when to when; as dictionaries, SubRip, WebVTT and JSON."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from voicereel.errors import InvalidRequest
 
 
 class Caption(TypedDict):
-    """One segment as it is heard.
+    """One segment of a script, with its times in the audio.
 
     Attributes:
-        start: Seconds; `round(start * sample_rate_hz)` is its first sample in the audio.
-        end: Seconds; the same of the first sample after it.
-        speaker: Who says it.
-        text: What; if it failed and was skipped, that says so too.
-        error: Why it failed; only there if it did.
+        start: Seconds; `round(start * sample_rate_hz)` is the first sample of the segment.
+        end: Seconds; `round(end * sample_rate_hz)` is the first sample after the segment.
+        speaker: Who speaks.
+        text: What is said; the text of a skipped segment begins with "[not spoken: ...]".
+        error: Why the segment was skipped; absent if it was not.
     """
 
     start: float
@@ -29,7 +29,7 @@ class Caption(TypedDict):
 
 
 def srt(captions: Iterable[Caption]) -> str:
-    """Captions as a SubRip file, which knows milliseconds."""
+    """The text of a SubRip file; times are rounded to milliseconds."""
     return "\n".join(
         f"{number}\n{_clock(c['start'], ',')} --> {_clock(c['end'], ',')}\n"
         f"{_one_line(c['speaker'])}: {_one_line(c['text'])}\n"
@@ -38,7 +38,7 @@ def srt(captions: Iterable[Caption]) -> str:
 
 
 def vtt(captions: Iterable[Caption]) -> str:
-    """Captions as a WebVTT file, which knows milliseconds and speakers."""
+    """The text of a WebVTT file with speakers; times are rounded to milliseconds."""
     cues = [
         f"{_clock(c['start'], '.')} --> {_clock(c['end'], '.')}\n"
         f"<v {_escaped(c['speaker'])}>{_escaped(c['text'])}\n"
@@ -48,7 +48,7 @@ def vtt(captions: Iterable[Caption]) -> str:
 
 
 def as_json(captions: Iterable[Caption]) -> str:
-    """Captions as a JSON list, with times exact to the sample."""
+    """The text of a JSON list; times are exact to the sample."""
     return json.dumps(list(captions), ensure_ascii=False, indent=2) + "\n"
 
 
@@ -56,7 +56,7 @@ _WRITERS = {".srt": srt, ".vtt": vtt, ".json": as_json}
 
 
 def check_captions_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuse a file name whose kind cannot be written, before anything is synthesised for it.
+    """Refuse a file name whose format cannot be written, before anything is synthesised for it.
 
     Raises:
         InvalidRequest: If the suffix is none of .srt, .vtt, .json.
@@ -69,7 +69,7 @@ def save_captions(captions: Iterable[Caption], path: str | os.PathLike[str]) -> 
     """Write a .srt, .vtt or .json file.
 
     Raises:
-        InvalidRequest: If the suffix is another one, or the file cannot be made.
+        InvalidRequest: If the suffix is none of these, or the file cannot be created.
     """
     check_captions_suffix(path)
     text = _WRITERS[Path(path).suffix.lower()](captions)
@@ -87,10 +87,10 @@ def _clock(time_s: float, point: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks: an empty line would end the caption."""
+    """Replace line breaks by spaces, since an empty line would end the caption."""
     return " ".join(text.split())
 
 
 def _escaped(text: str) -> str:
-    """As WebVTT wants it: markup stays text, and no --> is left."""
+    """Escape WebVTT's markup, the arrow --> included."""
     return _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -8,22 +8,24 @@ from typing import Literal, TypeAlias
 
 from typing_extensions import Unpack
 
-from voicereel.answer import audio_from, chunk_from, features_from, in_order
 from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import VoiceReelError
-from voicereel.grpc_transport import GrpcTransport
-from voicereel.http_transport import HttpTransport
-from voicereel.request import Options, Tensors, Voice, recording_tensors, speech_request
-from voicereel.transport import Transport
-from voicereel.voice import VoiceFeatures
+from voicereel.options import Options
+from voicereel.transport.base import Tensors, Transport
+from voicereel.transport.grpc import GrpcTransport
+from voicereel.transport.http import HttpTransport
+from voicereel.transport.request import recording_tensors, speech_request
+from voicereel.transport.response import audio_from, chunk_from, features_from, in_order
+from voicereel.voice import Voice, VoiceFeatures
 
+DEFAULT_URL = "127.0.0.1:8001"  # gRPC port that tritonserver has by default
 Protocol: TypeAlias = Literal["grpc", "http"]
 FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")
-_READY_TIMEOUT_S = 10.0
+_READY_TIMEOUT_S = 10.0  # a server answers at once; longer means that it hangs
 
 
 class Client:
-    """A connection to a voicereel-triton server. Any number of threads may share one.
+    """A connection to a voicereel-triton server; may be shared by threads.
 
         with Client("127.0.0.1:8001") as client:
             client.synthesize("Hello.").save("hello.wav")
@@ -34,17 +36,17 @@ class Client:
 
     def __init__(
         self,
-        url: str = "127.0.0.1:8001",
+        url: str = DEFAULT_URL,
         protocol: Protocol = "grpc",
         timeout_s: float = 300.0,
     ) -> None:
-        """Connects with the first call.
+        """Prepare a connection, which is made with the first call.
 
         Args:
             url: HOST:PORT of Triton's gRPC (8001) or HTTP (8000) service.
-            protocol: Only gRPC streams.
-            timeout_s: For each call as a whole; calls may say otherwise. The server drops a
-                request that waits longer in its queues.
+            protocol: "http" cannot stream.
+            timeout_s: Seconds for each call as a whole, unless the call has its own. The server
+                drops a request that waits longer in its queues.
         """
         transports = {"grpc": GrpcTransport, "http": HttpTransport}
         if protocol not in transports:
@@ -68,7 +70,7 @@ class Client:
             voice: `VoiceFeatures`, the .npz file of some, or a recording (with voice_text);
                 None is the checkpoint's own voice.
             voice_text: The words spoken in the recording.
-            timeout_s: Instead of the client's.
+            timeout_s: Seconds for this call, instead of the client's.
             **options: See `Options`.
         """
         model, inputs = speech_request(text, voice, voice_text, options)
@@ -83,18 +85,18 @@ class Client:
         timeout_s: float | None = None,
         **options: Unpack[Options],
     ) -> Generator[AudioChunk]:
-        """Speak a text, chunk by chunk as the server makes them; the same audio as `synthesize`.
+        """Speak a text and yield the audio of `synthesize` in chunks, as the server makes them.
 
-        The arguments are those of `synthesize`. The request leaves with the first `next`; closing
-        the iterator (or leaving it to the garbage collector) cancels it. Chunks are fetched as
-        they come, however slowly they are consumed, so the timeout is for the server alone.
+        The arguments are those of `synthesize`. The request is sent with the first `next`; closing
+        the iterator, also by garbage collection, cancels it. Chunks are fetched as they arrive,
+        however slowly they are consumed, so the timeout is for the server alone.
 
         Raises:
-            ServerError: Also if the stream ends before its last chunk.
+            ServerError: If the request fails, or the stream ends before its last chunk.
         """
         model, inputs = speech_request(text, voice, voice_text, options)
-        answers = self._transport.stream(f"{model}_stream", inputs, self._timeout(timeout_s))
-        return _chunks(answers)
+        responses = self._transport.stream(f"{model}_stream", inputs, self._timeout(timeout_s))
+        return _chunks(responses)
 
     def encode_voice(
         self,
@@ -104,18 +106,18 @@ class Client:
         chunk_size_s: float | None = None,
         timeout_s: float | None = None,
     ) -> VoiceFeatures:
-        """Encode a recording of a voice, to be used for many texts.
+        """Encode a recording of a voice once, for any number of texts.
 
         Args:
             path: The recording, 5 to 30 s.
             text: The words spoken in it.
-            chunk_size_s: How much of it the server encodes at a time, at least a frame; the
-                features do not depend on it, the server's memory does. `math.inf`: all of it;
-                None: as the server likes it.
-            timeout_s: Instead of the client's.
+            chunk_size_s: Seconds that the server encodes at a time, at least a frame. The features
+                do not depend on it, the server's memory does. `math.inf` encodes in one pass;
+                None leaves the choice to the server.
+            timeout_s: Seconds for this call, instead of the client's.
 
         Returns:
-            Features of one recording; `+` joins those of several.
+            Features of this recording; `+` joins those of several.
         """
         inputs = recording_tensors(path, chunk_size_s)
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
@@ -125,7 +127,7 @@ class Client:
         """Whether the server as a whole, and each of its front doors, is ready.
 
         Raises:
-            ServerUnavailable: If nobody answers.
+            ServerUnavailable: If no server answers.
         """
         return {
             model or "server": self._transport.is_ready(model, _READY_TIMEOUT_S)
@@ -133,14 +135,14 @@ class Client:
         }
 
     def ready(self) -> bool:
-        """Whether every request would be taken now; False also if nobody answers."""
+        """Whether all front doors accept requests now; False also if no server answers."""
         try:
             return all(self.health().values())
         except VoiceReelError:
             return False
 
     def close(self) -> None:
-        """Cancel what is in flight and disconnect."""
+        """Cancel requests in flight and disconnect."""
         self._transport.close()
 
     def _timeout(self, timeout_s: float | None) -> float:
@@ -153,9 +155,9 @@ class Client:
         self.close()
 
 
-def _chunks(answers: Generator[Tensors]) -> Generator[AudioChunk]:
-    with closing(answers):
-        yield from in_order(map(chunk_from, answers))
+def _chunks(responses: Generator[Tensors]) -> Generator[AudioChunk]:
+    with closing(responses):
+        yield from in_order(map(chunk_from, responses))
 
 
 def _checked(timeout_s: float) -> float:

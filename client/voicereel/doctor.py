@@ -1,70 +1,70 @@
-"""What keeps this machine from speaking, each with how to mend it: `voicereel doctor`."""
+"""What keeps this machine from speaking, and how to fix it: the checks of `voicereel doctor`."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
-from voicereel.client import Client
+from voicereel.client import DEFAULT_URL, Client
 from voicereel.errors import ConfigurationError, InvalidRequest, VoiceReelError
 from voicereel.library import VoiceLibrary
-from voicereel.project import project_folder
+from voicereel.project import project_environment, project_folder
 from voicereel.settings import Settings, read_settings, suspicious_variables
 from voicereel.voice import VoiceFeatures
 
+Status: TypeAlias = Literal["ok", "warning", "broken"]
+
 
 class Finding(TypedDict):
-    """As launch.doctor of voicereel-triton prints them.
+    """The result of one check; `python -m launch.doctor` prints the server's as JSON of this shape.
 
     Attributes:
-        check: Its name.
+        check: Name of the check.
         status: "ok"; "warning": it works, or may; "broken": it does not.
-        found: In one line.
-        mend: What to do, if anything.
+        found: What was found, in one line.
+        fix: What to do, or "".
     """
 
     check: str
-    status: Literal["ok", "warning", "broken"]
+    status: Status
     found: str
-    mend: str
+    fix: str
 
 
 def examine(url: str | None, server_arguments: Sequence[str]) -> Iterator[Finding]:
-    """Check the client, and the server where this machine has the whole project.
+    """Check the client, and the server if this machine has a checkout of the project.
 
     Args:
-        url: Of a server that must answer; None: that of the settings, which may be down unless
-            VOICEREEL_URL names it.
-        server_arguments: Of `python -m launch.doctor`.
+        url: HOST:PORT of a server that must answer. None is the server of the settings, which
+            must answer only if VOICEREEL_URL names it or this machine cannot serve.
+        server_arguments: Arguments of `python -m launch.doctor`.
     """
     yield from _settings()
     try:
         settings = read_settings()
     except ConfigurationError:
-        settings = None  # said above
+        settings = None  # _settings() has reported it
     try:
         root = project_folder("serving")
     except ConfigurationError:
         yield _finding("project", "ok", "only the client is installed: speaks through a server")
         here: list[Finding] = []
     else:
-        here = _server_side(str(root), server_arguments)
+        here = _server_side(root, server_arguments)
     yield from here
     url = url or (settings.url if settings and "url" in settings.model_fields_set else None)
-    yield _answers(url or "127.0.0.1:8001", must=bool(url) or not here)
+    yield _service(url or DEFAULT_URL, must_answer=bool(url) or not here)
     if settings:
-        made_of = [f["found"] for f in here if f["check"] == "checkpoint" and f["status"] == "ok"]
-        yield from _voices(settings, made_of[0] if made_of else None)
+        ids = [f["found"] for f in here if f["check"] == "checkpoint" and f["status"] == "ok"]
+        yield from _voices(settings, ids[0] if ids else None)
 
 
-def _finding(
-    check: str, status: Literal["ok", "warning", "broken"], found: str, mend: str = ""
-) -> Finding:
-    return Finding(check=check, status=status, found=found, mend=mend)
+def _finding(check: str, status: Status, found: str, fix: str = "") -> Finding:
+    return Finding(check=check, status=status, found=found, fix=fix)
 
 
 def _settings() -> Iterator[Finding]:
@@ -77,11 +77,11 @@ def _settings() -> Iterator[Finding]:
         yield _finding("settings", "warning", suspicion, "rename or unset it")
 
 
-def _server_side(root: str, arguments: Sequence[str]) -> list[Finding]:
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+def _server_side(root: Path, arguments: Sequence[str]) -> list[Finding]:
+    """The findings of the server's own checks, which run in a process of their own."""
     done = subprocess.run(
         [sys.executable, "-m", "launch.doctor", *arguments],
-        env=os.environ | {"PYTHONPATH": path},
+        env=project_environment(root),
         capture_output=True,
         text=True,
     )
@@ -92,13 +92,14 @@ def _server_side(root: str, arguments: Sequence[str]) -> list[Finding]:
     return json.loads(done.stdout)
 
 
-def _answers(url: str, must: bool) -> Finding:
+def _service(url: str, must_answer: bool) -> Finding:
     try:
         with Client(url) as client:
             missing = [name for name, ready in client.health().items() if not ready]
     except VoiceReelError:
+        status: Status = "broken" if must_answer else "warning"
         start = "start it: voicereel serve (or make serve); another one: VOICEREEL_URL=HOST:PORT"
-        return _finding("service", "broken" if must else "warning", f"nobody at {url}", start)
+        return _finding("service", status, f"no answer from {url}", start)
     if missing:
         found = f"{url} answers, but not ready: {', '.join(missing)}"
         return _finding("service", "broken", found, "wait, or see the server's log")
@@ -106,8 +107,9 @@ def _answers(url: str, must: bool) -> Finding:
 
 
 def _voices(settings: Settings, checkpoint_id: str | None) -> Iterator[Finding]:
+    """Whether each voice that is kept can be read, and by the server of this machine if known."""
     library = VoiceLibrary(settings.voices)
-    names, fine = library.names(), 0
+    names, usable = library.names(), 0
     for name in names:
         path = library.path_of(name)
         again = f"voicereel voice add {name!r} RECORDING --text WORDS --force"
@@ -120,5 +122,5 @@ def _voices(settings: Settings, checkpoint_id: str | None) -> Iterator[Finding]:
             found = f"{name} was made by checkpoint {made_by}, the server has {checkpoint_id}"
             yield _finding("voices", "broken", found, again)
         else:
-            fine += 1
-    yield _finding("voices", "ok", f"{fine} of {len(names)} usable in {settings.voices}")
+            usable += 1
+    yield _finding("voices", "ok", f"{usable} of {len(names)} usable in {settings.voices}")

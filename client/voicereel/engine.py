@@ -1,4 +1,4 @@
-"""VoiceReel's engine, the same over every speaker: recordings to features, scripts to speech."""
+"""VoiceReel's engine: recordings become features, scripts become speech, with any `Speaker`."""
 
 import logging
 import math
@@ -12,14 +12,13 @@ from typing_extensions import Unpack
 
 from voicereel.errors import InvalidRequest
 from voicereel.performance_optimizer import PerformanceMonitor, meets_target
-from voicereel.reel import ScriptOptions, synthesize_script
-from voicereel.reel_pieces import Reel
-from voicereel.request import Voice
-from voicereel.script import ScriptLike
-from voicereel.script_flight import Progress
+from voicereel.script.reel import Reel
+from voicereel.script.segment import ScriptLike
+from voicereel.script.speak import ScriptOptions, synthesize_script
+from voicereel.script.synthesis import Progress
 from voicereel.settings import Settings
 from voicereel.speaker import Speaker
-from voicereel.voice import VoiceFeatures
+from voicereel.voice import Voice, VoiceFeatures
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -27,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Of `get_optimized_engine()`. Any number of threads may share one.
+    """What `get_optimized_engine()` returns; may be shared by threads.
 
     Attributes:
-        monitor: Times of its stages so far: "features", "synthesis", "warm-up".
+        monitor: Times of the stages "features", "synthesis" and "warm-up".
     """
 
     def __init__(self, speaker: Speaker, settings: Settings) -> None:
@@ -49,14 +48,15 @@ class Engine:
         Args:
             audio_path: A recording of 5 to 30 s, or several of the same voice.
             reference_text: The words spoken in it, or in each.
-            use_chunking: Encode a recording piece by piece, in memory that does not grow with its
-                length; False: in one pass. The features are the same. (The regular engine does
-                what upstream does: one pass.)
-            chunk_size: Length of the pieces, seconds: the shorter, the less memory (S1-mini's
-                size on a CPU: 0.6 GB for 3 s, 1.7 GB and half as much time again for 10 s).
+            use_chunking: True encodes a recording in pieces, in memory that does not grow with its
+                length; False in one pass. The features are the same. (The regular engine always
+                encodes in one pass, as upstream does.)
+            chunk_size: Seconds of each piece; shorter ones need less memory (at S1-mini's size on
+                a CPU: 0.6 GB for 3 s; 1.7 GB and one and a half times the time for 10 s).
 
         Raises:
-            InvalidRequest: If recordings and texts do not fit together, or one is unusable.
+            InvalidRequest: If the numbers of recordings and texts differ, or a recording is
+                unusable.
         """
         if use_chunking and not chunk_size > 0:
             raise InvalidRequest(f"chunk_size is {chunk_size}, expected seconds above 0")
@@ -82,20 +82,21 @@ class Engine:
         progress: Progress | None = None,
         **how: Unpack[ScriptOptions],
     ) -> Reel:
-        """Speak a script: `audio, captions = ...`.
+        """Speak a script into `audio, captions`.
 
         Args:
             script: Segments: `{"speaker_id", "text"}`, see `voicereel.Segment`.
             speaker_features: The voice of each speaker: features, or the .npz file of some.
-            use_parallel: False: one segment at a time, whatever VOICEREEL_PARALLEL_SYNTHESIS says.
-            progress: As of `voicereel.synthesize_script`.
-            **how: See `voicereel.reel.ScriptOptions`; max_workers is VOICEREEL_MAX_WORKERS if
-                left out.
+            use_parallel: False sends one segment at a time, whatever VOICEREEL_PARALLEL_SYNTHESIS
+                says.
+            progress: As in `voicereel.synthesize_script`.
+            **how: See `voicereel.script.speak.ScriptOptions`; max_workers is
+                VOICEREEL_MAX_WORKERS if left out.
 
         Returns:
-            The audio, which is an array of float32 samples wherever one is expected and has
-            `sample_rate_hz`, `duration_s` and `save(path)`; and for each segment
-            `{"start", "end", "speaker", "text"}`, times in seconds.
+            The audio, which NumPy takes as an array of float32 samples and which has
+            `sample_rate_hz`, `duration_s` and `save(path)`; and for each segment a caption,
+            `{"start", "end", "speaker", "text"}` with times in seconds.
 
         Raises:
             VoiceReelError: As `voicereel.synthesize_script` does.
@@ -109,18 +110,14 @@ class Engine:
             )
         finally:
             wall_s = self.monitor.end_timer("synthesis")
-        audio_s = reel.audio.duration_s
-        rtf = wall_s / audio_s if audio_s else 0.0
-        logger.info(f"Synthesis complete: {audio_s:.1f}s audio in {wall_s:.1f}s (RTF: {rtf:.2f})")
-        if meets_target(audio_s, wall_s):
-            logger.info("Performance target achieved: 30s audio in ≤8s!")
+        _log_speed(reel.audio.duration_s, wall_s)
         return reel
 
     def _warmup_models(self) -> None:
-        """Speak a few frames, as many segments at once as later: first calls are slow.
+        """Speak a few frames with all workers at once, since a server's first requests are slow.
 
         Raises:
-            ServerUnavailable: If there is no server.
+            ServerUnavailable: If no server answers.
         """
         workers = self._settings.max_workers if self._settings.parallel_synthesis else 1
         script = [{"speaker_id": "warm-up", "text": "Hello."}] * workers
@@ -128,3 +125,10 @@ class Engine:
             synthesize_script(
                 self._speaker, script, {"warm-up": None}, max_workers=workers, max_new_tokens=8
             )
+
+
+def _log_speed(audio_s: float, wall_s: float) -> None:
+    rtf = wall_s / audio_s if audio_s else 0.0
+    logger.info(f"Synthesis complete: {audio_s:.1f}s audio in {wall_s:.1f}s (RTF: {rtf:.2f})")
+    if meets_target(audio_s, wall_s):
+        logger.info("Performance target achieved: 30s audio in ≤8s!")

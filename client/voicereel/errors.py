@@ -4,7 +4,7 @@ import re
 
 
 class VoiceReelError(Exception):
-    """Base of everything this package raises about a request or a server."""
+    """Base of every error that this package raises about a request or a server."""
 
 
 class InvalidRequest(VoiceReelError):
@@ -12,52 +12,63 @@ class InvalidRequest(VoiceReelError):
 
 
 class ConfigurationError(VoiceReelError):
-    """This machine is not set up for what was asked; the message says how to mend it."""
+    """This machine is not set up for the call; the message says how to fix it."""
 
 
 class ServerUnavailable(VoiceReelError):
-    """Nobody answers at the address, or the server does not serve the model (yet)."""
+    """No server answers at the address, or it does not serve the model, or not yet."""
 
 
 class Overloaded(VoiceReelError):
-    """The server is up but has too much to do: try another replica, or later."""
+    """The server answers but has too much to do: try another replica, or later."""
 
 
 class DeadlineExceeded(VoiceReelError):
-    """The answer was not complete within the timeout."""
+    """The response was not complete within the timeout."""
 
 
 class Cancelled(VoiceReelError):
-    """The request was cancelled before it was done."""
+    """The request was cancelled before it was complete."""
 
 
 class ServerError(VoiceReelError):
-    """The server failed, or its answer breaks the contract; audio so far is incomplete."""
+    """The server failed, or its response breaks the contract; audio so far is incomplete."""
 
 
-# What is said counts more than the status: a stream's errors come without one, and a unary front
-# door sees every error of the models behind it as INTERNAL (Triton 24.10). Our models say which
-# kind it is (ensemble/serving/wire.py); the other words are Triton's own.
-_BY_WORDS = (
-    (re.compile(r"\bfish_\w+: invalid request: "), InvalidRequest),
-    (re.compile(r"\bfish_\w+: overloaded: "), Overloaded),
-    (re.compile(r"\bfish_\w+: cancelled: its timeout"), DeadlineExceeded),
-    (re.compile(r"\bfish_\w+: cancelled: "), Cancelled),
-    (re.compile(r"Exceeds maximum queue size|Request timeout expired"), Overloaded),
-    (re.compile(r"Request for unknown model"), ServerUnavailable),
-)
-# By the names of gRPC's status codes; what is in neither table is a ServerError.
-_BY_STATUS = {
+# An error is classified by its words first: on a stream it has no status, and a unary front door
+# gets every error of the models behind it as INTERNAL (Triton 24.10). So the models write the kind
+# of an error into its message, "MODEL: KIND: ..."; a test compares the kinds with those of
+# ensemble/contract/errors.py. The first entry that fits counts.
+KINDS = {
+    "invalid request: ": InvalidRequest,
+    "overloaded: ": Overloaded,
+    "cancelled: its timeout": DeadlineExceeded,
+    "cancelled: ": Cancelled,
+}
+TRITONS_WORDS = {  # messages of Triton itself
+    "Exceeds maximum queue size": Overloaded,
+    "Request timeout expired": Overloaded,
+    "Request for unknown model": ServerUnavailable,
+}
+STATUSES = {  # names of gRPC's status codes, for messages without known words
     "INVALID_ARGUMENT": InvalidRequest,
     "UNAVAILABLE": ServerUnavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
 }
+_KIND = re.compile(rf"\bfish_\w+: ({'|'.join(KINDS)})")
 
 
 def error_for(status: str, message: str) -> VoiceReelError:
-    """The typed error for a message of the server and a gRPC status name, "" if there is none."""
-    for words, kind in _BY_WORDS:
-        if words.search(message):
-            return kind(message)
-    return _BY_STATUS.get(status, ServerError)(message)
+    """The error for a message of the server; a `ServerError` if it fits no table.
+
+    Args:
+        status: Name of the gRPC status, "" if there is none.
+        message: The server's message.
+    """
+    if found := _KIND.search(message):
+        return KINDS[found[1]](message)
+    for words, error in TRITONS_WORDS.items():
+        if words in message:
+            return error(message)
+    return STATUSES.get(status, ServerError)(message)

@@ -1,4 +1,4 @@
-"""VoiceReel's engine of this process.
+"""VoiceReel's engine: one for a process, shared by its threads.
 
 from voicereel.fish_speech_optimized import get_optimized_engine
 
@@ -19,15 +19,15 @@ _engines: dict[str, Engine] = {}
 
 
 def get_optimized_engine(url: str | None = None) -> Engine:
-    """The engine of this process, the same one for every caller and thread.
+    """The engine of this process for a server; every call returns the same object.
 
-    It speaks through a running server and connects with its first call. With
-    VOICEREEL_USE_OPTIMIZED=false it is the regular one: upstream's own code in this process, with
-    the checkpoint of VOICEREEL_CHECKPOINT, one request at a time.
+    It speaks through a running server and connects with its first request. With
+    VOICEREEL_USE_OPTIMIZED=false it is the regular engine instead: upstream's code in this process,
+    with the checkpoint of VOICEREEL_CHECKPOINT, one request at a time.
 
     Args:
         url: HOST:PORT of the server's gRPC service; VOICEREEL_URL if left out, which is
-            127.0.0.1:8001 by default. There is one engine for each.
+            127.0.0.1:8001 by default.
 
     Raises:
         ConfigurationError: If a variable is wrong, or this machine cannot run the regular engine.

@@ -1,6 +1,7 @@
-"""The regular speaker: genuine upstream code in this process, to compare with. Needs torch.
+"""The regular speaker: upstream's code in this process, as a baseline to compare with.
 
-Nothing of it is imported before it is asked for: the client itself stays light.
+It needs torch and a checkout of voicereel-triton, which are imported when a `RegularSpeaker` is
+created; importing this module needs neither.
 """
 
 import importlib
@@ -14,20 +15,20 @@ from typing_extensions import Unpack
 
 from voicereel.audio import Audio, read_recording
 from voicereel.errors import ConfigurationError, InvalidRequest
+from voicereel.options import Options, option_tensors
 from voicereel.project import project_folder
-from voicereel.request import Options, Voice, option_tensors
-from voicereel.voice import VoiceFeatures
+from voicereel.voice import Voice, VoiceFeatures
 
 
 class RegularSpeaker:
-    """Says one text after the other, however many threads ask. Timeouts are not kept.
+    """Speaks one text at a time, whichever threads call; ignores timeouts.
 
     Attributes:
-        checkpoint_id: Of the checkpoint; features of another one are refused.
+        checkpoint_id: Identifies the checkpoint; features of another one are refused.
     """
 
     def __init__(self, checkpoint: Path | None) -> None:
-        """Load a checkpoint folder; None: the only one in the project's checkpoints/.
+        """Load a checkpoint folder; None is the only one in the project's checkpoints/.
 
         Raises:
             ConfigurationError: If there is no such checkpoint, or no torch to run it.
@@ -50,7 +51,7 @@ class RegularSpeaker:
         timeout_s: float | None = None,
         **options: Unpack[Options],
     ) -> Audio:
-        """As `Client.synthesize`; streaming options change nothing."""
+        """Speak a text, like `Client.synthesize`; streaming options have no effect."""
         if isinstance(voice, str | os.PathLike):
             is_encoded = voice_text is None
             voice = (
@@ -73,7 +74,7 @@ class RegularSpeaker:
     def encode_voice(
         self, path: str | os.PathLike[str], text: str, *, chunk_size_s: float | None = None
     ) -> VoiceFeatures:
-        """As `Client.encode_voice`; upstream encodes in one pass, whatever the chunk size."""
+        """Encode a recording, like `Client.encode_voice`, in one pass whatever the chunk size."""
         recording = read_recording(path)
         try:
             with self._lock:

@@ -1,4 +1,4 @@
-"""Voices kept by name: a folder of voice files."""
+"""The voices that a user keeps by name: a folder of voice files."""
 
 import os
 import re
@@ -7,24 +7,25 @@ from pathlib import Path
 from voicereel.errors import InvalidRequest
 from voicereel.voice import VoiceFeatures
 
-_NAME = re.compile(r"\w[\w .-]{0,63}")  # of any script; never a path
+# Letters of any script; no slash and no leading dot, so that a name never becomes a path.
+_NAME = re.compile(r"\w[\w .-]{0,63}")
 
 
 class VoiceLibrary:
-    """`FOLDER/NAME.npz`; made with the first voice.
+    """Voice files `FOLDER/NAME.npz`; the folder is created with the first voice.
 
     Attributes:
-        folder: Where the voices lie.
+        folder: The folder of the voice files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path_of(self, name: str) -> Path:
-        """Where the voice of this name lies, or would.
+        """The file of the voice of this name, whether it exists or not.
 
         Raises:
-            InvalidRequest: If it is no name.
+            InvalidRequest: If the name is not allowed.
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
@@ -36,10 +37,10 @@ class VoiceLibrary:
         return bool(_NAME.fullmatch(name)) and self.path_of(name).is_file()
 
     def add(self, name: str, voice: VoiceFeatures, *, replace: bool = False) -> Path:
-        """Keep a voice; returns its file.
+        """Save a voice and return its file.
 
         Raises:
-            InvalidRequest: If there is one of this name already, or it cannot be written.
+            InvalidRequest: If a voice of this name exists, or the file cannot be written.
         """
         path = self.place_for(name, replace=replace)
         try:
@@ -52,21 +53,21 @@ class VoiceLibrary:
         return path
 
     def place_for(self, name: str, *, replace: bool) -> Path:
-        """Where a voice may be added; errors as in `add`."""
+        """The file that `add` would write, with the errors of `add`."""
         path = self.path_of(name)
         if path.exists() and not replace:
             raise InvalidRequest(f"voice {name} exists: {path}. Replace it with --force")
         return path
 
     def names(self) -> list[str]:
-        """Of all voices, sorted."""
+        """The names of all voices, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.npz"))
 
     def find(self, given: str) -> Path:
-        """The file of a voice given by name, or as a file.
+        """The file of a voice that is given by name or as a file.
 
         Raises:
-            InvalidRequest: If there is neither.
+            InvalidRequest: If there is neither a file nor a voice of that name.
         """
         if Path(given).suffix.lower() == ".npz" or os.path.isfile(given):
             return Path(given)

@@ -1,4 +1,4 @@
-"""Where the time of a synthesis goes, and whether it meets the target.
+"""Times the stages of a synthesis, and tells whether it meets the target.
 
 monitor = PerformanceMonitor()
 monitor.start_timer("synthesis")
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-TARGET_AUDIO_S, TARGET_WALL_S = 30.0, 8.0
-# Half a minute of audio in 8 s is a rate. Less audio is held to the same rate, but a second or two
-# say nothing of it: requests have hardly been in flight together then.
+TARGET_AUDIO_S, TARGET_WALL_S = 30.0, 8.0  # VoiceReel's target: so much audio in so much time
+# Other lengths are held to the same rate. Below half of that length the rate says little, because
+# start-up dominates and few requests have been in flight at a time.
 MIN_TARGET_AUDIO_S = TARGET_AUDIO_S / 2
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StageTime:
-    """How long a stage took, over all its runs, in seconds."""
+    """The duration of a stage over all its runs, in seconds."""
 
     calls: int = 0
     total_s: float = 0.0
@@ -37,7 +37,7 @@ class StageTime:
 
 
 class PerformanceMonitor:
-    """Timers by name of a stage; any thread may run a stage of its own beside others."""
+    """Timers of named stages; each thread has its own, and their times are added up."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,15 +45,15 @@ class PerformanceMonitor:
         self._stages: dict[str, StageTime] = defaultdict(StageTime)
 
     def start_timer(self, name: str) -> None:
-        """Begin a stage of this thread; begun again, it is timed from now."""
+        """Start the timer of a stage in this thread, or restart it."""
         with self._lock:
             self._begun[name, threading.get_ident()] = time.perf_counter()
 
     def end_timer(self, name: str) -> float:
-        """End it; returns its seconds.
+        """Stop the timer of a stage and return its seconds.
 
         Raises:
-            ValueError: If this thread has begun no such stage.
+            ValueError: If this thread has not started that timer.
         """
         now = time.perf_counter()
         with self._lock:
@@ -68,7 +68,7 @@ class PerformanceMonitor:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """A stage as a `with` block; ended also when it fails."""
+        """Time a `with` block, also when it raises."""
         self.start_timer(name)
         try:
             yield
@@ -77,7 +77,7 @@ class PerformanceMonitor:
 
     @property
     def stages(self) -> dict[str, StageTime]:
-        """What was timed so far, a copy, in the order of the first run."""
+        """A copy of all times so far, in the order of the first run."""
         with self._lock:
             return {name: StageTime(**vars(stage)) for name, stage in self._stages.items()}
 
@@ -99,10 +99,10 @@ class PerformanceMonitor:
 
 
 def allowed_s(audio_s: float) -> float:
-    """Seconds in which so much audio must be there: 8 for 30, and in proportion."""
+    """Seconds allowed for so much audio: 8 for 30, and in proportion."""
     return TARGET_WALL_S * audio_s / TARGET_AUDIO_S
 
 
 def meets_target(audio_s: float, wall_s: float) -> bool:
-    """Whether a synthesis was fast enough, and long enough to tell."""
+    """Whether a synthesis was fast enough, and long enough to judge."""
     return audio_s >= MIN_TARGET_AUDIO_S and wall_s <= allowed_s(audio_s)

@@ -1,7 +1,7 @@
 """The documented environment variables, checked once.
 
-The server reads those marked so from its own environment (ensemble/contract/settings.py of
-voicereel-triton): same names, same values, same defaults.
+Those marked `server` are read by the server from its own environment. Names, values and defaults
+are those of ensemble/contract/settings.py of voicereel-triton; a test holds the two equal.
 """
 
 import difflib
@@ -15,6 +15,7 @@ import typer
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from voicereel.client import DEFAULT_URL
 from voicereel.errors import ConfigurationError
 
 
@@ -23,7 +24,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flag(value: Any) -> Any:
-    """Pydantic would take yes, on and t, which the server refuses."""
+    """Accept true, 1, false and 0. Pydantic accepts yes, on and t too, but the server does not."""
     value = _plain(value)
     if isinstance(value, str) and value not in ("true", "1", "false", "0"):
         raise ValueError("not a flag")
@@ -35,7 +36,7 @@ def _device(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Digits only: pydantic would take 4.0 and 1_000, which the server refuses."""
+    """Accept digits. Pydantic accepts 4.0 and 1_000 too, but the server does not."""
     if isinstance(value, str) and not value.strip().isdecimal():
         raise ValueError("not a whole number")
     return value
@@ -46,26 +47,26 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Settings(BaseSettings):
-    """What is in force in this process. Each field is one variable, its alias."""
+    """The values in force in this process. The alias of a field is its environment variable."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
 
     use_optimized: Flag = Field(
         True,
         alias="VOICEREEL_USE_OPTIMIZED",
-        description="get_optimized_engine() speaks through Triton; false: upstream in process",
+        description="true: speak through Triton; false: with upstream's code in this process",
         json_schema_extra={"expected": "true or false"},
     )
-    compiled: Flag = Field(
+    use_kernels: Flag = Field(
         True,
         alias="FISH_SPEECH_COMPILE",
-        description="compiled artefacts; false: plain TorchScript",
+        description="true: the codec runs on this project's CPU kernels; false: on TorchScript",
         json_schema_extra={"expected": "true or false", "server": True},
     )
     parallel_synthesis: Flag = Field(
         True,
         alias="VOICEREEL_PARALLEL_SYNTHESIS",
-        description="segments of a script in flight together",
+        description="true: several segments of a script in flight at a time; false: one",
         json_schema_extra={"expected": "true or false"},
     )
     max_workers: Whole = Field(
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         alias="VOICEREEL_MAX_WORKERS",
-        description="how many of them",
+        description="segments in flight at a time, at most",
         json_schema_extra={"expected": "1 to 1024"},
     )
     batch_size: Whole = Field(
@@ -81,13 +82,13 @@ class Settings(BaseSettings):
         ge=0,
         le=1024,
         alias="VOICEREEL_BATCH_SIZE",
-        description="requests decoded together; 0: automatic",
+        description="requests in a decode batch, at most; 0: as many as memory allows",
         json_schema_extra={"expected": "0 (automatic) to 1024", "server": True},
     )
     device: Annotated[Literal["cpu", "cuda"] | None, BeforeValidator(_device)] = Field(
         None,
         alias="FISH_SPEECH_DEVICE",
-        description="cpu or cuda; left out: cuda if there is one",
+        description="cpu or cuda; left out: cuda if there is a GPU",
         json_schema_extra={"expected": "cpu or cuda", "server": True},
     )
     precision: Annotated[
@@ -95,7 +96,7 @@ class Settings(BaseSettings):
     ] = Field(
         "half",
         alias="FISH_SPEECH_PRECISION",
-        description="half: fp16 on a GPU, bf16 on a CPU that has it; full: fp32; int8: on a CPU",
+        description="half: fp16 on a GPU, bf16 on a CPU; full: fp32; int8: 8-bit weights on a CPU",
         json_schema_extra={"expected": "half, full, int8, bf16 or fp16", "server": True},
     )
     llama_threads: Whole = Field(
@@ -103,20 +104,20 @@ class Settings(BaseSettings):
         ge=0,
         le=1024,
         alias="VOICEREEL_LLAMA_THREADS",
-        description="CPU threads of the LLaMA stage; 0: as many as there are cores",
+        description="CPU threads of the LLaMA stage; 0: one for each core",
         json_schema_extra={"expected": "0 (automatic) to 1024", "server": True},
     )
     url: str = Field(
-        "127.0.0.1:8001",
+        DEFAULT_URL,
         pattern=r"^[^\s/]+:\d+$",
         alias="VOICEREEL_URL",
-        description="the server's gRPC address",
+        description="address of the server's gRPC service",
         json_schema_extra={"expected": "HOST:PORT"},
     )
     checkpoint: Path | None = Field(
         None,
         alias="VOICEREEL_CHECKPOINT",
-        description="folder of the checkpoint that the regular engine speaks with",
+        description="folder of the checkpoint for upstream's code in this process",
     )
     voices: Path = Field(
         default_factory=lambda: Path(typer.get_app_dir("voicereel"), "voices"),
@@ -127,14 +128,14 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True)
 class Setting:
-    """One variable as it stands.
+    """One environment variable and its value.
 
     Attributes:
         variable: Its name.
-        value: In force.
-        origin: "environment" or "default".
-        read_by: "server" if the server reads its own, else "client".
-        meaning: What it does.
+        value: The value in force.
+        origin: Where the value is from.
+        read_by: "server" if the server reads it from its own environment, else "client".
+        meaning: Its effect.
     """
 
     variable: str
@@ -146,7 +147,7 @@ class Setting:
 
 @functools.cache
 def settings() -> Settings:
-    """Of this process, parsed with the first call.
+    """The settings of this process, parsed with the first call.
 
     Raises:
         ConfigurationError: Names every variable that is wrong, its value and what was expected.
@@ -155,7 +156,7 @@ def settings() -> Settings:
 
 
 def read_settings() -> Settings:
-    """Of the environment as it is now; errors as in `settings`."""
+    """Parse the environment as it is now; errors are those of `settings`."""
     try:
         return Settings()  # pyright: ignore[reportCallIssue] (the environment gives them)
     except ValidationError as error:
@@ -163,7 +164,7 @@ def read_settings() -> Settings:
 
 
 def listed(found: Settings) -> list[Setting]:
-    """Every variable, in the order of the documentation."""
+    """Every variable with its value, in the order of the documentation."""
     return [
         Setting(
             str(field.alias),
@@ -177,11 +178,11 @@ def listed(found: Settings) -> list[Setting]:
 
 
 def suspicious_variables() -> list[str]:
-    """Variables that look like a misspelt one of ours, each with what it may mean."""
+    """Messages about variables that look like a misspelt one of this project."""
     known = [str(field.alias) for field in Settings.model_fields.values()]
     ours = [v for v in os.environ if v.startswith(("VOICEREEL_", "FISH_SPEECH_"))]
     return [
-        f"{variable} is not read by anybody: is it {close[0]}?"
+        f"{variable} is read by no program: did you mean {close[0]}?"
         for variable in sorted(ours)
         if variable not in known
         and (close := difflib.get_close_matches(variable, known, n=1, cutoff=0.85))
@@ -195,9 +196,9 @@ def _extra(name: str) -> dict[str, Any]:
 
 def _explained(error: ValidationError) -> list[str]:
     names = {field.alias: name for name, field in Settings.model_fields.items()}
-    said = []
+    problems = []
     for found in error.errors(include_url=False):
         variable = str(found["loc"][0])
         expected = _extra(names[variable]).get("expected", found["msg"])
-        said.append(f"{variable} is {found['input']!r}, expected {expected}")
-    return said
+        problems.append(f"{variable} is {found['input']!r}, expected {expected}")
+    return problems

@@ -1,4 +1,4 @@
-"""What scripts are spoken with: a `Client`, or upstream's model in this process."""
+"""The interface that scripts need: a `Client` has it, and upstream's model in this process."""
 
 import os
 from typing import Protocol
@@ -6,12 +6,12 @@ from typing import Protocol
 from typing_extensions import Unpack
 
 from voicereel.audio import Audio
-from voicereel.request import Options, Voice
-from voicereel.voice import VoiceFeatures
+from voicereel.options import Options
+from voicereel.voice import Voice, VoiceFeatures
 
 
 class Speaker(Protocol):
-    """Encodes voices and says texts; any thread may use it."""
+    """Encodes voices and speaks texts; may be shared by threads."""
 
     def synthesize(
         self,

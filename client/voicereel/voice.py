@@ -1,4 +1,4 @@
-"""A voice, encoded once by the server and passed with every request: the speaker's features."""
+"""Voice features: recordings of a speaker, encoded once and sent with every request."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,16 +16,16 @@ from voicereel.errors import InvalidRequest
 
 @dataclass(frozen=True, eq=False)
 class VoiceFeatures:
-    """One or more recordings of a voice as codes, with their words.
+    """One or more recordings of a voice as codec codes, with their texts.
 
     Attributes:
-        codes: int64 (codebooks, frames), all recordings one after the other, without padding.
+        codes: int64 (codebooks, frames), the recordings concatenated, without padding.
         frames: Frames of each recording.
-        texts: What is said in each recording.
-        checkpoint_id: The checkpoint that made the codes; another one cannot read them.
+        texts: The words spoken in each recording.
+        checkpoint_id: The checkpoint that made the codes; no other one can use them.
 
     Raises:
-        InvalidRequest: If these do not fit together.
+        InvalidRequest: If the attributes contradict each other.
     """
 
     codes: np.ndarray
@@ -50,7 +50,7 @@ class VoiceFeatures:
             )
 
     def __add__(self, other: "VoiceFeatures") -> "VoiceFeatures":
-        """The same voice, known by the recordings of both."""
+        """A voice with the recordings of both."""
         if self.checkpoint_id != other.checkpoint_id or len(self.codes) != len(other.codes):
             raise InvalidRequest(
                 f"voices of checkpoints {self.checkpoint_id!r} and {other.checkpoint_id!r} cannot "
@@ -64,14 +64,14 @@ class VoiceFeatures:
         )
 
     def split_codes(self) -> list[np.ndarray]:
-        """Codes of each recording: int64 (codebooks, its frames)."""
+        """The codes of each recording: int64 (codebooks, its frames)."""
         return np.split(self.codes, np.cumsum(self.frames)[:-1], axis=1)
 
     @property
     def sha256(self) -> str:
-        """Hash of everything in it; kept in the file to notice damage."""
-        said = [self.checkpoint_id, self.texts, self.frames, self.codes.shape]
-        digest = hashlib.sha256(json.dumps(said).encode())
+        """Hash of all attributes; the file holds it too, so that damage is noticed."""
+        content = [self.checkpoint_id, self.texts, self.frames, self.codes.shape]
+        digest = hashlib.sha256(json.dumps(content).encode())
         digest.update(np.ascontiguousarray(self.codes, "<i8").tobytes())
         return digest.hexdigest()
 
@@ -89,10 +89,10 @@ class VoiceFeatures:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "VoiceFeatures":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            InvalidRequest: If there is no such file, it is no voice, or it was changed.
+            InvalidRequest: If there is no such file, it is no voice file, or it was changed.
         """
         try:
             with Path(path).open("rb") as file:
@@ -119,7 +119,10 @@ class VoiceFeatures:
         return voice, str(arrays["sha256"])
 
 
-# What numpy.load and the unpacking above raise for files of other kinds.
+# A voice can be given as its features, as a .npz file of features, or as a recording.
+Voice: TypeAlias = str | os.PathLike[str] | VoiceFeatures
+
+# Errors of numpy.load and of `_from` for files that are no voice files.
 _NOT_A_VOICE = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError,
     zipfile.BadZipFile, zlib.error, InvalidRequest,

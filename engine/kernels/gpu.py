@@ -236,8 +236,8 @@ def _sample(
     best, first = tl.max(x, 0), tl.argmax(x, 0)
     mass = tl.exp(x - best)
     mass /= tl.sum(mass, 0)
-    # Integers in the order of the numbers; a binary search finds the least one for which the mass of
-    # all from it on is within top_p.
+    # Integers in the order of the numbers. A binary search finds the least one for which the mass
+    # of all from it on is within top_p.
     bits = x.to(tl.int32, bitcast=True)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
     low, high = tl.min(order, 0) - 1, tl.max(order, 0) + 1

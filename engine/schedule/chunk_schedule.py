@@ -24,7 +24,7 @@ import numpy as np
 
 from engine.schedule.pacing import Pace
 from ensemble.contract.facts import Facts
-from ensemble.contract.tensors import LONGEST_CHUNK
+from ensemble.contract.options import LONGEST_CHUNK
 from ensemble.contract.window import Window
 
 LAST_GRAIN = 8  # frames; the last window is padded to a multiple, so that few shapes occur

@@ -5,28 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ensemble.contract.options import Sampling
 from ensemble.contract.window import Window
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Options of one request; `ensemble.contract.options` checks their ranges.
-
-    Attributes:
-        seed: The result depends on it, the prompt and these options alone.
-        temperature: 0 is greedy.
-        top_p, repetition_penalty: The meaning is upstream's.
-        max_new_tokens: Frames, at most.
-        first_chunk_frames, max_chunk_frames: See `engine.schedule.chunk_schedule`.
-    """
-
-    seed: int = 0
-    temperature: float = 0.8
-    top_p: float = 0.8
-    repetition_penalty: float = 1.1
-    max_new_tokens: int = 1024
-    first_chunk_frames: int = 8
-    max_chunk_frames: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,14 @@ from engine.lm.runner import Runner
 from engine.schedule.batch import Batch
 from engine.schedule.generation import Generation
 from engine.schedule.memory import kv_bytes_per_position, out_of_memory
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.stats import EngineStats
 from engine.schedule.step import PREFILL_SLICE, Stepper
+from ensemble.contract.errors import CancelledError, OverloadedError
+from ensemble.contract.options import Sampling
 
 log = logging.getLogger("fish_llama")
 CHECKS_PER_STEP = 4  # waiting requests; each check is a round trip to Triton of about 0.1 ms
-
-
-class OverloadedError(RuntimeError):
-    """The queue is full; the caller should try another replica, or later."""
-
-
-class CancelledError(RuntimeError):
-    """The caller no longer waits."""
 
 
 class TooLargeError(RuntimeError):

@@ -6,21 +6,21 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2
 
 from ensemble.contract import tensors as contract
+from ensemble.contract.artefact import FILE_OF_BACKEND
 
 CONTRACT = "ensemble/contract/tensors.py"
-ARTEFACTS = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
-# The module fills itself when it is imported, so pyright sees nothing in it.
+# The module makes its classes when it is imported, so pyright sees none of them.
 ModelConfig: Any = vars(model_config_pb2)["ModelConfig"]
 _DataType: Any = vars(model_config_pb2)["DataType"]
 
 
 def data_type(tensor: Any) -> str:
-    """A configured tensor's type, as in config.pbtxt without `TYPE_`."""
+    """The type of a configured tensor, as in config.pbtxt without `TYPE_`."""
     return _DataType.Name(tensor.data_type).removeprefix("TYPE_")
 
 
 def config_differences(
-    name: str, config: Any, models: Mapping[str, contract.Model]
+    name: str, config: Any, models: Mapping[str, contract.Signature]
 ) -> Iterator[str]:
     """Compare one parsed config.pbtxt of a model with the contract."""
     model = models[name]
@@ -32,8 +32,8 @@ def config_differences(
         yield "max_batch_size is not given; the contract's dims are without the batch axis"
     if config.platform == "ensemble":
         yield from _step_differences(config, model, models)
-    elif config.backend not in ARTEFACTS:
-        yield f"backend is {config.backend!r}, expected one of {', '.join(ARTEFACTS)}"
+    elif config.backend not in FILE_OF_BACKEND:
+        yield f"backend is {config.backend!r}, expected one of {', '.join(FILE_OF_BACKEND)}"
     elif not config.instance_group:
         yield "instance_group is not given; the default differs between backends"
 
@@ -51,16 +51,16 @@ def _tensor_differences(
         dtype = data_type(tensor).replace("STRING", "BYTES")  # the wire's word for it
         have = contract.Tensor(tensor.name, dtype, tuple(tensor.dims), optional)
         if have != want:
-            yield f"{direction} {_words(have)}; in {CONTRACT} {_words(want)}"
+            yield f"{direction} {_described(have)}; in {CONTRACT} {_described(want)}"
 
 
-def _words(tensor: contract.Tensor) -> str:
+def _described(tensor: contract.Tensor) -> str:
     optional = " optional" if tensor.optional else ""
     return f"{tensor.name} is{optional} {tensor.dtype} {list(tensor.dims)}"
 
 
 def _step_differences(
-    config: Any, model: contract.Model, models: Mapping[str, contract.Model]
+    config: Any, model: contract.Signature, models: Mapping[str, contract.Signature]
 ) -> Iterator[str]:
     """Check an ensemble's wiring: every tensor comes from somewhere, and fits where it goes."""
     known = {t.name: t for t in model.inputs}
@@ -69,9 +69,9 @@ def _step_differences(
         if step.model_name not in models:
             yield f"step {step.model_name} is not in {CONTRACT}"
             continue
-        target = models[step.model_name]
-        inputs = {t.name: t for t in target.inputs}
-        outputs = {t.name: t for t in target.outputs}
+        model_of_step = models[step.model_name]
+        inputs = {t.name: t for t in model_of_step.inputs}
+        outputs = {t.name: t for t in model_of_step.outputs}
         for key in sorted(inputs.keys() - step.input_map.keys()):
             yield f"step {step.model_name} does not map input {key}"
         for key in sorted({*step.input_map} - inputs.keys()):
@@ -83,7 +83,8 @@ def _step_differences(
             if value not in known:
                 yield f"step {step.model_name} takes {value}, which no earlier step gives"
             elif key in inputs and not _fits(known[value], inputs[key]):
-                yield f"step {step.model_name}: {_words(known[value])}, but {_words(inputs[key])}"
+                source, target = _described(known[value]), _described(inputs[key])
+                yield f"step {step.model_name}: {source}, but {target}"
         known |= {value: outputs[k] for k, value in step.output_map.items() if k in outputs}
     yield from (f"input {t.name} goes nowhere" for t in model.inputs if t.name not in used)
     yield from (f"output {t.name} comes from no step" for t in model.outputs if t.name not in known)

@@ -1,23 +1,22 @@
-"""`python -m ensemble.check`: the contract == every config.pbtxt == the exported artefacts.
+"""Compares the contract with every config.pbtxt and every exported artefact of a repository.
 
-Gathers every difference before it ends, so that one run shows all there is to mend.
+It gathers all differences, so that one run shows all there is to fix.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from google.protobuf import text_format
 
-from ensemble.check.config import ARTEFACTS, CONTRACT, ModelConfig, config_differences, data_type
+from ensemble.check.config import CONTRACT, ModelConfig, config_differences, data_type
+from ensemble.check.profiles import profile_differences
 from ensemble.contract import artefact
 from ensemble.contract import tensors as contract
 
 
 def differences(
-    repository: Path, models: Mapping[str, contract.Model] = contract.MODELS
+    repository: Path, models: Mapping[str, contract.Signature] = contract.MODELS
 ) -> list[str]:
     """Compare a model repository with the contract.
 
@@ -33,7 +32,7 @@ def differences(
     found += [f"{repository / name}: missing" for name in sorted(models.keys() - folders)]
     for name in sorted(folders & models.keys()):
         found += _model_differences(repository / name, models)
-    return found
+    return [*found, *profile_differences(repository)]
 
 
 def config_paths(model: Path) -> list[Path]:
@@ -46,7 +45,7 @@ def exported(repository: Path) -> list[Path]:
     return sorted(p for kind in ("onnx", "pt") for p in repository.glob(f"*/*/model.{kind}"))
 
 
-def _model_differences(folder: Path, models: Mapping[str, contract.Model]) -> Iterator[str]:
+def _model_differences(folder: Path, models: Mapping[str, contract.Signature]) -> Iterator[str]:
     versions = [p for p in folder.iterdir() if p.name.isdigit()]
     if not versions:
         yield f"{folder}: no version folder; git drops empty ones, so keep a 1/.gitkeep"
@@ -66,8 +65,8 @@ def _model_differences(folder: Path, models: Mapping[str, contract.Model]) -> It
 
 
 def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iterator[str]:
-    """Compare an exported graph with one config that serves it; a missing one is no difference."""
-    filename = config.default_model_filename or ARTEFACTS.get(config.backend, "")
+    """Compare an exported graph with one config that serves it, if it has been exported."""
+    filename = config.default_model_filename or artefact.FILE_OF_BACKEND.get(config.backend, "")
     path = version / filename
     if not filename or not path.is_file():
         if config.backend == "python":
@@ -75,13 +74,13 @@ def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iter
         return
     if config.backend == "python":
         return
-    configured = artefact.Signature(
+    configured = contract.Signature(
         *(
             tuple(
-                artefact.Tensor(
+                contract.Tensor(
                     t.name,
                     data_type(t),
-                    (artefact.ANY, *t.dims) if config.max_batch_size else tuple(t.dims),
+                    (contract.ANY, *t.dims) if config.max_batch_size else tuple(t.dims),
                 )
                 for t in tensors
             )
@@ -95,7 +94,7 @@ def _artefact_differences(version: Path, config_path: Path, config: Any) -> Iter
         yield f"{path}: cannot be read: {error}"
 
 
-def _compare_onnx(configured: artefact.Signature, path: Path) -> Iterator[str]:
+def _compare_onnx(configured: contract.Signature, path: Path) -> Iterator[str]:
     import onnxruntime  # heavy, and needed only where something is exported
 
     options = onnxruntime.SessionOptions()
@@ -104,29 +103,8 @@ def _compare_onnx(configured: artefact.Signature, path: Path) -> Iterator[str]:
     return artefact.onnx_differences(configured, artefact.onnx_signature(session))
 
 
-def _compare_torchscript(configured: artefact.Signature, path: Path) -> Iterator[str]:
+def _compare_torchscript(configured: contract.Signature, path: Path) -> Iterator[str]:
     import torch
 
     module = torch.jit.load(str(path), map_location="cpu")
     return artefact.torchscript_differences(configured, module)
-
-
-def main(
-    repository: Annotated[Path, typer.Option(help="Model repository.")] = Path("model_repository"),
-) -> None:
-    """Check that contract, configs and artefacts agree; exit status 1 if they do not."""
-    if not repository.is_dir():
-        print(f"check: model repository {repository} does not exist", file=sys.stderr)
-        raise typer.Exit(1)
-    found = differences(repository)
-    for difference in found:
-        print(difference)
-    if found:
-        print(f"check: {len(found)} differences", file=sys.stderr)
-        raise typer.Exit(1)
-    configs = sum(len(config_paths(repository / name)) for name in contract.MODELS)
-    artefacts = ", ".join(str(p.relative_to(repository)) for p in exported(repository))
-    print(
-        f"check: {len(contract.MODELS)} models, {configs} configs, artefacts "
-        f"({artefacts or 'none exported'}) and {CONTRACT} agree"
-    )

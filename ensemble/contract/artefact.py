@@ -1,4 +1,4 @@
-"""What an exported graph takes and gives, and how far that is from what a config says.
+"""What an exported graph takes and gives, and where that differs from what a config says.
 
 Used when a backend loads an artefact and by `python -m ensemble.check`. As strict as the native
 backends, so that a repository that serves here also serves on NVIDIA's image.
@@ -8,10 +8,11 @@ ValidateOutputs) and pytorch_backend src/pt/model_instance_state.cc (GetNamingCo
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-ANY = -1
+from ensemble.contract.tensors import ANY, Signature, Tensor
+
+FILE_OF_BACKEND = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
 _ONNX_DTYPES = {
     "tensor(bool)": "BOOL",
     "tensor(float16)": "FP16",
@@ -22,29 +23,6 @@ _ONNX_DTYPES = {
     **{f"tensor(int{bits})": f"INT{bits}" for bits in (8, 16, 32, 64)},
     **{f"tensor(uint{bits})": f"UINT{bits}" for bits in (8, 16, 32, 64)},
 }
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One input or output, of a config or of an artefact.
-
-    Attributes:
-        name: Its name.
-        dtype: As in config.pbtxt without `TYPE_`.
-        shape: With the batch axis, -1 where it varies.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs, in order."""
-
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
 
 
 def onnx_signature(session: Any) -> Signature:
@@ -77,23 +55,23 @@ def onnx_differences(configured: Signature, real: Signature) -> Iterator[str]:
             got = have[want.name]
             if got.dtype != want.dtype:
                 yield f"{direction} {want.name} is {got.dtype}, in the config {want.dtype}"
-            if not _shapes_agree(want.shape, got.shape, exact=direction == "output"):
-                yield f"{direction} {want.name} is {got.shape}, in the config {want.shape}"
+            if not _dims_agree(want.dims, got.dims, exact=direction == "output"):
+                yield f"{direction} {want.name} is {got.dims}, in the config {want.dims}"
 
 
-def _shapes_agree(configured: tuple[int, ...], real: tuple[int, ...], *, exact: bool) -> bool:
+def _dims_agree(configured: tuple[int, ...], real: tuple[int, ...], *, exact: bool) -> bool:
     return len(configured) == len(real) and all(
         r == c or (r == ANY and not exact) for c, r in zip(configured, real, strict=True)
     )
 
 
 def forward_arguments(module: Any) -> list[str]:
-    """Names of what a TorchScript module's `forward` takes."""
+    """Names of the arguments of a TorchScript module's `forward`."""
     return [a.name for a in module.forward.schema.arguments if a.name != "self"]
 
 
 def positions(names: Sequence[str], arguments: Iterable[str] = ()) -> list[int]:
-    """Where each tensor of a config goes in a TorchScript call, or comes from in its result.
+    """Position of each tensor of a config in a TorchScript call or in its result.
 
     Args:
         names: The config's, in order.

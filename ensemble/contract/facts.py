@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FILE_NAME = "checkpoint.json"
+FORMAT = 1  # of the file and of all artefacts beside it; raised when an older export cannot serve
 
 
 def max_prompt_length(max_seq_len: int) -> int:
-    """Positions; upstream keeps 2048 for the answer (`generate_long`)."""
+    """Positions that a prompt may have; upstream keeps 2048 for the answer (`generate_long`)."""
     return max_seq_len - 2048
 
 
@@ -17,6 +18,7 @@ class Facts:
     """Written by the export, read by the Python models. Positions and frames are counts.
 
     Attributes:
+        family: Folder of `families/` that reads the checkpoint and builds its prompts.
         checkpoint_id: Hash of the checkpoint's files.
         sample_rate: Hz.
         samples_per_frame: Audio samples that one frame of codes stands for.
@@ -29,13 +31,12 @@ class Facts:
         semantic_begin_id: Token of semantic code 0; code n is this + n.
         num_semantic: Semantic tokens; also the codes that the language model knows per codebook.
         im_end_id: Token that ends the speech.
-        full_vocabulary: Parity: a logit for every token, and upstream's oddities when sampling.
-            Else logits for the semantic tokens and the end alone.
+        full_vocabulary: For parity: a logit for every token, and upstream's oddities when
+            sampling. Otherwise only the semantic tokens and the end have logits.
         num_layers, num_kv_heads, head_dim: Extents of the KV cache.
-        padded_history: Whether the decoder knows padding before the first frame; those of exports
-            before 2026-11-25 did not.
     """
 
+    family: str
     checkpoint_id: str
     sample_rate: int
     samples_per_frame: int
@@ -52,7 +53,6 @@ class Facts:
     num_layers: int
     num_kv_heads: int
     head_dim: int
-    padded_history: bool = False
 
     @property
     def num_codebooks(self) -> int:
@@ -63,24 +63,33 @@ class Facts:
         return max_prompt_length(self.max_seq_len)
 
     def seconds(self, frames: int) -> float:
-        """How long so many frames last."""
+        """Duration of a number of frames."""
         return frames * self.samples_per_frame / self.sample_rate
 
     def save(self, folder: Path) -> None:
-        text = json.dumps(asdict(self), indent=2) + "\n"
+        """Write the file into a folder."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
         (folder / FILE_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Facts":
-        """Raises:
-        FileNotFoundError: If nothing has been exported into this folder.
+        """Read the file from a version folder.
+
+        Raises:
+            FileNotFoundError: If nothing has been exported into this folder.
+            ValueError: If an export of another format has.
         """
         path = Path(folder) / FILE_NAME
+        who = path.parent.parent.name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path.parent.parent.name}: {path} is missing. "
-                "Make it with: make export CHECKPOINT=DIR"
+                f"{who}: {path} is missing. Make it with: make export CHECKPOINT=DIR"
             )
         values = json.loads(path.read_text(encoding="utf-8"))
+        if (found := values.pop("format", None)) != FORMAT:
+            raise ValueError(
+                f"{who}: {path} has format {found}, expected {FORMAT}. "
+                "Re-export with: make export CHECKPOINT=DIR"
+            )
         values["codebook_sizes"] = tuple(values["codebook_sizes"])
         return cls(**values)

@@ -6,17 +6,21 @@ holds the two, and the exported artefacts, against each other.
 
 from dataclasses import dataclass
 
+from ensemble.contract.options import OPTIONS
+
 ANY = -1  # an axis whose size is the request's or the checkpoint's
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output of a served model.
+    """One input or output of a served model, a config.pbtxt or an exported graph.
 
     Attributes:
         name: The name on the wire, in the exported graphs and in Python.
-        dtype: Triton's name for it (`FP32`, `INT64`, `BYTES`, ...).
-        dims: Shape without the leading batch axis; `ANY` where it varies.
+        dtype: Triton's name for it (`FP32`, `INT64`, ...). Text is `BYTES` in `MODELS`, as on the
+            wire, and `STRING` where it was read from a config.pbtxt.
+        dims: Its axes, `ANY` where one varies. Without the leading batch axis in `MODELS`, with it
+            where a config is compared with an exported graph.
         optional: Whether a request may leave it out.
     """
 
@@ -27,45 +31,13 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Model:
-    """Inputs and outputs of one served model, in order."""
+class Signature:
+    """Inputs and outputs, in order."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Option:
-    """What a caller may ask of a synthesis, the same at every front door.
-
-    Attributes:
-        name: Input tensor of dims (1,).
-        dtype: Triton's name for its type.
-        default: Used when the request leaves it out; None draws one at random.
-        low: Smallest value accepted.
-        high: Largest value accepted.
-    """
-
-    name: str
-    dtype: str
-    default: int | float | None
-    low: int | float
-    high: int | float
-
-
-# Defaults and ranges follow upstream's API and `generate_long` (fish-speech 0.1.0,
-# tools/schema and models/text2semantic/inference.py). temperature 0 is greedy decoding.
-OPTIONS = (
-    Option("seed", "UINT64", None, 0, 2**64 - 1),
-    Option("temperature", "FP32", 0.8, 0.0, 2.0),
-    Option("top_p", "FP32", 0.8, 0.0, 1.0),
-    Option("repetition_penalty", "FP32", 1.1, 0.5, 2.0),
-    Option("max_new_tokens", "INT32", 1024, 1, 32768),  # frames of audio, at most
-    Option("first_chunk_frames", "INT32", 8, 1, 512),
-    # 0: chunks grow, to LONGEST_CHUNK, where the next will be there before the last is played.
-    Option("max_chunk_frames", "INT32", 0, 0, 512),
-)
-LONGEST_CHUNK = 64  # frames
 _OPTION_INPUTS = tuple(Tensor(o.name, o.dtype, (1,), optional=True) for o in OPTIONS)
 
 # What the caller says of the voice: either audio, encoded on the way, or codes made earlier.
@@ -100,7 +72,7 @@ _WHOLE = (
 _CODES = Tensor("codes", "INT64", (ANY, ANY))  # codebooks (10 in S1-mini), frames
 _NEW_FRAMES = Tensor("new_frames", "INT64", (ANY,))  # absolute numbers to decode; -1: padding
 
-# The last two with an empty chunk: nobody waits for the rest, or the request's timeout has passed.
+# The last two come with an empty chunk: the caller has left, or the request's timeout has passed.
 FINISH_REASONS = ("stop", "length", "runaway", "cancelled", "timeout")
 
 _REFERENCE = (_VOICE_AS_AUDIO[0], *_VOICE_AS_AUDIO[2:])
@@ -114,19 +86,19 @@ _REFERENCE_FACTS = (
 )
 
 MODELS = {
-    "fish_reference": Model(
+    "fish_reference": Signature(
         _REFERENCE,
         (*_WAVEFORM, *_REFERENCE_FACTS),
     ),
-    "fish_encoder": Model(_WAVEFORM, (_CODES,)),
-    "fish_prompt": Model(
+    "fish_encoder": Signature(_WAVEFORM, (_CODES,)),
+    "fish_prompt": Signature(
         (_TEXT, *_VOICE_AS_CODES),
         (
             Tensor("prompt", "INT32", (ANY, ANY)),  # 1 + codebooks, positions
             Tensor("prefix_length", "INT32", (1,)),  # positions that belong to the voice
         ),
     ),
-    "fish_llama": Model(
+    "fish_llama": Signature(
         (
             Tensor("prompt", "INT32", (ANY, ANY)),
             Tensor("prefix_length", "INT32", (1,), optional=True),
@@ -134,14 +106,14 @@ MODELS = {
         ),
         (_CODES, _NEW_FRAMES, *_CHUNK),
     ),
-    "fish_decoder": Model((_CODES, _NEW_FRAMES), (Tensor("audio", "FP32", (ANY,)),)),
-    "fish_encode": Model(_REFERENCE, (_CODES, *_REFERENCE_FACTS)),
+    "fish_decoder": Signature((_CODES, _NEW_FRAMES), (Tensor("audio", "FP32", (ANY,)),)),
+    "fish_encode": Signature(_REFERENCE, (_CODES, *_REFERENCE_FACTS)),
     # Ends the request that has this cancel_token among its parameters; false: there was none.
-    "fish_cancel": Model(
+    "fish_cancel": Signature(
         (Tensor("cancel_token", "BYTES", (1,)),), (Tensor("cancelled", "BOOL", (1,)),)
     ),
-    "fish_tts_stream": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
-    "fish_clone_stream": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
-    "fish_tts": Model((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),
-    "fish_clone": Model((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _WHOLE),
+    "fish_tts_stream": Signature((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
+    "fish_clone_stream": Signature((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
+    "fish_tts": Signature((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),
+    "fish_clone": Signature((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _WHOLE),
 }

@@ -1,18 +1,35 @@
-"""A voice as it comes over the wire -> references for the prompt."""
+"""A voice as it comes over the wire, and as a family's prompt builder takes it."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from families.fish_s1.prompt import PromptError, Reference
+
+class PromptError(ValueError):
+    """The text cannot be spoken in that voice; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One recording of a voice.
+
+    Attributes:
+        text: The words spoken in it.
+        codes: int (codebooks, frames).
+    """
+
+    text: str
+    codes: np.ndarray
 
 
 def references_from(
     texts: list[str], codes: np.ndarray | None, frames: np.ndarray | None
 ) -> list[Reference]:
-    """Cut the references of one voice apart.
+    """Split what a request says of one voice into its references.
 
     Args:
         texts: Words of each reference.
-        codes: int64 (codebooks, frames), all references side by side, maybe padded at the end.
+        codes: int64 (codebooks, frames), all references one after the other; padding may follow.
         frames: int32 (references,), frames of each; None if there is one, without padding.
 
     Raises:

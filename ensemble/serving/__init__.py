@@ -1,1 +1,1 @@
-"""Code that runs inside tritonserver: the way between its requests and the engine."""
+"""Code that runs inside tritonserver: it joins Triton's requests and the engine."""

@@ -1,8 +1,9 @@
-"""How a caller who leaves frees the slot that generates for him.
+"""Ends the generation of a request whose caller has left.
 
-The steps of an ensemble are not told when its request is cancelled (Triton 24.10). So callers
-name a token with the request, its parameter `cancel_token`, which travels through ensembles, and
-`fish_cancel` takes it back: a file lives as long as somebody waits.
+Triton does not tell the steps of an ensemble that its request was cancelled (Triton 24.10). So a
+caller names a token in the request's parameter `cancel_token`, which travels through ensembles,
+and hands the token to `fish_cancel` to end the request. A token is a file in a folder that all
+models of this server share: it exists as long as its request is wanted.
 """
 
 import json
@@ -15,28 +16,32 @@ from pathlib import Path
 PARAMETER = "cancel_token"
 _FOLDER = Path(tempfile.gettempdir()) / f"voicereel-waiting-{os.getuid()}"
 _TOKEN = re.compile("[0-9a-f]{32}")
-_EARLY = ".early"  # suffix of a token that was taken back before its request had come
-EARLY_S, EARLY_LIMIT = 60, 1024  # such are kept for so long, so many
+_EARLY = ".early"  # suffix of the mark of a token that was taken back before its request arrived
+EARLY_S = 60  # seconds a mark is kept: as long as config.pbtxt lets a request queue
+EARLY_LIMIT = 1024  # marks kept at most, so that calls of fish_cancel cannot fill the disk
 
 
 def _file_of(token: object) -> Path | None:
-    """None for what is no token: never a path of a caller's choice."""
+    """The token's file; None for anything but a token, so that no caller can choose a path."""
     return _FOLDER / token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
 
 
 def token_in(parameters: str) -> object:
-    """What a request's parameters (JSON) name; None if nothing."""
+    """The token that a request's parameters (JSON) name; None if they name none."""
     return json.loads(parameters or "{}").get(PARAMETER)
 
 
 class CancelToken:
-    """One request's, from its parameters (JSON); without one nobody can take it back."""
+    """The token of one request. A request without one cannot be taken back."""
 
     def __init__(self, parameters: str) -> None:
-        """Begin to wait.
+        """Create the token's file.
+
+        Args:
+            parameters: The request's, as JSON.
 
         Raises:
-            ValueError: If what the request names is no token, or in use.
+            ValueError: If the request names something else than a token, or one in use.
         """
         asked = token_in(parameters)
         self._file = _file_of(asked)
@@ -50,25 +55,28 @@ class CancelToken:
         except FileExistsError:
             raise ValueError(f"{PARAMETER} {asked} is in use, expected a new one.") from None
         early = self._file.with_suffix(_EARLY)
-        if early.exists():  # looked for after the touch: `take_back` looks the other way round
+        if early.exists():  # checked after the touch, while `take_back` writes before it checks
             self.end()
             early.unlink(missing_ok=True)
 
     @property
     def taken_back(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the caller has left."""
         return self._file is not None and not self._file.exists()
 
     def end(self) -> None:
-        """The request has ended."""
+        """Remove the file: the request has ended."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
 
 def take_back(token: str) -> bool:
-    """What `fish_cancel` does; returns whether the request was still under way.
+    """End the request that has this token.
 
-    One that has not come yet will be found taken back when it comes.
+    A request that has not arrived yet is ended when it arrives.
+
+    Returns:
+        Whether the request was running.
 
     Raises:
         ValueError: If it is no token.
@@ -82,7 +90,7 @@ def take_back(token: str) -> bool:
     _forget_early()
     early = file.with_suffix(_EARLY)
     early.touch()
-    if _unlinked(file):  # it came meanwhile, perhaps too soon to see the mark
+    if _unlinked(file):  # the request has arrived meanwhile, perhaps too soon to see the mark
         early.unlink(missing_ok=True)
         return True
     return False
@@ -97,12 +105,12 @@ def _unlinked(file: Path) -> bool:
 
 
 def _forget_early() -> None:
-    """Drop marks that are old, and the oldest if they are too many."""
+    """Remove marks that are older than EARLY_S, and the oldest where there are too many."""
     marks = []
     for mark in _FOLDER.glob(f"*{_EARLY}"):
         try:
             marks.append((mark.stat().st_mtime, mark))
-        except FileNotFoundError:  # its request has come
+        except FileNotFoundError:  # its request has arrived
             continue
     marks.sort(reverse=True)
     for i, (since, mark) in enumerate(marks):

@@ -1,9 +1,9 @@
-"""The whole waveform in one answer: a thin front door over a streaming ensemble.
+"""A unary front door: forwards to a streaming ensemble and answers with the whole waveform.
 
 For HTTP /infer, unary gRPC and load tests. It reaches the ensemble as any client does, through
-the server's own gRPC port: Triton's way from model to model (BLS) lost its process or hung after
-some hundred streams. Nor may a model whose answers are not decoupled ask whether the caller has
-gone: the server dies of it (both in Triton 24.10). Imports only in a server.
+the server's own gRPC port: with Triton's calls between models (BLS) the Python process died or hung
+after about a hundred streams. It does not ask whether its caller has left: in a model that is not
+decoupled, that question crashes the server (both in Triton 24.10). Imports only in a server.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -18,20 +18,27 @@ import triton_python_backend_utils as pb_utils
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
-from ensemble.contract.tensors import LONGEST_CHUNK, MODELS, OPTIONS
+from ensemble.contract.errors import CancelledError, OverloadedError
+from ensemble.contract.options import LONGEST_CHUNK, OPTIONS
+from ensemble.contract.tensors import MODELS
 from ensemble.serving import wire
 from ensemble.serving.cancel import PARAMETER, token_in
 from ensemble.serving.own_server import grpc_url
 
 _GIVEN_UP = {"cancelled": "by the caller", "timeout": "its timeout has passed"}
 _FIRST, _LONGEST = "first_chunk_frames", "max_chunk_frames"
-MAX_IN_FLIGHT = 256  # requests; more are refused at once
+MAX_IN_FLIGHT = 256  # requests, as many as the queues of config.pbtxt; more are refused at once
 
 
 class FrontDoor:
     """Forwards every input to `stream_model` and joins the chunks that come back.
 
-    Requests wait in one event loop, not in `execute`, so that one instance keeps many in flight.
+    `execute` returns at once and an event loop waits for the chunks, so that one instance keeps
+    many requests in flight.
+
+    Attributes:
+        name: The model that this is.
+        stream_model: The ensemble it forwards to.
     """
 
     name: str
@@ -48,12 +55,17 @@ class FrontDoor:
     def execute(self, requests: list) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            if self.places.acquire(blocking=False):
+            if not self.places.acquire(blocking=False):
+                problem = OverloadedError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
+                _reply(sender, wire.error(self.name, problem))
+                continue
+            try:
                 forwarded = self._forwarded(request)
-                asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
-            else:
-                problem = RuntimeError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
-                _reply(sender, wire.error(self.name, problem, "UNAVAILABLE"))
+            except Exception as problem:
+                self.places.release()
+                _reply(sender, wire.error(self.name, problem))
+                continue
+            asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
 
     def finalize(self) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
@@ -61,13 +73,15 @@ class FrontDoor:
         self.thread.join()
 
     async def _close(self) -> None:
-        for task in self.in_flight:
+        tasks = list(self.in_flight)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks)  # each tells its caller before the loop stops
         if self.client is not None:
             await self.client.close()
 
     def _forwarded(self, request) -> dict:
-        """What tritonclient sends; copies, for a request's tensors go when execute returns."""
+        """Arguments for tritonclient; tensors are copied, as Triton frees them after `execute`."""
         inputs = []
         for t in MODELS[self.name].inputs:
             if (values := wire.array(request, t.name)) is not None:
@@ -83,10 +97,10 @@ class FrontDoor:
         }
 
     async def _answer(self, forwarded: dict, sender) -> None:
-        task = asyncio.ensure_future(self._joined(forwarded))
+        task: Any = asyncio.current_task()
         self.in_flight.add(task)
         try:
-            response = await task
+            response = await self._joined(forwarded)
         except asyncio.CancelledError:
             response = wire.error(self.name, RuntimeError("the server is shutting down"))
         except Exception as problem:
@@ -97,14 +111,14 @@ class FrontDoor:
         _reply(sender, response)
 
     async def _joined(self, forwarded: dict) -> pb_utils.InferenceResponse:
-        """Chunks may come in any order."""
-        if self.client is None:  # not before: the server's ports open after its models
+        """Collect the chunks, which may arrive in any order, and join them."""
+        if self.client is None:  # not earlier: the server opens its ports after loading models
             self.client = InferenceServerClient(grpc_url())
         chunks = []
         answers: Any = self.client.stream_infer(_once(forwarded))  # typed as None by mistake
         async for result, problem in answers:
             if problem is not None:
-                return wire.passed_on(pb_utils.TritonError(problem.message()))
+                return wire.passed_on(problem.message())
             if result.get_response().outputs:
                 chunks.append(_Chunk(result))
         chunks.sort(key=lambda chunk: chunk.index)
@@ -112,7 +126,7 @@ class FrontDoor:
         if last is None or not last.finish_reason or last.index != len(chunks) - 1:
             raise RuntimeError(f"{self.stream_model} ended after {len(chunks)} chunks, unfinished")
         if why := _GIVEN_UP.get(last.finish_reason):
-            return wire.error(self.name, RuntimeError(why), "CANCELLED")
+            raise CancelledError(why)
         return pb_utils.InferenceResponse(
             [
                 wire.tensor("audio", np.concatenate([c.audio for c in chunks]), np.float32),
@@ -130,7 +144,7 @@ def _input(name: str, dtype: str, values: np.ndarray) -> InferInput:
 
 
 def _first_chunk(longest: np.ndarray | None) -> InferInput:
-    """As long as any: nobody hears the first before the last, and few chunks are less work."""
+    """A first chunk as long as any: the caller hears none early, and few chunks cost less."""
     first = next(option for option in OPTIONS if option.name == _FIRST)
     asked = np.array([0] if longest is None else longest, np.int32)
     asked[asked == 0] = LONGEST_CHUNK
@@ -138,11 +152,12 @@ def _first_chunk(longest: np.ndarray | None) -> InferInput:
 
 
 async def _once(forwarded: dict) -> AsyncIterator[dict]:
+    """A stream of one request."""
     yield forwarded
 
 
 class _Chunk:
-    """One response of the ensemble; audio float32 (num_samples,), padding cut off."""
+    """One response of the ensemble; its audio is float32 (num_samples,), without the padding."""
 
     def __init__(self, result) -> None:
         def value(name: str):

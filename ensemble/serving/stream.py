@@ -7,14 +7,12 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from engine.schedule.scheduler import CancelledError, OverloadedError
+from ensemble.contract.errors import CancelledError, kind_of
 from ensemble.contract.facts import Facts
 from ensemble.contract.window import Window
 from ensemble.serving import wire
 from ensemble.serving.cancel import CancelToken
 from ensemble.serving.metrics import LlamaMetrics
-
-_CODES = {OverloadedError: "UNAVAILABLE", CancelledError: "CANCELLED"}  # of `TritonError`
 
 
 class Stream:
@@ -32,6 +30,7 @@ class Stream:
         self._begin = time.monotonic()
         self._timeout_s = request.timeout() / 1e6
         self._num_sent = 0
+        self._problem: Exception | None = None  # a window could not be sent
 
     def why_cancelled(self) -> str:
         """Why the caller does not want the rest, or "". The scheduler asks once per step."""
@@ -39,7 +38,7 @@ class Stream:
             return "by the caller"
         if self._timed_out:
             return f"its timeout of {self._timeout_s:g} s has passed"
-        return ""
+        return "" if self._problem is None else str(self._problem)
 
     @property
     def _timed_out(self) -> bool:
@@ -47,7 +46,18 @@ class Stream:
         return bool(self._timeout_s) and time.monotonic() - self._begin > self._timeout_s
 
     def send(self, window: Window) -> None:
-        """Send a window; the last one ends the stream."""
+        """Send a window; the last one ends the stream.
+
+        If that fails, this stream ends with an error, and no other does.
+        """
+        try:
+            self._send_window(window)
+        except Exception as problem:  # the server has no shared memory left, for instance
+            self._problem = problem
+            if window.finish_reason:  # the scheduler has let go of the request and will not ask
+                self.fail(problem)
+
+    def _send_window(self, window: Window) -> None:
         self._num_sent += 1
         is_last = bool(window.finish_reason)
         if window.index == 0:
@@ -75,13 +85,18 @@ class Stream:
         empty last chunk instead: an ensemble that sees an error while another of its steps is at
         work keeps the request forever (Triton 24.10; core's pull request 466).
         """
+        problem = self._problem or problem
         if isinstance(problem, CancelledError) and self._num_sent:
             reason = "timeout" if self._timed_out else "cancelled"
             nothing = np.zeros((self._facts.num_codebooks, 1), np.int64)
             return self.send(Window(nothing, np.array([-1]), self._num_sent, 0, reason))
-        code = _CODES.get(type(problem), "")
-        self._metrics.count_outcome(code.lower() or "refused or failed")
-        self._respond(wire.error("fish_llama", problem, code), final=True)
+        code = kind_of(problem).code
+        given_up = code in ("UNAVAILABLE", "CANCELLED")
+        self._metrics.count_outcome(code.lower() if given_up else "refused or failed")
+        try:
+            self._respond(wire.error("fish_llama", problem), final=True)
+        except Exception as trouble:  # raised, it would end the scheduler's thread
+            pb_utils.Logger.log_error(f"fish_llama: a caller was not told of {problem}: {trouble}")
 
     def _respond(self, response: pb_utils.InferenceResponse, final: bool) -> None:
         if final and self.token is not None:

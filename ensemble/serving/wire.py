@@ -1,4 +1,4 @@
-"""Between Triton's requests and plain Python, for the Python models. Imports only in a server."""
+"""Converts between Triton's requests and NumPy, for the Python models. Imports only in a server."""
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+from ensemble.contract import errors
 
 
 def array(request, name: str) -> np.ndarray | None:
@@ -40,36 +42,27 @@ def tensor(name: str, values, dtype: type) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, np.asarray(values, dtype)[None])
 
 
-# An error on a stream has no code, so the message names the kind too.
-_KINDS = {"INVALID_ARG": "invalid request", "UNAVAILABLE": "overloaded", "CANCELLED": "cancelled"}
-
-
-def error(who: str, problem: Exception, code: str = "") -> pb_utils.InferenceResponse:
-    """An answer that says who could not do what.
+def error(who: str, problem: Exception) -> pb_utils.InferenceResponse:
+    """A response that says which model could not do what.
 
     Args:
-        who: The model.
-        problem: A ValueError is the caller's fault, anything else ours.
-        code: Name of a `TritonError` code, if the kind of the problem does not say it.
+        who: The model's name.
+        problem: What was raised; its class gives the code, see `ensemble.contract.errors`.
     """
-    code = code or ("INVALID_ARG" if isinstance(problem, ValueError) else "INTERNAL")
-    kind = f"{_KINDS[code]}: " if code in _KINDS else ""
-    return _refusal(f"{who}: {kind}{problem}", code)
+    return _refusal(errors.message_of(who, problem), errors.kind_of(problem))
 
 
-def passed_on(problem: pb_utils.TritonError) -> pb_utils.InferenceResponse:
+def passed_on(message: str) -> pb_utils.InferenceResponse:
     """Another model's error, with the code that it had there."""
-    message = problem.message()
-    codes = [code for code, kind in _KINDS.items() if f": {kind}: " in message]
-    return _refusal(message, codes[0] if codes else "INTERNAL")
+    return _refusal(message, errors.kind_in(message))
 
 
-def _refusal(message: str, code: str) -> pb_utils.InferenceResponse:
+def _refusal(message: str, kind: errors.Kind) -> pb_utils.InferenceResponse:
     return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, kind.code))
     )
 
 
 def version_folder(args: dict) -> Path:
-    """Where this model's artefacts lie."""
+    """The folder that holds this model's artefacts."""
     return Path(args["model_repository"]) / args["model_version"]

@@ -6,13 +6,13 @@ Source: `ContentSequence` and `generate_long`, fish-speech 0.1.0.
 
 import base64
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
 from ensemble.contract.facts import Facts
+from ensemble.contract.voice import PromptError, Reference
 
 MAX_TEXT_CHARACTERS = 20_000  # far beyond what fits; keeps the tokenizer from longer ones
 
@@ -29,18 +29,6 @@ _PIECES = "|".join(
         r"\s+",
     ]
 )
-
-
-class PromptError(ValueError):
-    """The request cannot be spoken; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One recording of a voice: its words, and codes int (codebooks, frames)."""
-
-    text: str
-    codes: np.ndarray
 
 
 class PromptBuilder:

@@ -15,7 +15,7 @@ import torch
 
 from engine.lm.placement import placement_for
 from ensemble.contract.facts import max_prompt_length
-from ensemble.contract.options import checked_options
+from ensemble.contract.options import sampling_from
 from ensemble.contract.settings import server_settings
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
@@ -91,18 +91,18 @@ class UpstreamSpeaker:
         Raises:
             ValueError: If an option is out of range, or the prompt too long.
         """
-        options = checked_options(asked)
-        torch.manual_seed(options["seed"])
+        sampling = sampling_from(asked)
+        torch.manual_seed(sampling.seed)
         generate: Any = generate_long
         answers = generate(
             model=self._llama,
             device=self._device,
             decode_one_token=decode_one_token_ar,
             text=text,
-            max_new_tokens=options["max_new_tokens"] + 1,  # the last is taken for the end and cut
-            top_p=max(options["top_p"], _LOWEST),
-            temperature=min(max(options["temperature"], _LOWEST), 2 - _LOWEST),
-            repetition_penalty=min(options["repetition_penalty"], 2 - _LOWEST),
+            max_new_tokens=sampling.max_new_tokens + 1,  # the last is taken for the end and cut
+            top_p=max(sampling.top_p, _LOWEST),
+            temperature=min(max(sampling.temperature, _LOWEST), 2 - _LOWEST),
+            repetition_penalty=min(sampling.repetition_penalty, 2 - _LOWEST),
             prompt_text=list(reference_texts),
             prompt_tokens=[torch.from_numpy(codes) for codes in reference_codes],
         )
@@ -113,5 +113,5 @@ class UpstreamSpeaker:
             return np.zeros(0, np.float32), "stop"
         lengths = torch.tensor([codes.shape[1]], device=self._device)
         audio = self._codec.decode(codes[None].long(), lengths)[0]
-        cut = codes.shape[1] >= options["max_new_tokens"]
+        cut = codes.shape[1] >= sampling.max_new_tokens
         return audio[0, 0].float().cpu().numpy(), "length" if cut else "stop"

@@ -17,10 +17,10 @@ class Finding:
         check: Its name.
         status: "ok"; "warning": it works, or may; "broken": it does not.
         found: In one line.
-        mend: What to do, if anything.
+        fix: What to do, if anything.
     """
 
     check: str
     status: Literal["ok", "warning", "broken"]
     found: str
-    mend: str = ""
+    fix: str = ""

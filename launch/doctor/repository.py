@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
-from ensemble.check.config import ARTEFACTS, ModelConfig
 from ensemble.contract import facts
+from ensemble.contract.artefact import FILE_OF_BACKEND
 from launch.doctor import Finding
 from launch.tritonserver import PROJECT
 
@@ -18,6 +20,8 @@ EXPORTED = {
     "fish_prompt": ("tokenizer.tiktoken", "special_tokens.json", facts.FILE_NAME),
     "fish_reference": (facts.FILE_NAME,),
 }
+# The module makes its classes when it is imported, so pyright sees none of them.
+_ModelConfig: Any = vars(model_config_pb2)["ModelConfig"]
 _EXPORT = "make export CHECKPOINT=DIR"
 
 
@@ -56,8 +60,8 @@ def _needed(repository: Path) -> Iterator[Path]:
         folder = repository / name
         yield folder / "config.pbtxt"
         here = folder / "config.pbtxt" if (folder / "config.pbtxt").is_file() else template
-        config = text_format.Parse(here.read_text("utf-8"), ModelConfig())
-        artefact = config.default_model_filename or ARTEFACTS.get(config.backend)
+        config = text_format.Parse(here.read_text("utf-8"), _ModelConfig())
+        artefact = config.default_model_filename or FILE_OF_BACKEND.get(config.backend)
         files = (artefact, *EXPORTED.get(name, ())) if artefact else ()
         yield from (folder / "1" / file for file in files)
 

@@ -1,4 +1,4 @@
-"""The load tests' arithmetic, and a small load made by the real perf_analyzer."""
+"""The load test's parts, and a small load made by the real perf_analyzer."""
 
 import json
 import subprocess
@@ -9,84 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import load_cost, load_profile, load_report, load_rows, load_server, perf_analyzer
-from benchmarks.load_profile import Answer
-from benchmarks.perf_analyzer import Load, PerfAnalyzerError
+from benchmarks import growth
+from benchmarks.answers import Answer
+from benchmarks.load import perf_analyzer
+from benchmarks.load.breakdown import breakdown
+from benchmarks.load.decoder_batches import figures
+from benchmarks.load.perf_analyzer import Load, PerfAnalyzerError
+from benchmarks.load.report import read_csv
+from benchmarks.load.rows import texts, write_rows
 from benchmarks.server_stats import ModelStats, Snapshot
 from voicereel import VoiceFeatures
 
 PROJECT = Path(__file__).resolve().parents[2]
-SECOND = 10**9
 
 
-def chunk(index: int, seconds: float, last: bool = False, padding: int = 0) -> dict:
-    samples = int(seconds * 44100)
-    return {
-        "chunk_index": index, "num_samples": samples, "audio": [0.0] * (samples + padding),
-        "sample_rate": 44100, "is_last": last, "finish_reason": "stop" if last else "",
-    }  # fmt: skip
-
-
-def export(path: Path, *requests: tuple[int, list[tuple[int, dict]]]) -> Path:
-    said = [
-        {
-            "timestamp": sent,
-            "response_timestamps": [stamp for stamp, _ in responses],
-            "response_outputs": [outputs for _, outputs in responses],
-        }
-        for sent, responses in requests
-    ]
-    path.write_text(json.dumps({"experiments": [{"requests": said}]}))
-    return path
-
-
-def test_an_answer_is_read_chunk_by_chunk_and_padding_is_cut(tmp_path) -> None:
-    late_first = [
-        (12 * SECOND, chunk(1, 1.0, last=True, padding=500)),
-        (13 * SECOND, chunk(0, 0.5)),
-        (13 * SECOND, {}),  # the empty response that only says it is the end
-    ]
-    (answer,) = load_profile.read_answers(export(tmp_path / "p.json", (10 * SECOND, late_first)))
-    assert answer == Answer(10.0, (3.0, 3.0), (0.5, 1.0), "stop")
-    assert (answer.ttfa_s, answer.latency_s, answer.audio_s) == (3.0, 3.0, 1.5)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "complaint"),
-    [([chunk(0, 1.0)], "has no end"), ([chunk(1, 1.0, last=True)], "lacks chunks")],
-)
-def test_an_answer_that_is_not_whole_is_refused(tmp_path, chunks, complaint) -> None:
-    responses = [(2 * SECOND, c) for c in chunks]
-    with pytest.raises(ValueError, match=complaint):
-        load_profile.read_answers(export(tmp_path / "p.json", (SECOND, responses)))
-
-
-@pytest.mark.parametrize(
-    ("arrivals", "durations", "expected"),
-    [
-        ((1.0, 1.3, 1.9), (0.4, 0.6, 1.0), (0, 0.0)),  # each comes before the last has ended
-        ((1.0, 1.5, 2.5), (0.4, 0.6, 1.0), (2, 0.1 + 0.4)),
-        ((1.0, 1.5, 9.0), (0.05, 0.6, 1.0), (1, 9.0 - 2.15)),  # starts with the second chunk
-        ((1.0,), (0.01,), (0, 0.0)),  # never holds as much as it wants: plays what there is
-    ],
-)
-def test_a_player_runs_dry_when_a_chunk_is_late(arrivals, durations, expected) -> None:
-    count, silent_s = load_profile.underruns(Answer(0.0, arrivals, durations, "stop"))
-    assert (count, pytest.approx(silent_s)) == expected
-
-
-def test_a_run_is_summed_up() -> None:
-    answers = [Answer(10.0, (0.5, 1.0), (1.0, 1.0), "stop"), Answer(12.0, (1.5,), (4.0,), "length")]
-    summary = load_profile.summary(answers)
-    assert (summary["audio_s"], summary["wall_s"]) == (6.0, 3.5)
-    assert summary["rtf"] == pytest.approx(3.5 / 6)
-    assert summary["ttfa_s_p50"] == 1.0
-    assert summary["request_rtf_p50"] == pytest.approx((1 / 2 + 1.5 / 4) / 2)
-    assert (summary["gap_s_max"], summary["interrupted"]) == (0.5, 0)
-    assert summary["arrivals_per_s"] == 0.5
-
-
-def test_counters_become_batches_and_seconds() -> None:
+def test_breakdown_of_counters() -> None:
     used = Snapshot(
         defaultdict(ModelStats, {
             "fish_prompt": ModelStats(4, 4, 0.3, 0.1), "fish_llama": ModelStats(4, 4),
@@ -99,7 +36,7 @@ def test_counters_become_batches_and_seconds() -> None:
         }),
         defaultdict(float, {"fish_llama": 5.0, "fish_prompt": 0.25, "fish_tts": 1}),
     )  # fmt: skip
-    row = load_server.breakdown(used)
+    row = breakdown(used)
     assert (row["llama_batch"], row["decoder_batch"]) == (3.0, 1.5)
     assert (row["prompt_s"], row["first_window_s"]) == (pytest.approx(0.1), 0.5)
     assert (row["decoder_queue_s"], row["decoder_compute_s"]) == pytest.approx((0.1, 0.3))
@@ -107,29 +44,29 @@ def test_counters_become_batches_and_seconds() -> None:
     assert (row["prefix_hits"], row["prefix_misses"]) == (3, 0)
 
 
-def test_what_bends_is_seen() -> None:
+def test_exponent_and_bend_of_known_curves() -> None:
     sizes = [1, 2, 4, 8, 16]
-    assert load_cost.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
-    assert load_cost.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
-    assert load_cost.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
-    assert load_cost.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
+    assert growth.exponent(sizes, [3 * s for s in sizes]) == pytest.approx(1)
+    assert growth.exponent(sizes, [s**2 for s in sizes]) == pytest.approx(2)
+    assert growth.bend(sizes, [5 + 3 * s for s in sizes]) == pytest.approx(1)
+    assert growth.bend(sizes, [s**2 for s in sizes]) == pytest.approx(24 / 17)
 
 
 def test_the_texts_are_many_and_distinct() -> None:
-    texts = load_rows.texts()
-    assert len(texts) >= 100
-    assert len({text for _, text in texts}) == len(texts)
-    assert {"en", "de", "fr", "zh", "ja"} <= {language for language, _ in texts}
-    lengths = sorted(len(text) for _, text in texts)
+    lines = texts()
+    assert len(lines) >= 100
+    assert len({text for _, text in lines}) == len(lines)
+    assert {"en", "de", "fr", "zh", "ja"} <= {language for language, _ in lines}
+    lengths = sorted(len(text) for _, text in lines)
     assert lengths[0] < 10 and lengths[-1] > 400
-    assert all(text == text.strip() and text for _, text in texts)
+    assert all(text == text.strip() and text for _, text in lines)
 
 
 def test_rows_take_the_voices_in_turns(tmp_path) -> None:
     voice = VoiceFeatures(np.arange(20).reshape(10, 2), (2,), ("words",), "id")
-    count = load_rows.write_rows(tmp_path / "rows.json", {"a": voice, "own": None}, 43)
+    count = write_rows(tmp_path / "rows.json", {"a": voice, "own": None}, 43)
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["data"]
-    assert len(rows) == count == len(load_rows.texts())
+    assert len(rows) == count == len(texts())
     assert rows[0]["reference_codes"] == {"content": list(range(20)), "shape": [10, 2]}
     assert "reference_codes" not in rows[1]
     assert [row["seed"]["content"] for row in rows[:3]] == [[0], [1], [2]]
@@ -142,7 +79,7 @@ def test_an_open_loop_has_exactly_its_rate() -> None:
     assert np.std(intervals) / np.mean(intervals) == pytest.approx(1.0, abs=0.25)  # exponential
 
 
-def test_the_finder_says_what_is_missing(tmp_path, monkeypatch) -> None:
+def test_a_missing_binary_or_library_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PerfAnalyzerError, match=r"no perf_analyzer .* make setup"):
@@ -158,7 +95,7 @@ def test_the_binary_of_the_wheel_finds_its_libraries(tmp_path) -> None:
     assert found.binary == Path(sys.prefix, "bin", "perf_analyzer")
 
 
-def test_what_fails_says_why(tmp_path) -> None:
+def test_a_failed_load_says_why(tmp_path) -> None:
     found, load = perf_analyzer.find(tmp_path), Load("fish_tts", True, 1, 1)
     (tmp_path / "rows.json").write_text('{"data": []}')
     with pytest.raises(PerfAnalyzerError, match=r"exit status \d+: .*127.0.0.1:9"):
@@ -177,13 +114,13 @@ def test_a_quick_load_is_answered_counted_and_reported(repository, tmp_path) -> 
     assert (said["failed"], said["left_out"]) == (0, 0)
     kinds = [(load["model"], load["closed"]) for load in said["loads"]]
     assert kinds == [(m, c) for m in ("fish_tts_stream", "fish_tts") for c in (True, False)]
-    for row in load_report.read_csv(tmp_path / "report" / "load.csv"):
+    for row in read_csv(tmp_path / "report" / "load.csv"):
         assert row["answers"] == row["requests"] == row["llama_requests"] >= 8
         name = perf_analyzer.Load(*(row[n] for n in ("model", "closed", "level", "requests"))).name
         answers = json.loads((tmp_path / f"{name}.answers.json").read_text())
         assert {a["finish_reason"] for a in answers} <= {"stop", "length"}
         frames = sum(sum(a["durations_s"]) for a in answers) * 44100 / 2048
-        stops = sum(a["finish_reason"] == "stop" for a in answers)  # the end is a step as well
+        stops = sum(a["finish_reason"] == "stop" for a in answers)  # the end token is a step too
         assert round(frames) + stops == row["llama_frames"]
         assert row["decoder_windows"] >= len(answers)
         assert row["prefix_hits"] == sum(i % 3 < 2 for i in range(row["requests"]))
@@ -194,3 +131,11 @@ def test_a_quick_load_is_answered_counted_and_reported(repository, tmp_path) -> 
     assert {p.name for p in (tmp_path / "report").glob("*.png")} == {
         "throughput.png", "batches.png", "time.png",
     }  # fmt: skip
+
+
+def test_rows_of_the_decoder_benchmark() -> None:
+    used = Snapshot(defaultdict(ModelStats, {"fish_decoder": ModelStats(6, 3, 1.5, 0.6)}))
+    found = figures([Answer(0.0, (0.5, 1.0), (1.0, 1.0), "length")] * 2, used)
+    assert (found["windows"], found["mean_batch"], found["audio_s_per_s"]) == (6, 2.0, 4.0)
+    assert (found["ttfa_s_p50"], found["gap_s_p95"]) == (0.5, 0.5)
+    assert (found["queue_s"], found["compute_s"]) == pytest.approx((0.1, 0.5))

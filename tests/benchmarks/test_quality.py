@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from benchmarks import voice_measures as measures
+from benchmarks.quality import voice_measures as measures
 
 RATE_HZ = 44100
 
@@ -54,15 +54,15 @@ def test_cepstral_distance_forgives_tempo_and_loudness_not_sound() -> None:
 def line():
     if not shutil.which("espeak-ng"):
         pytest.skip("espeak-ng is not installed")
-    from benchmarks.quality import Line, spoken
+    from benchmarks.quality.speech import Sentence, spoken
 
     text = "The clever elephant is under the castle."
-    return Line(text, "en-us+f3", spoken(text, "en-us+f3"))
+    return Sentence(text, "en-us+f3", spoken(text, "en-us+f3"))
 
 
 def test_the_recogniser_understands_espeak(line) -> None:
-    from benchmarks.quality import measured
-    from benchmarks.recogniser import Recogniser
+    from benchmarks.quality.measures import measured
+    from benchmarks.quality.recogniser import Recogniser
     from training.sentences import jsgf, read_rules
 
     recogniser = Recogniser(jsgf(read_rules()))
@@ -72,6 +72,6 @@ def test_the_recogniser_understands_espeak(line) -> None:
 
 def test_a_voice_has_its_own_pitch(line) -> None:
     pytest.importorskip("parselmouth", reason="training/requirements.txt is not installed")
-    from benchmarks.quality import f0_errors
+    from benchmarks.quality.measures import f0_errors
 
     assert f0_errors([line], [line], [line.true]) == {"en-us+f3": 0.0}

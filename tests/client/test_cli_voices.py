@@ -1,21 +1,17 @@
-"""Voices kept by name, and the commands about this machine."""
+"""Voices kept by name: `voicereel voice`, and where other commands find them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
 
+from support.command_line import run
 from support.fake_server import FakeServer, inputs_of, whole
 from voicereel import InvalidRequest, VoiceFeatures
 from voicereel import settings as settings_module
-from voicereel.cli import app
 from voicereel.library import VoiceLibrary
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -44,11 +40,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer
         settings_module.settings.cache_clear()
         yield server
     settings_module.settings.cache_clear()
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_add_list_show(fake: FakeServer) -> None:
@@ -121,39 +112,6 @@ def test_say_takes_a_name_a_file_or_a_recording(fake: FakeServer) -> None:
     code, _, err = run("say", "Hi", "-o", "hi.ogg", "--voice", "Nobody")
     assert code == 2
     assert "which has Ann" in err
-
-
-def test_settings(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VOICEREEL_MAX_WORKERS", "7")
-    monkeypatch.setenv("VOICEREEL_BATCHSIZE", "7")
-    code, out, err = run("settings", "--json")
-    found = json.loads(out)
-    assert (code, found["VOICEREEL_MAX_WORKERS"]["value"]) == (0, 7)
-    assert found["VOICEREEL_MAX_WORKERS"]["origin"] == "environment"
-    assert found["FISH_SPEECH_PRECISION"]["origin"] == "default"
-    assert found["FISH_SPEECH_PRECISION"]["read_by"] == "server"
-    assert "is it VOICEREEL_BATCH_SIZE?" in err
-    assert "VOICEREEL_PARALLEL_SYNTHESIS" in run("settings")[1]
-    monkeypatch.setenv("VOICEREEL_MAX_WORKERS", "none")
-    code, out, err = run("settings")
-    assert (code, out) == (2, "")
-    assert "ConfigurationError: VOICEREEL_MAX_WORKERS is 'none'" in err
-
-
-def test_a_client_alone_says_what_serving_needs(tmp_path: Path) -> None:
-    code = (
-        "import voicereel.project as p, pathlib\n"
-        f"p.__file__ = {str(tmp_path / 'a' / 'b' / 'project.py')!r}\n"
-        "from voicereel.cli import app; app(['serve'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(PROJECT / "client")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "only its client is installed here. In a checkout of it: make setup" in done.stderr
 
 
 def test_library_finds_files_and_names(tmp_path: Path) -> None:

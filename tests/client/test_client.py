@@ -1,4 +1,4 @@
-"""The client against a server that misbehaves on demand."""
+"""The client against a server that fails in every way that a test asks for."""
 
 import gc
 import os
@@ -15,18 +15,6 @@ import pytest
 import voicereel
 from support.fake_server import RATE_HZ, FakeServer, Refusal, chunk, inputs_of, whole
 from voicereel import Client
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with FakeServer() as server:
-        yield server
-
-
-@pytest.fixture
-def client(fake: FakeServer) -> Iterator[Client]:
-    with Client(fake.url, timeout_s=10) as client:
-        yield client
 
 
 def three_chunks(_: dict) -> Iterator[dict]:
@@ -106,7 +94,7 @@ def test_a_forgotten_stream_is_cancelled(fake: FakeServer, client: Client) -> No
     assert fake.cancelled.wait(5)
 
 
-def test_a_stream_that_nobody_reads_is_never_sent(fake: FakeServer, client: Client) -> None:
+def test_a_stream_that_is_not_read_is_never_sent(fake: FakeServer, client: Client) -> None:
     client.stream("Hello.").close()
     assert fake.requests == []
 
@@ -140,15 +128,15 @@ def test_a_stream_past_its_deadline(fake: FakeServer, client: Client) -> None:
     ("reason", "expected"),
     [(b"cancelled", voicereel.Cancelled), (b"timeout", voicereel.DeadlineExceeded)],
 )
-def test_a_stream_that_the_server_gives_up(
+def test_a_stream_that_the_server_ends_early(
     fake: FakeServer, client: Client, reason: bytes, expected: type[Exception]
 ) -> None:
-    def given_up(_: dict) -> Iterator[dict]:
+    def ended_early(_: dict) -> Iterator[dict]:
         yield chunk(0)
         last = chunk(1, samples=0, is_last=True)
         yield last | {"finish_reason": np.array([[reason]], np.object_)}
 
-    fake.answer = given_up
+    fake.answer = ended_early
     chunks = client.stream("Hello.")
     assert next(chunks).index == 0
     with pytest.raises(expected):
@@ -212,7 +200,7 @@ def test_without_known_words_the_status_counts(
     assert type(caught.value) is expected
 
 
-def test_nobody_there() -> None:
+def test_no_server() -> None:
     for protocol in ("grpc", "http"):
         with Client("127.0.0.1:1", protocol, timeout_s=5) as client:
             with pytest.raises(voicereel.ServerUnavailable):

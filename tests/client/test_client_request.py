@@ -7,10 +7,11 @@ import pytest
 import soundfile
 from tritonclient.utils import np_to_triton_dtype
 
-from ensemble.contract.tensors import MODELS, OPTIONS
+from ensemble.contract import options as contract
+from ensemble.contract.tensors import MODELS
 from voicereel import InvalidRequest, VoiceFeatures
 from voicereel.client import FRONT_DOORS
-from voicereel.request import OPTION_DTYPES, Options, recording_tensors, speech_request
+from voicereel.transport.request import recording_tensors, speech_request
 
 VOICE = VoiceFeatures(np.ones((10, 5), np.int64), (2, 3), ("one", "two"), "abc")
 
@@ -22,15 +23,12 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-def test_options_are_those_of_the_contract() -> None:
-    ours = {name: np_to_triton_dtype(dtype) for name, dtype in OPTION_DTYPES.items()}
-    assert ours == {option.name: option.dtype for option in OPTIONS}
-    assert list(Options.__annotations__) == list(ours)
+def test_front_doors_are_models_of_the_contract() -> None:
     assert set(FRONT_DOORS) <= MODELS.keys()
 
 
 def test_requests_are_those_of_the_contract(recording: Path) -> None:
-    options = {option.name: option.low for option in OPTIONS}
+    options = {option.name: option.low for option in contract.OPTIONS}
     requests = [
         speech_request("text", None, None, {}),
         speech_request("text", VOICE, None, options),
@@ -65,25 +63,6 @@ def test_a_voice_file_is_features(tmp_path: Path) -> None:
     model, tensors = speech_request("text", str(tmp_path / "voice.npz"), None, {})
     assert model == "fish_tts"
     np.testing.assert_array_equal(tensors["reference_codes"][0], VOICE.codes)
-
-
-def test_none_is_the_servers_default() -> None:
-    assert speech_request("text", None, None, {"seed": None, "top_p": None})[1].keys() == {"text"}
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"tempo": 1}, TypeError, "no option tempo; there are seed, temperature"),
-        ({"seed": 1.5}, TypeError, "float"),
-        ({"seed": -1}, InvalidRequest, "seed is -1, expected 0 to 18446744073709551615"),
-        ({"max_new_tokens": 2**31}, InvalidRequest, "max_new_tokens is 2147483648"),
-        ({"temperature": "hot"}, ValueError, "hot"),
-    ],
-)
-def test_impossible_options(options: dict, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        speech_request("text", None, None, options)
 
 
 def test_voice_and_its_words(recording: Path) -> None:

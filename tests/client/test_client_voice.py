@@ -1,4 +1,4 @@
-"""Voices: kept whole in a file, or refused."""
+"""Voice files: read back complete and unchanged, or refused."""
 
 import contextlib
 import pickle
@@ -17,7 +17,7 @@ def voice(frames: int = 4, text: str = "Grüße", checkpoint_id: str = "abc") ->
 
 def test_save_and_load(tmp_path: Path) -> None:
     saved = voice(3) + voice(5, "two")
-    saved.save(tmp_path / "voice")  # the name stays as given
+    saved.save(tmp_path / "voice")  # no suffix is appended
     loaded = VoiceFeatures.load(tmp_path / "voice")
     np.testing.assert_array_equal(loaded.codes, saved.codes)
     assert loaded.codes.dtype == np.int64

@@ -1,4 +1,4 @@
-"""Segments too long for one go: spoken in parts, heard, captioned and told as one."""
+"""Segments too long for one request: spoken in parts; joined, captioned and counted as one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from support.fake_server import RATE_HZ, FakeServer, Refusal, chunk, inputs_of, whole
 from voicereel import Client, ServerError, stream_script, synthesize_script
-from voicereel.sentences import parts_of
+from voicereel.script.sentences import parts_of
 
 SENTENCES = [f"{number}{str(number) * 49}. " for number in range(1, 10)]
 LONG = "".join(SENTENCES).strip()
@@ -32,16 +32,9 @@ def spoken(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with FakeServer() as server:
-        server.answer = spoken
-        yield server
-
-
-@pytest.fixture
-def client(fake: FakeServer) -> Iterator[Client]:
-    with Client(fake.url, timeout_s=10) as client:
-        yield client
+def fake(fake: FakeServer) -> FakeServer:
+    fake.answer = spoken
+    return fake
 
 
 def test_parts_are_joined_without_a_seam(fake: FakeServer, client: Client) -> None:

@@ -1,10 +1,10 @@
-"""Long texts in parts: nothing lost, cut where one breathes, short ones left alone."""
+"""Long texts are cut at sentences and nothing is lost; short texts are not changed."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicereel.sentences import LONGEST_PART_BYTES, parts_of
+from voicereel.script.sentences import LONGEST_PART_BYTES, parts_of
 
 ENGLISH = "Dr. Smith paid 1,000 dollars, i.e. too much. He was late. "
 CHINESE = "今天天气很好。你好吗？他说：“走吧。”然后走了！"

@@ -41,6 +41,7 @@ def window(decoder, codes, start: int, end: int, history: int, padding: int = 0)
     return decoder(part, new)[:, : (end - start) * FRAME]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8, 13, 16, 32, 64, FRAMES])
 def test_chunked_equals_whole(decoder, codes, whole, chunk) -> None:

@@ -15,7 +15,7 @@ from families.fish_s1.checkpoint import CODEC_CONFIG, load_checkpoint, load_code
 from families.fish_s1.make_checkpoint import make_checkpoint
 from families.fish_s1.upstream import DAC
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 FRAME = 2048
 CHUNKS = [9, 16, 17, 64, 128, 200, 1000]  # the encoder's attention has a window of 128 frames
 

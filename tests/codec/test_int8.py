@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from engine.codec.package import FILE_NAME, INT8_FILE_NAME, PARAMETER, machine_fault
-from ensemble.contract.artefact import Signature, Tensor
+from ensemble.contract.tensors import Signature, Tensor
 from ensemble.serving.kernel_file import load_kernel_file
 from ensemble.serving.stand_in.batch import Run
 from ensemble.serving.stand_in.served_model import ServedModel
@@ -73,6 +73,7 @@ def int8(monkeypatch) -> None:
     monkeypatch.setenv("FISH_SPEECH_PRECISION", "int8")
 
 
+@pytest.mark.slow
 def test_audio_depends_neither_on_the_window_nor_on_the_batch(folder, int8) -> None:
     run, log = loaded(folder)
     assert run is not None

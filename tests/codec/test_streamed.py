@@ -59,6 +59,7 @@ def decoded(decoder, window: Window) -> np.ndarray:
     return decoder(*inputs)[0, : window.num_frames * FRAME].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 def test_every_length_streamed_equals_upstreams_whole(codec, decoder, codes, length) -> None:
     expected = upstream(codec, codes[:length])
@@ -118,6 +119,7 @@ def three_instances(repository, tmp_path_factory):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("length", [1, 43, 400])
 def test_windows_in_any_order_by_any_instance(three_instances, decoder, codes, whole, length):

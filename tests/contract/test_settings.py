@@ -84,7 +84,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("VOICEREEL_MAX_WORKER", "8")
     monkeypatch.setenv("VOICEREEL_SOMETHING_ELSE", "8")
     assert suspicious_variables() == [
-        "VOICEREEL_MAX_WORKER is not read by anybody: is it VOICEREEL_MAX_WORKERS?"
+        "VOICEREEL_MAX_WORKER is read by no program: did you mean VOICEREEL_MAX_WORKERS?"
     ]
 
 

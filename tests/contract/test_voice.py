@@ -1,14 +1,12 @@
-"""What callers say of a voice: recordings, references of one voice, options."""
+"""What callers say of a voice: recordings, and references of one voice."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from ensemble.contract.options import checked_options
 from ensemble.contract.reference import BUCKET_FRAMES, CHUNK_FRAMES, chunk_frames, padded_reference
-from ensemble.contract.voice import references_from
-from families.fish_s1.prompt import PromptError
+from ensemble.contract.voice import PromptError, references_from
 from support.facts import FACTS
 
 
@@ -84,28 +82,3 @@ def test_references_are_cut_apart() -> None:
 def test_references_that_do_not_fit_together(texts, codes, frames, message) -> None:
     with pytest.raises(PromptError, match=message):
         references_from(texts, codes, frames)
-
-
-def test_options_have_defaults_and_ranges() -> None:
-    options = checked_options({"seed": 7, "temperature": 0.5})
-    assert options["seed"] == 7
-    assert options["temperature"] == 0.5
-    assert options["top_p"] == 0.8
-    assert checked_options({})["seed"] != checked_options({})["seed"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("temperature", -0.1),
-        ("temperature", float("nan")),
-        ("top_p", 1.5),
-        ("repetition_penalty", 0.0),
-        ("max_new_tokens", 0),
-        ("first_chunk_frames", 0),
-        ("max_chunk_frames", 100_000),
-    ],
-)
-def test_options_out_of_range(name, value) -> None:
-    with pytest.raises(ValueError, match=f"{name} is .*, expected"):
-        checked_options({name: value})

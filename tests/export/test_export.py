@@ -11,13 +11,14 @@ from rich.console import Console
 
 from ensemble.contract.facts import Facts
 from ensemble.contract.tensors import MODELS
+from ensemble.contract.voice import Reference
 from export.run import ParityError, export_checkpoint, tables
 from families.fish_s1.checkpoint import load_checkpoint, load_llama
-from families.fish_s1.prompt import PromptBuilder, Reference
+from families.fish_s1.prompt import PromptBuilder
 from support.engine import FULL, GREEDY, mixed, run
 from support.genuine import assert_same, greedy
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 VARIANTS = ["tiny-mha", "tiny-fastdim", "tiny-noqknorm", "tiny-8books", "tiny-tied"]
 
 

@@ -64,6 +64,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ACCEPTED)
 def test_accepts_what_upstream_accepts(what, broken, tiny):
     rewrite(broken, *ACCEPTED[what])
@@ -76,6 +77,7 @@ def test_accepts_what_upstream_accepts(what, broken, tiny):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_accepts_half_weights(dtype, broken):
     for file in ("model.pth", "codec.pth"):

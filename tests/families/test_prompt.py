@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from families.fish_s1.prompt import MAX_TEXT_CHARACTERS, PromptBuilder, PromptError, Reference
+from ensemble.contract.voice import PromptError, Reference
+from families.fish_s1.prompt import MAX_TEXT_CHARACTERS, PromptBuilder
 
 
 @pytest.fixture(scope="module")

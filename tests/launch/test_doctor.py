@@ -1,5 +1,6 @@
-"""`voicereel doctor` finds each planted fault and says how to mend it."""
+"""`voicereel doctor` finds each planted fault and says how to fix it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,15 +8,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tritonclient")
 
-from launch.doctor import machine
+from launch.doctor import Finding, machine
 from launch.doctor.repository import EXPORTED, TEMPLATE, artefacts
 from voicereel import VoiceFeatures
+from voicereel import doctor as doctor_of_the_client
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -58,12 +61,20 @@ def voice(checkpoint_id: str) -> VoiceFeatures:
     return VoiceFeatures(np.zeros((10, 4), np.int64), (4,), ("hello",), checkpoint_id)
 
 
+def test_client_and_server_findings_have_the_same_fields() -> None:
+    assert list(doctor_of_the_client.Finding.__annotations__) == [
+        field.name for field in dataclasses.fields(Finding)
+    ]
+    statuses = get_args(dataclasses.fields(Finding)[1].type)
+    assert statuses == get_args(doctor_of_the_client.Status)
+
+
 def test_a_sound_machine(exported: Path, tmp_path: Path) -> None:
     voice("abc").save(tmp_path / "alice.npz")
     code, found = doctor("--repository", exported, VOICEREEL_VOICES=str(tmp_path))
     broken = {name: f for name, f in found.items() if f["status"] != "ok"}
     assert (code, list(broken)) == (0, ["service"])  # nothing runs yet, which is a warning
-    assert found["service"]["mend"].startswith("start it: voicereel serve")
+    assert found["service"]["fix"].startswith("start it: voicereel serve")
     assert found["checkpoint"]["found"] == "abc"
     assert found["voices"]["found"] == f"1 of 1 usable in {tmp_path}"
 
@@ -93,15 +104,15 @@ def test_several_faults_in_one_run(exported: Path, tmp_path: Path) -> None:
         "ports": (f"another program listens: {port} (grpc)", "voicereel serve --grpc-port PORT"),
         "artefacts": ("lacks fish_decoder/1/model.onnx", "make export CHECKPOINT=DIR"),
         "checkpoint": ("fish_llama abc, fish_prompt other", "make export CHECKPOINT=DIR"),
-        "service": ("nobody at 127.0.0.1:1", "voicereel serve"),
+        "service": ("no answer from 127.0.0.1:1", "voicereel serve"),
     }
     if not shutil.which("nvidia-smi"):
         expected["GPU"] = ("FISH_SPEECH_DEVICE is cuda", "unset FISH_SPEECH_DEVICE")
-    for check, (what, mend) in expected.items():
+    for check, (what, fix) in expected.items():
         finding = found[check]
         assert finding["status"] == "broken", finding
         assert what in finding["found"]
-        assert mend in finding["mend"]
+        assert fix in finding["fix"]
 
 
 def test_a_voice_of_another_checkpoint_and_a_damaged_one(exported: Path, tmp_path: Path) -> None:
@@ -115,7 +126,7 @@ def test_a_voice_of_another_checkpoint_and_a_damaged_one(exported: Path, tmp_pat
     )
     assert done.returncode == 1
     assert "alice was made by checkpoint elsewhere, the server has abc" in done.stdout
-    assert "mend: voicereel voice add 'alice' RECORDING --text WORDS --force" in done.stdout
+    assert "fix: voicereel voice add 'alice' RECORDING --text WORDS --force" in done.stdout
     assert "bob.npz is not a voice file" in done.stdout
 
 
@@ -125,7 +136,7 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     if Path("/opt/tritonserver/bin/tritonserver").is_file():
         pytest.skip("this machine has a tritonserver of its own")
     found = machine.server()
-    assert (found.status, found.mend) == ("broken", "make setup")
+    assert (found.status, found.fix) == ("broken", "make setup")
     assert "no tritonserver" in found.found
 
 
@@ -158,7 +169,7 @@ def test_a_repository_of_another_version_is_a_warning(exported: Path) -> None:
 
 def test_no_repository(tmp_path: Path) -> None:
     (found,) = artefacts(tmp_path / "nowhere")
-    assert (found.status, found.mend) == ("broken", "make export CHECKPOINT=DIR")
+    assert (found.status, found.fix) == ("broken", "make export CHECKPOINT=DIR")
 
 
 @pytest.mark.server

@@ -11,8 +11,8 @@ import torch
 
 from engine.lm.load import load_runner
 from engine.lm.on_torch import TorchRunner
-from engine.schedule.request import Sampling
 from ensemble.contract.facts import Facts
+from ensemble.contract.options import Sampling
 from support.engine import FULL, run
 
 pytestmark = pytest.mark.torch
@@ -50,6 +50,7 @@ def upstream(model: Any, prompt: np.ndarray, penalty: float, limit: int) -> torc
     return out[:, prompt.shape[1] : -1]
 
 
+@pytest.mark.slow
 def test_greedy_with_penalty_equals_upstream(pair_of, prompts) -> None:
     """Any token, its penalty, no guard against loops, the last frame cut."""
 
@@ -79,6 +80,7 @@ def test_greedy_with_penalty_equals_upstream(pair_of, prompts) -> None:
     assert len(found) > len(prompts)  # the penalty does something
 
 
+@pytest.mark.slow
 def test_an_end_in_the_first_frame_is_not_noticed(pair_of, prompts) -> None:
     def always_ends(weight: torch.Tensor, tokenizer: Any) -> None:
         weight[:, 0] = -30

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import precision
+from benchmarks.speed import precision
 from engine.lm.linear import is_batch_invariant
 from engine.lm.load import load_runner
 from engine.lm.placement import Placement
@@ -56,6 +56,7 @@ def test_errors_against_float32(repository) -> None:
         assert eight["top1"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_benchmark_ends_in_one_json_line(tiny_checkpoint, repository) -> None:
     done = subprocess.run(
         [

@@ -24,7 +24,7 @@ from engine.lm.on_gpu import GpuRunner
 from engine.lm.on_torch import TorchRunner
 from engine.lm.placement import Placement
 from engine.lm.runner import PENALTY_FRAMES, NewPositions
-from engine.schedule.request import Sampling
+from ensemble.contract.options import Sampling
 from support.engine import mixed, run
 from support.genuine import assert_same
 

@@ -10,9 +10,9 @@ import torch
 
 from engine.lm.runner import PENALTY_FRAMES, Draw, Runner
 from engine.lm.sampler import exponential_noise, sample
-from engine.schedule.request import Sampling
 from engine.schedule.rows import Rows
 from engine.schedule.scheduler import Scheduler
+from ensemble.contract.options import Sampling
 from support.engine import Collected
 
 pytestmark = pytest.mark.torch
@@ -181,6 +181,7 @@ class Watched:
         return codes, logits
 
 
+@pytest.mark.slow
 def test_every_draw_of_a_batch_is_upstreams(llama, prompts) -> None:
     """Windows of the penalty, options and noise stay with their request as rows come and go."""
     watched: Any = Watched(llama)

@@ -5,8 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from engine.schedule.request import Sampling
-from engine.schedule.scheduler import CancelledError, OverloadedError, Scheduler
+from engine.schedule.scheduler import Scheduler
+from ensemble.contract.errors import CancelledError, OverloadedError
+from ensemble.contract.options import Sampling
 from support.engine import GREEDY, Collected
 
 pytestmark = pytest.mark.torch

@@ -10,8 +10,9 @@ import torch
 from engine.lm.runner import NewPositions, Runner
 from engine.schedule.kv_cache import KVCache
 from engine.schedule.memory import free_bytes, kv_bytes_per_position, positions_that_fit
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler, TooLargeError
+from ensemble.contract.options import Sampling
 from support.engine import Collected, run
 
 pytestmark = pytest.mark.torch
@@ -90,6 +91,7 @@ def assert_equal(collected: list[Collected], expected: list[Collected]) -> None:
         assert got.reason == want.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["extend", "sample_token", "fast_loop"])
 @pytest.mark.parametrize("number", [0, 1, 4, 9, 16, 23])
 def test_out_of_memory_halves_the_slots_and_changes_nothing(

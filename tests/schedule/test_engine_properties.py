@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.schedule.prefix_cache import PrefixCache
-from engine.schedule.request import Sampling
 from engine.schedule.scheduler import Scheduler
+from ensemble.contract.options import Sampling
 from support.engine import Collected, run, with_voices
 
 pytestmark = pytest.mark.torch

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from engine.schedule.prefix_cache import MIN_POSITIONS, PrefixCache
-from engine.schedule.request import Sampling
 from engine.schedule.scheduler import Scheduler
-from families.fish_s1.prompt import PromptBuilder, Reference
+from ensemble.contract.options import Sampling
+from ensemble.contract.voice import Reference
+from families.fish_s1.prompt import PromptBuilder
 from support.engine import Collected
 
 pytestmark = pytest.mark.torch

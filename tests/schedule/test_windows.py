@@ -15,7 +15,7 @@ from engine.schedule.chunk_schedule import (
     frames_in_batch,
     of_equal_shape,
 )
-from ensemble.contract.tensors import LONGEST_CHUNK
+from ensemble.contract.options import LONGEST_CHUNK
 from ensemble.contract.window import Window
 from support.facts import FACTS as SOME
 

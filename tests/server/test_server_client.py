@@ -17,8 +17,7 @@ import soundfile
 import voicereel
 from benchmarks.demo import run as demo
 from launch.server import EXIT_TIMEOUT_S, Server
-from voicereel import Client, VoiceFeatures
-from voicereel.request import Options
+from voicereel import Client, Options, VoiceFeatures
 
 pytestmark = pytest.mark.server
 

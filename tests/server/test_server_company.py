@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.soak import soak
+from benchmarks.load.soak import ALLOWED_BYTES, ROUNDS, SETTLING, grown, soak
 from launch.server import EXIT_TIMEOUT_S, Server
+from support.processes import megabytes
 from support.raw import Stream, infer, joined, stream, tensors
 
 pytestmark = pytest.mark.server
@@ -207,19 +208,6 @@ def test_a_slow_reader_holds_nobody_back(server) -> None:
     assert sum(len(chunks) for chunks in read.values()) > 100
 
 
-def megabytes(group: int) -> float:
-    """Memory of a server and its stubs: their own, and shared once."""
-    pages = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if int((process / "stat").read_text().rpartition(")")[2].split()[2]) == group:
-                resident, shared = map(int, (process / "statm").read_text().split()[1:3])
-                pages += resident - shared
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return pages * 4096 / 1e6
-
-
 def regions(server: Server) -> dict[str, int]:
     """The server's shared memory, bytes in use."""
     name = next(
@@ -234,13 +222,17 @@ def test_a_soak_leaves_everything_as_it_was(server) -> None:
     models = ["fish_tts_stream", "fish_tts"]
     soak(server.grpc_url, models, 16, 16, 0)  # what is made once
     wait_until(lambda: idle(server))
-    memory, shared = megabytes(server.pid), regions(server)
-    ended = soak(server.grpc_url, models, 60, 16, 0.2)
-    wait_until(lambda: idle(server))
+    shared, ended = regions(server), Counter()
+
+    def work() -> None:
+        ended.update(soak(server.grpc_url, models, 50, 16, 0.2))
+        wait_until(lambda: idle(server))
+
+    growth = grown(lambda: 1e6 * megabytes(server.pid), work, 50)
+    assert growth < ALLOWED_BYTES
     assert set(ended) <= {"done", "cancelled"}, ended
-    assert ended.total() == 60
-    assert ended["done"] >= 40
-    assert megabytes(server.pid) < memory + 100
+    assert ended.total() == 50 * (SETTLING + ROUNDS)
+    assert ended["done"] >= 0.7 * ended.total()
     assert regions(server).keys() == shared.keys()
     assert sum(regions(server).values()) < sum(shared.values()) + 16e6
 

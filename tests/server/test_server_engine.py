@@ -11,11 +11,9 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.demo import run as demo
 from launch.server import Server
-from voicereel import InvalidRequest, VoiceFeatures
-from voicereel.client import Client
+from voicereel import Client, InvalidRequest, Options, VoiceFeatures
 from voicereel.engine import Engine
 from voicereel.fish_speech_regular import RegularSpeaker
-from voicereel.request import Options
 from voicereel.settings import read_settings
 
 pytestmark = [pytest.mark.server, pytest.mark.torch]

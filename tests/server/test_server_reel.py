@@ -13,8 +13,7 @@ import soundfile
 
 from benchmarks.demo import run as demo
 from launch.server import Server
-from voicereel import Client, VoiceFeatures, stream_script, synthesize_script
-from voicereel.request import Options
+from voicereel import Client, Options, VoiceFeatures, stream_script, synthesize_script
 
 pytestmark = pytest.mark.server
 

@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("fish_speech")
 pytestmark = [pytest.mark.torch, pytest.mark.server]
 
 from benchmarks.demo import run as demo
 from benchmarks.prepared import prepared
-from benchmarks.recogniser import Recogniser
-from benchmarks.voice_measures import word_errors
+from benchmarks.quality.recogniser import Recogniser
+from benchmarks.quality.voice_measures import word_errors
 from launch.server import Server
 from training.features import median_f0_hz
 from training.sentences import jsgf, read_rules, words
@@ -37,8 +37,16 @@ def stream(client: Client, text: str, voice, **options) -> Audio:
     return Audio(waveform, chunks[-1].sample_rate_hz, chunks[-1].finish_reason)
 
 
+needs_vnni = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI"
+)
+
+
 # Whole and together, in the default precision; in chunks and alone, with int8 weights.
-@pytest.mark.parametrize(("precision", "streamed"), [("half", False), ("int8", True)])
+@pytest.mark.parametrize(
+    ("precision", "streamed"),
+    [("half", False), pytest.param("int8", True, marks=needs_vnni)],
+)
 def test_it_says_the_words_in_the_voice(recogniser, precision, streamed) -> None:
     with (
         Server(prepared("demo", "demo")[1], environment={"FISH_SPEECH_PRECISION": precision}) as at,

@@ -18,7 +18,8 @@ from tritonclient.utils import InferenceServerException
 
 from ensemble.check.config import ModelConfig, data_type
 from ensemble.check.repository import config_paths
-from ensemble.contract.artefact import Signature, Tensor, onnx_differences, positions
+from ensemble.contract.artefact import onnx_differences, positions
+from ensemble.contract.tensors import Signature, Tensor
 from ensemble.serving.stand_in.batch import run_batch
 from ensemble.serving.stand_in.served_model import NUMPY_DTYPES, ServedModel
 from launch.server import Server

@@ -8,10 +8,11 @@ import torch
 
 from engine.lm.placement import Placement
 from engine.lm.runner import Runner
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.step import PREFILL_SLICE
-from families.fish_s1.prompt import Reference
+from ensemble.contract.options import Sampling
+from ensemble.contract.voice import Reference
 
 FULL = Placement(torch.device("cpu"), torch.float32)
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX-512 VNNI")

@@ -10,7 +10,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
-from voicereel.transport import from_raw, raw_bytes
+from voicereel.transport.base import from_raw, raw_bytes
 
 pb: Any = service_pb2
 RATE_HZ = 44_100

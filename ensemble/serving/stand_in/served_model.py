@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.contract.artefact import ANY, Signature, Tensor
+from ensemble.contract.tensors import ANY, Signature, Tensor
 
 NUMPY_DTYPES = {
     "BOOL": np.bool_,

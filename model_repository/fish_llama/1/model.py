@@ -17,11 +17,10 @@ from engine.lm.load import load_runner
 from engine.lm.on_torch import TorchRunner
 from engine.lm.placement import placement_for
 from engine.schedule.memory import MAX_SLOTS, positions_that_fit
-from engine.schedule.request import Request, Sampling
+from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
-from ensemble.contract.options import checked_options
+from ensemble.contract.options import OPTIONS, sampling_from
 from ensemble.contract.settings import ServerSettings, server_settings
-from ensemble.contract.tensors import OPTIONS
 from ensemble.serving import wire
 from ensemble.serving.cancel import CancelToken
 from ensemble.serving.metrics import LlamaMetrics
@@ -82,7 +81,7 @@ class TritonPythonModel:
 
     def _parsed(self, request, stream: Stream) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
-        options = checked_options({n: v[0].item() for n, v in asked.items() if v is not None})
+        sampling = sampling_from({n: v[0].item() for n, v in asked.items() if v is not None})
         prompt = wire.required(request, "prompt")
         self._check(prompt)
         prefix = wire.array(request, "prefix_length")
@@ -90,7 +89,7 @@ class TritonPythonModel:
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
         answers = stream.send, stream.fail, stream.why_cancelled
-        return Request(prompt, Sampling(**options), *answers, prefix_length)
+        return Request(prompt, sampling, *answers, prefix_length)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts

@@ -7,9 +7,9 @@ from __future__ import annotations  # pb_utils gets its classes only after this 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ensemble.contract.voice import references_from
+from ensemble.contract.voice import PromptError, references_from
 from ensemble.serving import wire
-from families.fish_s1.prompt import PromptBuilder, PromptError
+from families.fish_s1.prompt import PromptBuilder
 
 
 class TritonPythonModel:

@@ -1,0 +1,1 @@
+"""Quality: whether words and voice are right, judged by a recogniser."""

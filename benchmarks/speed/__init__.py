@@ -1,0 +1,1 @@
+"""Speed in one process or through one server, against genuine upstream and the machine's bounds."""

@@ -1,0 +1,20 @@
+"""Speak texts and scripts, keep voices, serve, and find out what is wrong.
+
+Exit codes: 0 done; 1 the server failed, the request was cancelled, or doctor found something
+broken; 2 wrong usage, an invalid request or a wrong setting; 3 no server; 4 overloaded or out of
+time, worth another try; 130 interrupted.
+"""
+
+import typer
+
+from voicereel.cli import doctor, machine, speak, voice
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+app.command()(speak.say)
+app.command()(speak.script)
+app.add_typer(voice.app, name="voice")
+app.command()(machine.ready)
+app.command()(doctor.doctor)
+app.command()(machine.settings)
+app.command(context_settings=machine.PASSED_ON)(machine.serve)
+app.command(context_settings=machine.PASSED_ON)(machine.bench)

@@ -1,0 +1,139 @@
+"""`voicereel voice`: encode recordings, and keep voices by name."""
+
+from functools import reduce
+from operator import add as join
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from voicereel.audio import CODEC_SAMPLE_RATE_HZ
+from voicereel.cli.options import Json, Timeout, Url, Via
+from voicereel.cli.session import connected, library, print_result, reported
+from voicereel.client import Client
+from voicereel.errors import InvalidRequest
+from voicereel.voice import VoiceFeatures
+
+app = typer.Typer(help="Voices, encoded once and used for many texts.", no_args_is_help=True)
+
+Recordings = Annotated[list[Path], typer.Argument(help="Recordings of the voice, 5 to 30 s each.")]
+Words = Annotated[list[str], typer.Option(help="The words spoken; once for each recording.")]
+# Strides of S1-mini's encoder x downsampling of its quantizer; shows frames as seconds.
+SAMPLES_PER_FRAME = 2 * 4 * 8 * 8 * 4
+
+
+@app.command()
+def encode(
+    recordings: Recordings,
+    text: Words,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The voice file, .npz")],
+    url: Url = None,
+    protocol: Via = "grpc",
+    timeout: Timeout = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Encode recordings into a voice file, which `say --voice` takes."""
+    with connected(url, protocol, timeout) as client:
+        voice = _encoded(client, recordings, text)
+        try:
+            voice.save(output)
+        except OSError as error:
+            raise InvalidRequest(f"cannot write {output}: {error.strerror}") from None
+    _print(output, voice, as_json)
+
+
+@app.command()
+def add(
+    name: Annotated[
+        str, typer.Argument(help="Name of the voice, for example that of a speaker in a script.")
+    ],
+    recordings: Recordings,
+    text: Words,
+    force: Annotated[bool, typer.Option("--force", help="Replace a voice of this name.")] = False,
+    url: Url = None,
+    protocol: Via = "grpc",
+    timeout: Timeout = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Encode recordings and keep the voice by name, in the folder VOICEREEL_VOICES."""
+    with connected(url, protocol, timeout) as client:
+        kept = library()
+        kept.place_for(name, replace=force)  # fails before the recordings are encoded
+        voice = _encoded(client, recordings, text)
+        path = kept.add(name, voice, replace=force)
+    _print(path, voice, as_json)
+
+
+@app.command("list")
+def list_voices(as_json: Json = False) -> None:
+    """Show the voices that are kept."""
+    with reported():
+        kept = library()
+        found = [_described(kept.path_of(name)) for name in kept.names()]
+    if as_json:
+        print_result(found)
+        return
+    if not found:
+        print_result(f"no voices in {kept.folder}; voicereel voice add NAME RECORDING --text WORDS")
+        return
+    table = Table("voice", "recordings", "seconds", "checkpoint", title=str(kept.folder))
+    for voice in found:
+        name = Path(voice["file"]).stem
+        if "error" in voice:
+            table.add_row(name, "damaged")
+        else:
+            seconds = f"{voice['seconds']:.1f}"
+            table.add_row(name, str(voice["recordings"]), seconds, voice["checkpoint_id"])
+    Console().print(table)
+
+
+@app.command()
+def show(
+    voice: Annotated[str, typer.Argument(help="Its name, or its .npz file.")], as_json: Json = False
+) -> None:
+    """Show which recordings and which checkpoint a voice was made from."""
+    with reported():
+        path = library().find(voice)
+        VoiceFeatures.load(path)
+    found = _described(path)
+    if as_json:
+        print_result(found)
+    else:
+        print_result("\n".join(f"{name}: {value}" for name, value in found.items()))
+
+
+def _encoded(client: Client, recordings: list[Path], texts: list[str]) -> VoiceFeatures:
+    if len(recordings) != len(texts):
+        raise InvalidRequest(
+            f"{len(recordings)} recordings and {len(texts)} texts, expected --text for each "
+            "recording: the words spoken in it"
+        )
+    return reduce(join, map(client.encode_voice, recordings, texts))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The facts of a voice file, or why it cannot be read."""
+    try:
+        voice = VoiceFeatures.load(path)
+    except InvalidRequest as error:
+        return {"file": str(path), "error": str(error)}
+    codebooks, frames = voice.codes.shape
+    return {
+        "file": str(path),
+        "recordings": len(voice.frames),
+        "seconds": frames * SAMPLES_PER_FRAME / CODEC_SAMPLE_RATE_HZ,
+        "codebooks": codebooks,
+        "frames": frames,
+        "texts": list(voice.texts),
+        "checkpoint_id": voice.checkpoint_id,
+        "sha256": voice.sha256,
+    }
+
+
+def _print(path: Path, voice: VoiceFeatures, as_json: bool) -> None:
+    codebooks, frames = voice.codes.shape
+    print_result(
+        _described(path) if as_json else f"{path}: {codebooks} codebooks x {frames} frames"
+    )

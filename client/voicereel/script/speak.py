@@ -1,0 +1,127 @@
+"""Speaks a script into a reel: one waveform and its captions.
+
+    audio, captions = synthesize_script(client, script, {"ALICE": alice, "BOB": "bob.npz"}, seed=7)
+
+Every segment is the request `client.synthesize(text, voice, **options)` and sounds exactly like
+that request sent on its own. The script's seed is the seed of each segment, so that changing one
+segment leaves the others as they are; two equal segments sound different only if one has a seed of
+its own. A text of more than 400 bytes becomes several such requests, whose audio is joined (see
+`voicereel.script.sentences`).
+"""
+
+import asyncio
+import threading
+from collections.abc import Generator, Mapping
+
+from typing_extensions import Unpack
+
+from voicereel.client import Client
+from voicereel.options import Options
+from voicereel.script.reel import Reel, ReelPiece, joined
+from voicereel.script.segment import ScriptLike
+from voicereel.script.synthesis import OnError, Part, Progress, ProgressCounter, ScriptSynthesis
+from voicereel.script.workers import Sound
+from voicereel.speaker import Speaker
+from voicereel.voice import Voice
+
+
+class ScriptOptions(Options, total=False):
+    """How to speak a script; its `Options` are for all segments, and a segment's override them.
+
+    Attributes:
+        max_workers: Requests in flight at a time; 4 if left out.
+        parallel: False sends one request at a time.
+        on_error: "raise", or "skip": a segment that failed leaves a second of silence and a
+            caption that says so, after the audio that had already arrived.
+        silence_s: Seconds between segments, for those that have no `silence_after_s`; 0 if left
+            out.
+        timeout_s: Seconds for each request, instead of the client's timeout.
+        language: ISO 639 code, for the abbreviations in long texts; "en" if left out.
+    """
+
+    max_workers: int
+    parallel: bool
+    on_error: OnError
+    silence_s: float
+    timeout_s: float | None
+    language: str
+
+
+def synthesize_script(
+    client: Speaker,
+    script: ScriptLike,
+    speaker_features: Mapping[str, Voice | None],
+    *,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    **how: Unpack[ScriptOptions],
+) -> Reel:
+    """Speak a script with several requests in flight; the longest texts start first.
+
+    Args:
+        client: A `Client`, over gRPC or HTTP, or another `Speaker`.
+        script: Segments, `{"speaker_id", "text"}` (see `Segment`), or what `load_script` returns.
+        speaker_features: The voice of each speaker: features or the .npz file of some; None is
+            the checkpoint's own voice.
+        progress: Called with the number of each segment that is done, from 0, and its seconds of
+            audio; called from several threads.
+        stop: Set it to stop: no further request starts, and `Cancelled` is raised.
+        **how: See `ScriptOptions`.
+
+    Raises:
+        InvalidRequest: Before any work: for a wrong script, an unknown speaker, an unusable voice.
+        VoiceReelError: The error that a segment failed with; the message names the segment. With
+            "skip" only if all segments failed.
+        ValueError: If max_workers, silence_s or on_error make no sense.
+    """
+    synthesis = ScriptSynthesis(script, speaker_features, **how)
+    counter = ProgressCounter(synthesis, progress)
+
+    def speak(part: Part) -> Generator[Sound]:
+        audio = client.synthesize(part.text, **part.request.arguments)
+        counter.add_part(part.segment, audio.duration_s)
+        yield audio
+
+    longest_first = sorted(
+        range(len(synthesis.parts)), key=lambda number: -len(synthesis.parts[number].text)
+    )
+    return joined(list(synthesis.pieces(speak, longest_first, stop or threading.Event())))
+
+
+async def synthesize_script_async(
+    client: Speaker,
+    script: ScriptLike,
+    speaker_features: Mapping[str, Voice | None],
+    *,
+    progress: Progress | None = None,
+    **how: Unpack[ScriptOptions],
+) -> Reel:
+    """Speak a script like `synthesize_script`, from asyncio; cancelling starts no more requests."""
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(
+            synthesize_script, client, script, speaker_features, progress=progress, stop=stop, **how
+        )
+    finally:
+        stop.set()
+
+
+def stream_script(
+    client: Client,
+    script: ScriptLike,
+    speaker_features: Mapping[str, Voice | None],
+    **how: Unpack[ScriptOptions],
+) -> Generator[ReelPiece]:
+    """Speak a script and yield its audio in order, as the server makes it; gRPC only.
+
+    Arguments and errors are those of `synthesize_script`; segments start in the script's order.
+    Errors that are found before any work are raised by the call, others by the iterator where the
+    segment would be heard. Closing the iterator cancels all requests. A segment that fails after
+    it has begun, and is skipped, keeps the audio that had arrived.
+    """
+    synthesis = ScriptSynthesis(script, speaker_features, **how)
+
+    def speak(part: Part) -> Generator[Sound]:
+        yield from client.stream(part.text, **part.request.arguments)
+
+    return synthesis.pieces(speak, range(len(synthesis.parts)), threading.Event())

@@ -1,0 +1,1 @@
+"""How a server is reached: tensors, requests and responses, over gRPC or HTTP."""

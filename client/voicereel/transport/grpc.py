@@ -1,0 +1,148 @@
+"""gRPC: unary and streamed responses over one channel."""
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Generator
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype
+
+from voicereel.errors import DeadlineExceeded, VoiceReelError, error_for
+from voicereel.transport.base import Tensors, from_raw, raw_bytes
+
+_pb: Any = service_pb2  # its classes are created at import, so type checkers do not see them
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),  # the default of 4 MB is 24 s of audio
+    ("grpc.max_reconnect_backoff_ms", 2000),  # the default of 2 min outlasts a server's start
+]
+# Cancelling a call in the moment when it ends can crash the server (Triton 24.05 to 25.03, fixed by
+# its pull request 8078). That moment is likely when client and server have the same timeout, and
+# after `fish_cancel`. So an abandoned call is left to end by itself, and is cancelled only so many
+# seconds after its timeout.
+_GRACE_S = 60
+_CLOSING_S = 2  # seconds that `close` waits at most for abandoned calls to end
+
+
+class GrpcTransport:
+    """One channel and the generated stub.
+
+    It does without tritonclient's InferenceServerClient, which allows one stream at a time and
+    leaks a thread when a stream is cancelled (tritonclient 2.50).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._channel = grpc.insecure_channel(url, _CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._abandoned: dict[Any, threading.Event] = {}
+
+    def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
+        request = _request(model, inputs, timeout_s)
+        call = self._stub.ModelInfer.future(request, timeout=timeout_s + _GRACE_S)
+        try:
+            return _tensors(call.result(timeout_s))
+        except grpc.FutureTimeoutError:
+            self._abandon(call)
+            raise DeadlineExceeded(f"no answer from {model} in {timeout_s:g} s") from None
+        except grpc.RpcError as error:
+            raise _typed(error) from None
+
+    def stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
+        deadline = time.monotonic() + timeout_s
+        request = _request(model, inputs, timeout_s)
+        # Without the header "triton_grpc_error" errors have no status, but with it tritonserver
+        # 2.51 crashes after some tens of errors.
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s + _GRACE_S)
+        # A thread reads responses as they arrive, so that a slow consumer delays neither the server
+        # nor the deadline.
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
+        ended = False
+        try:
+            while (reply := arrived.get(timeout=max(0, deadline - time.monotonic()))) is not None:
+                if isinstance(reply, grpc.RpcError):
+                    raise _typed(reply)
+                if reply.error_message:
+                    raise error_for("", reply.error_message)
+                yield _tensors(reply.infer_response)
+            ended = True
+        except queue.Empty:
+            raise DeadlineExceeded(f"{model} had not ended after {timeout_s:g} s") from None
+        finally:
+            if not ended:
+                self._cancel(request)
+                self._abandon(call)
+
+    def _cancel(self, request: Any) -> None:
+        """Free the request's slot by `fish_cancel`; Triton tells no model that a client left."""
+        token = request.parameters["cancel_token"].string_param
+        cancel = _request("fish_cancel", {"cancel_token": np.array([[token.encode()]], np.object_)})
+        self._abandon(self._stub.ModelInfer.future(cancel, timeout=_GRACE_S))
+
+    def _abandon(self, call: Any) -> None:
+        """Let a call end by itself; keep it until then, since gRPC cancels a call without owner."""
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            self._abandoned.pop(call, None)
+
+        self._abandoned[call] = ended
+        if not call.add_callback(end):  # False: it has ended
+            end()
+
+    def is_ready(self, model: str | None, timeout_s: float) -> bool:
+        try:
+            if model is None:
+                request = _pb.ServerReadyRequest()
+                return self._stub.ServerReady(request, timeout=timeout_s).ready
+            request = _pb.ModelReadyRequest(name=model)
+            return self._stub.ModelReady(request, timeout=timeout_s).ready
+        except grpc.RpcError as error:
+            raise _typed(error) from None
+
+    def close(self) -> None:
+        deadline = time.monotonic() + _CLOSING_S
+        for ended in list(self._abandoned.values()):
+            ended.wait(max(0, deadline - time.monotonic()))
+        self._channel.close()
+
+
+def _read(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
+    """Queue every response of a call, its error if any, and None for its end."""
+    try:
+        for response in call:
+            arrived.put(response)
+    except grpc.RpcError as error:
+        arrived.put(error)
+    finally:
+        arrived.put(None)
+
+
+def _request(model: str, inputs: Tensors, timeout_s: float = 0) -> Any:
+    request = _pb.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
+    if timeout_s:  # in us; Triton applies it in its queues, the models while generating
+        request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
+        request.parameters["cancel_token"].string_param = uuid.uuid4().hex
+    for name, array in inputs.items():
+        datatype = np_to_triton_dtype(array.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(raw_bytes(array))
+    return request
+
+
+def _tensors(response: Any) -> Tensors:
+    return {
+        output.name: from_raw(output.datatype, output.shape, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _typed(error: Any) -> VoiceReelError:
+    # debug_error_string() would block for ever after a local cancel (grpcio 1.85).
+    return error_for(error.code().name, error.details() or error.code().name)

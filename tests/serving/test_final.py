@@ -1,0 +1,424 @@
+"""Every request that a model answers by a sender gets FINAL exactly once, whatever happens to it.
+
+The models run in this process, on a stand-in for what Triton gives them.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ensemble.serving import cancel
+from support.pb_utils_stand_in import Request, Sender, load
+
+pytestmark = pytest.mark.torch
+MODELS = Path(__file__).resolve().parents[2] / "model_repository"
+LONG = {"max_new_tokens": [400], "first_chunk_frames": [400]}
+MANY_CHUNKS = {"max_new_tokens": [400], "first_chunk_frames": [1], "max_chunk_frames": [1]}
+TOKEN = "ab" * 16
+WITH_TOKEN = json.dumps({cancel.PARAMETER: TOKEN})
+
+
+@pytest.fixture(autouse=True)
+def waiting(tmp_path, monkeypatch) -> Path:
+    """Where the tokens of requests under way lie."""
+    monkeypatch.setattr(cancel, "_FOLDER", tmp_path / "waiting")
+    return tmp_path / "waiting"
+
+
+class Clock:
+    """The time of a model, which a test can put forward."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    return load(MODELS / "fish_llama" / "1" / "model.py")
+
+
+def started(module: Any, repository: Path) -> Any:
+    model = module.TritonPythonModel()
+    folder = str(repository / "fish_llama")
+    model.initialize(
+        {"model_instance_kind": "CPU", "model_repository": folder, "model_version": "1"}
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def shared(module, repository) -> Iterator[Any]:
+    model = started(module, repository)
+    yield model
+    model.finalize()
+
+
+@pytest.fixture
+def fresh(module, repository) -> Iterator[Any]:
+    """One that the test may spoil."""
+    model = started(module, repository)
+    yield model
+    model.finalize()
+
+
+@pytest.fixture(scope="module")
+def prompt(repository) -> np.ndarray:
+    from families.fish_s1.prompt import PromptBuilder
+
+    return PromptBuilder(repository / "fish_prompt" / "1").build("Hello there.", [])[0]
+
+
+def ended(model: Any, prompt: np.ndarray, sender: Sender) -> None:
+    """FINAL came once, with the last response; also after another request has run to its end."""
+    sender.wait()
+    after = Request(prompt=prompt, max_new_tokens=[2])
+    model.execute([after])
+    after.sender.wait()
+    assert after.sender.error == ""
+    assert sender.finals == [False] * (len(sender.sent) - 1) + [True]
+
+
+def reason(sender: Sender) -> str:
+    return sender.sent[-1][0].tensors["finish_reason"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"max_new_tokens": [9], "first_chunk_frames": [2]}, "length"), ({"seed": [3]}, "stop")],
+)
+def test_a_stream_that_is_whole(shared, prompt, waiting, options, why) -> None:
+    request = Request(WITH_TOKEN, prompt=prompt, **options)
+    shared.execute([request])
+    ended(shared, prompt, request.sender)
+    assert reason(request.sender) == why
+    assert list(waiting.iterdir()) == []
+
+
+BAD: dict[str, tuple[Callable[[np.ndarray], Request], str]] = {
+    "prompt": (lambda _: Request(prompt=np.zeros((3, 5), int)), "prompt has shape"),
+    "code": (lambda p: Request(prompt=np.full_like(p, 10**6)), "a token or code that"),
+    "empty": (lambda p: Request(prompt=p[:, :0]), "prompt has 0 positions"),
+    "too long": (lambda p: Request(prompt=np.tile(p, 300)), "expected 1 to"),
+    "prefix": (lambda p: Request(prompt=p, prefix_length=[10**4]), "prefix_length is 10000"),
+    "option": (lambda p: Request(prompt=p, temperature=[9.0]), "temperature is 9"),
+    "token": (lambda p: Request('{"cancel_token": "x"}', prompt=p), "cancel_token is 'x'"),
+    "parameters": (lambda p: Request("not JSON", prompt=p), "invalid request"),
+    "no prompt": (lambda _: Request(), "fish_llama: "),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_request(shared, prompt, kind) -> None:
+    make, message = BAD[kind]
+    request = make(prompt)
+    shared.execute([request])
+    assert request.sender.finals == [True]
+    assert message in request.sender.error
+    ended(shared, prompt, request.sender)
+
+
+def test_bad_requests_beside_good_ones(shared, prompt) -> None:
+    """All of one batch are answered, whichever fail."""
+    good = {"prompt": prompt, "max_new_tokens": [3]}
+    requests = [Request(**good), Request(), Request(**good), Request(**good, top_p=[3.0])]
+    shared.execute(requests)
+    for request in requests:
+        ended(shared, prompt, request.sender)
+    assert [bool(r.sender.error) for r in requests] == [False, True, False, True]
+
+
+def test_a_token_in_use_stays_that_of_the_first(shared, prompt, waiting) -> None:
+    first, second = (Request(WITH_TOKEN, prompt=prompt, **LONG) for _ in range(2))
+    shared.execute([first, second])
+    assert second.sender.finals == [True]
+    assert f"cancel_token {TOKEN} is in use" in second.sender.error
+    assert [file.name for file in waiting.iterdir()] == [TOKEN]
+    assert cancel.take_back(TOKEN)
+    ended(shared, prompt, first.sender)
+    assert first.sender.error == "fish_llama: cancelled: by the caller"
+
+
+def test_a_full_queue(shared, prompt, waiting, monkeypatch) -> None:
+    request = Request(WITH_TOKEN, prompt=prompt)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared.engine, "max_waiting", 0)
+        shared.execute([request])
+    assert request.sender.finals == [True]
+    assert "overloaded: 0 requests are waiting already" in request.sender.error
+    assert list(waiting.iterdir()) == []
+    ended(shared, prompt, request.sender)
+
+
+@pytest.mark.parametrize("by", ["connection", "token"])
+@pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
+def test_a_caller_who_leaves(shared, prompt, waiting, by, when) -> None:
+    options = LONG if when == "before the first chunk" else MANY_CHUNKS
+    request = Request(WITH_TOKEN, prompt=prompt, **options)
+
+    def leave(_: object = None) -> None:
+        if by == "token":
+            cancel.take_back(TOKEN)
+        else:
+            request.sender.cancelled = True
+
+    if options is MANY_CHUNKS:
+        request.sender.on_send = leave
+    shared.execute([request])
+    if options is LONG:
+        leave()
+    ended(shared, prompt, request.sender)
+    if options is LONG:
+        assert request.sender.error == "fish_llama: cancelled: by the caller"
+    else:
+        assert len(request.sender.sent) == 2
+        assert reason(request.sender) == "cancelled"
+    assert [f for f in waiting.iterdir() if not f.suffix] == []
+
+
+@pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
+def test_a_deadline(shared, module, prompt, monkeypatch, when) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    is_early = when == "before the first chunk"
+    options = LONG if is_early else MANY_CHUNKS
+    request = Request(timeout_us=100_000_000, prompt=prompt, **options)
+
+    def forward(_: object = None) -> None:
+        clock.ahead_s = 1000
+
+    if not is_early:
+        request.sender.on_send = forward
+    shared.execute([request])
+    if is_early:
+        forward()
+    ended(shared, prompt, request.sender)
+    if is_early:
+        assert "cancelled: its timeout of 100 s has passed" in request.sender.error
+    else:
+        assert reason(request.sender) == "timeout"
+
+
+@pytest.mark.parametrize("call", ["extend", "sample_token", "fast_loop"])
+@pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
+def test_a_failure_of_the_engine(shared, prompt, monkeypatch, waiting, call, when) -> None:
+    """It takes its requests with it, those that wait too; the next one runs."""
+    tokens = [f"{i:032x}" for i in range(20)]
+    requests = [
+        Request(json.dumps({cancel.PARAMETER: token}), prompt=prompt, **MANY_CHUNKS)
+        for token in tokens
+    ]
+    with monkeypatch.context() as patch:
+
+        def spoil(_: object = None) -> None:
+            def fail(*_: object, **__: object) -> None:
+                raise ZeroDivisionError("planted")
+
+            patch.setattr(shared.engine.llama, call, fail)
+
+        if when == "before the first chunk":
+            spoil()
+        else:
+            requests[0].sender.on_send = spoil
+        shared.execute(requests)
+        for request in requests:
+            request.sender.wait()
+    for request in requests:
+        ended(shared, prompt, request.sender)
+        assert request.sender.error == "fish_llama: planted"
+    assert list(waiting.iterdir()) == []
+
+
+def test_memory_that_runs_out(fresh, prompt, monkeypatch) -> None:
+    """Slots are halved down to one; then each request is told so."""
+    requests = [Request(prompt=prompt, **LONG) for _ in range(3)]
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        patch.setattr(fresh.engine.llama, "extend", fail)
+        fresh.execute(requests)
+        for request in requests:
+            request.sender.wait()
+    for request in requests:
+        ended(fresh, prompt, request.sender)
+        assert "out of memory" in request.sender.error
+
+
+@pytest.mark.parametrize("what", ["windows", "all"])
+@pytest.mark.parametrize("options", [MANY_CHUNKS, {"max_new_tokens": [3]}], ids=["first", "last"])
+def test_a_response_that_cannot_be_sent_ends_its_stream_alone(
+    shared, prompt, what, options
+) -> None:
+    """For lack of shared memory, say. Requests that end or go on in the same step are whole."""
+
+    def refuse(response: Any) -> None:
+        if what == "all" or response.error is None:
+            raise RuntimeError("planted: no shared memory")
+
+    requests = [Request(prompt=prompt, **options) for _ in range(5)]
+    longer = Request(prompt=prompt, max_new_tokens=[30], first_chunk_frames=[1], seed=[5])
+    broken = requests[2].sender
+    broken.on_send = refuse
+    shared.execute([*requests, longer])
+    for sender in {r.sender for r in (*requests, longer)} - {broken}:
+        ended(shared, prompt, sender)
+        assert sender.error == ""
+    if what == "all":
+        assert broken.sent == []
+    else:
+        assert broken.finals == [True]
+        assert broken.error == "fish_llama: planted: no shared memory"
+
+
+def test_a_shutdown(module, repository, prompt, waiting) -> None:
+    model = started(module, repository)
+    begun = Request(WITH_TOKEN, prompt=prompt, **LONG)
+    others = [Request(prompt=prompt, **LONG) for _ in range(20)]
+    model.execute([begun, *others])
+    model.finalize()
+    late = Request(prompt=prompt)
+    model.execute([late])
+    for request in (begun, *others, late):
+        assert request.sender.finals == [True]
+        assert "shutting down" in request.sender.error
+    assert "overloaded" in late.sender.error
+    assert list(waiting.iterdir()) == []
+
+
+class Answers:
+    """The server's own port: what the streaming ensemble answers, or raises.
+
+    Attributes:
+        chunks: Finish reasons of the chunks, "" for all but a last one.
+        error: Comes after them: a message from the server, or an exception of the client.
+        endless: Whether nothing more comes then.
+        slow_s: How long the connection takes to close.
+    """
+
+    def __init__(
+        self, chunks: list[str], error: Any = None, endless: bool = False, slow_s: float = 0
+    ) -> None:
+        self.chunks, self.error, self.endless, self.slow_s = chunks, error, endless, slow_s
+        self.reached = asyncio.Event()
+
+    async def stream_infer(self, requests: Any) -> Any:
+        async for _ in requests:
+            break
+        for index, why in enumerate(self.chunks):
+            yield _chunk(index, why), None
+        if isinstance(self.error, Exception):
+            raise self.error
+        if self.error:
+            yield None, SimpleNamespace(message=lambda: self.error)
+        if self.endless:
+            self.reached.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                await asyncio.sleep(self.slow_s)
+
+    async def close(self) -> None:
+        pass
+
+
+def _chunk(index: int, why: str) -> Any:
+    values = {
+        "chunk_index": np.array([[index]]),
+        "audio": np.zeros((1, 4096), np.float32),
+        "num_samples": np.array([[2048]]),
+        "finish_reason": np.array([[why.encode()]], object),
+        "sample_rate": np.array([[44100]]),
+    }
+    return SimpleNamespace(
+        as_numpy=values.get, get_response=lambda: SimpleNamespace(outputs=[*values])
+    )
+
+
+class Door:
+    """A front door before such answers."""
+
+    def __init__(self, name: str, answers: Answers) -> None:
+        self.model = load(MODELS / name / "1" / "model.py").TritonPythonModel()
+        self.model.initialize({})
+        self.model.client = answers
+        self.answers = answers
+
+    def ask(self, **inputs: Any) -> Request:
+        request = Request(**inputs)
+        self.model.execute([request])
+        return request
+
+
+DOOR_PATHS = {
+    "whole": (Answers(["", "stop"]), ""),
+    "error": (Answers([""], "fish_llama: overloaded: full"), "fish_llama: overloaded: full"),
+    "cut off": (Answers(["", ""]), "fish_tts_stream ended after 2 chunks, unfinished"),
+    "nothing": (Answers([]), "ended after 0 chunks"),
+    "cancelled": (Answers(["", "cancelled"]), "cancelled: by the caller"),
+    "timeout": (Answers(["timeout"]), "cancelled: its timeout has passed"),
+    "client": (Answers([""], ConnectionError("planted")), "planted"),
+}
+
+
+@pytest.mark.parametrize("path", DOOR_PATHS)
+def test_a_front_door(path) -> None:
+    answers, message = DOOR_PATHS[path]
+    door = Door("fish_tts", answers)
+    request = door.ask(text=[b"Hello."])
+    request.sender.wait()
+    door.model.finalize()
+    assert request.sender.finals == [True]
+    assert message in request.sender.error and bool(message) == bool(request.sender.error)
+    assert not door.model.in_flight
+
+
+@pytest.mark.parametrize("name", ["fish_tts", "fish_clone"])
+def test_a_front_door_that_is_full(name, monkeypatch) -> None:
+    from ensemble.serving import front_door
+
+    monkeypatch.setattr(front_door, "MAX_IN_FLIGHT", 2)
+    door = Door(name, Answers([], endless=True))
+    requests = [door.ask(text=[b"Hello."]) for _ in range(3)]
+    assert requests[2].sender.finals == [True]
+    assert f"{name}: overloaded: 2 requests are in flight" in requests[2].sender.error
+    door.model.finalize()
+    for request in requests[:2]:
+        assert request.sender.finals == [True]
+        assert "the server is shutting down" in request.sender.error
+
+
+@pytest.mark.parametrize("slow_s", [0, 0.3])
+def test_a_front_door_that_closes_tells_who_waits(slow_s) -> None:
+    door = Door("fish_tts", Answers([""], endless=True, slow_s=slow_s))
+    requests = [door.ask(text=[b"Hello."]) for _ in range(5)]
+    asyncio.run_coroutine_threadsafe(door.answers.reached.wait(), door.model.loop).result(30)
+    door.model.finalize()
+    for request in requests:
+        assert request.sender.finals == [True]
+        assert "the server is shutting down" in request.sender.error
+
+
+def test_a_front_door_that_cannot_read_a_request(monkeypatch) -> None:
+    """It says so to that caller, and has its place free for the next one."""
+    from ensemble.serving import front_door
+
+    monkeypatch.setattr(front_door, "MAX_IN_FLIGHT", 1)
+    door = Door("fish_tts", Answers(["stop"]))
+    bad, good = Request("not JSON", text=[b"Hello."]), Request(text=[b"Hello."])
+    for request in (bad, good):
+        door.model.execute([request])
+        request.sender.wait()
+        assert request.sender.finals == [True]
+    door.model.finalize()
+    assert bad.sender.error.startswith("fish_tts: ")
+    assert good.sender.error == ""
