@@ -70,7 +70,7 @@ def matmul_flops_per_s(
 
 
 def int8_ops_per_s(channels: int = 384, time: int = 4096) -> float:
-    """Of a convolution of 7 taps in 8-bit integers by oneDNN, the median of a few."""
+    """Rate of an 8-bit integer convolution of the decoder's shape by oneDNN, median of five."""
     ops: Any = torch.ops.onednn
     geometry = [1, 1], [0, 0], [1, 1], 1  # stride, padding, dilation, groups
     weight = torch.ones(channels, channels, 1, 7, dtype=torch.int8)

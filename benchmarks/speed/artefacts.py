@@ -37,7 +37,7 @@ def _in_pieces(encoder: Run) -> Run:
 
 
 def _kernels(path: Path) -> Run:
-    """As it is served, in memory that is kept; upstream has the good of that too."""
+    """The decoder on kernels as it is served. `keep_memory` speeds up upstream here as well."""
     decoder = DecoderSession(*_loaded(path))
 
     def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:

@@ -73,6 +73,7 @@ def int8(monkeypatch) -> None:
     monkeypatch.setenv("FISH_SPEECH_PRECISION", "int8")
 
 
+@pytest.mark.slow
 def test_audio_depends_neither_on_the_window_nor_on_the_batch(folder, int8) -> None:
     run, log = loaded(folder)
     assert run is not None

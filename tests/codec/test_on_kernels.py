@@ -8,7 +8,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from engine.codec.package import FILE_NAME, PARAMETER
-from ensemble.contract.artefact import ANY, Signature, Tensor
+from ensemble.contract.tensors import ANY, Signature, Tensor
 from ensemble.serving.kernel_file import load_kernel_file
 from ensemble.serving.stand_in.served_model import ServedModel
 from launch.server import Server
@@ -54,6 +54,7 @@ def test_a_server_serves_it_or_falls_back(kernel_repository, tmp_path) -> None:
         np.testing.assert_array_equal(codes, codes_of[0])
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("precision", ["full", "int8"])  # the encoder is always in float32
 def test_the_encoder_in_any_chunks_gives_upstreams_codes(
@@ -64,6 +65,7 @@ def test_the_encoder_in_any_chunks_gives_upstreams_codes(
     from export.parity import test_signal as signal
     from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)  # the setting, not the CPU
     monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
     said: list[str] = []
     encode = load_kernel_file(encoder_in(kernel_repository), said.append)
@@ -83,6 +85,7 @@ def test_the_encoder_in_any_chunks_gives_upstreams_codes(
         encode({"waveform": np.zeros((1, 8193 * 2048), np.float32), "chunk_frames": one})
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_the_decoders_audio_depends_neither_on_the_window_nor_on_the_batch(
     kernel_repository, monkeypatch

@@ -1,7 +1,7 @@
 """The decoder goes on only behind the very history that it kept, for a stand-in of the codec.
 
 Its audio is a number made of all codes that can be heard and of the position, so that going on
-behind another history is heard. The same for the real codec: tests/codec/test_on_kernels.py.
+behind another history is heard. The same for the real codec: tests/codec/test_session.py.
 """
 
 from itertools import pairwise

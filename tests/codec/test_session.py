@@ -35,6 +35,7 @@ def loaded(repository: Path) -> DecoderSession:
     return DecoderSession(*package.load(repository / "fish_decoder" / "1" / package.FILE_NAME))
 
 
+@pytest.mark.slow
 def test_what_is_known_of_a_history_changes_nothing(kernel_repository) -> None:
     """Streams that take turns, two of them equal up to a point, longer than a window's history."""
     kept, forgetful = loaded(kernel_repository), loaded(kernel_repository)
@@ -58,6 +59,7 @@ def test_what_is_known_of_a_history_changes_nothing(kernel_repository) -> None:
     assert kept.resumed == windows - 3 and forgetful.resumed == 0
 
 
+@pytest.mark.slow
 def test_a_pause_that_repeats_is_decoded_at_its_own_place(kernel_repository) -> None:
     """Its history is the same codes each time, and so are the last frames of unlike histories."""
     kept, forgetful = loaded(kernel_repository), loaded(kernel_repository)
@@ -111,6 +113,7 @@ def test_windows_at_different_places_of_their_streams_share_a_batch(
     assert run.resumed == (len(starts) - 1) * known
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_histories_is_bounded(kernel_repository, monkeypatch) -> None:
     run = loaded(kernel_repository)
     codes = np.random.default_rng(0).integers(0, 64, (5, 10, 20))

@@ -13,6 +13,7 @@ from engine.codec.decoder import DecoderGraph
 from engine.codec.on_kernels import decoder as on_kernels
 from engine.kernels import build
 from engine.kernels.convolution import FusedConv
+from engine.kernels.panels import split_panels
 from engine.kernels.rounding import RoundedConvolution, rounded_convolution
 
 pytestmark = pytest.mark.torch
@@ -125,6 +126,19 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         kernel(numbers(1, 20, 96), [0])
 
 
+def test_two_bfloat16_make_a_weight_but_for_1_in_65_536() -> None:
+    """For each step of 32 inputs their nearest bfloat16 come first, then what these lack."""
+    weight = numbers(64, 96, seed=1)
+    parts = split_panels(weight)
+    assert (parts.dtype, tuple(parts.shape[-1:])) == (torch.bfloat16, (2,))
+    parts = parts.view(2, 3, 2, 16, 32, 2).float()  # panels, steps, parts, pairs, outputs, 2
+    both = parts.sum(2).permute(0, 3, 1, 2, 4).reshape(64, 96)
+    assert ((both - weight).abs() <= weight.abs() / 2**16).all()
+    nearest = parts[:, :, 0].permute(0, 3, 1, 2, 4).reshape(64, 96)
+    assert torch.equal(nearest, weight.bfloat16().float())
+
+
+@pytest.mark.slow
 def test_layers_in_one_pass_are_as_one_by_one(codec, monkeypatch) -> None:
     graph = DecoderGraph(codec)
     together = on_kernels.KernelDecoder(graph).eval()
