@@ -23,8 +23,16 @@ KEPT_POSITIONS = 2048  # of every slot, where steps are recorded: their memory m
 class Batch:
     """Rows 0 to n - 1 of cache and numbers are the n active requests'; behind them, who joins."""
 
-    def __init__(self, llama: Llama, slots: int, max_positions: int | None = None) -> None:
+    def __init__(
+        self,
+        llama: Llama,
+        slots: int,
+        max_positions: int | None = None,
+        prefill_slice: int = PREFILL_SLICE,
+    ) -> None:
+        """Args: see `engine.engine.Engine`."""
         self.llama, self.slots, self.max_positions = llama, slots, max_positions
+        self.prefill_slice = prefill_slice
         self.waiting: deque[Active] = deque()
         self.active: list[Active] = []
         self.joining: list[Active] = []  # within a step: whose prompts go through together
@@ -110,7 +118,7 @@ class Batch:
             self._admit(active, begin + len(group))
             self.waiting.popleft()
             longest = max(longest, active.left)
-            if active.needs_voice or (1 + len(group)) * longest > PREFILL_SLICE:
+            if active.needs_voice or (1 + len(group)) * longest > self.prefill_slice:
                 self.prefilling = active
                 break
             group.append(active)
@@ -138,7 +146,7 @@ class Batch:
         if active is None:
             return
         begin, prefix = active.prefilled, active.prefix_length
-        end = min(begin + PREFILL_SLICE, active.prompt.shape[1])
+        end = min(begin + self.prefill_slice, active.prompt.shape[1])
         if active.needs_voice:  # a slice of its own: the rest is then the same, hot or cold
             end = min(end, prefix)
         logits, state = self._extend("prefill", row, [active.prompt[:, begin:end]])

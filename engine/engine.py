@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from engine.batch import Batch
+from engine.batch import PREFILL_SLICE, Batch
 from engine.llama import Llama
 from engine.memory import kv_bytes_per_position, out_of_memory
 from engine.request import Active, Request, Sampling
@@ -37,14 +37,16 @@ class Engine(Batch):
         slots: int,
         max_waiting: int = 256,
         max_positions: int | None = None,
+        prefill_slice: int = PREFILL_SLICE,
     ) -> None:
         """Args:
         llama: The graphs.
         slots: Requests that are decoded together, at most.
         max_waiting: More are refused.
         max_positions: In the cache at once; who would need more waits. None: all that fit slots.
+        prefill_slice: Prompt positions that one step pushes through, at most.
         """
-        super().__init__(llama, slots, max_positions)
+        super().__init__(llama, slots, max_positions, prefill_slice)
         self.max_waiting = max_waiting
         self._wake = threading.Condition()
         self._closed = False

@@ -73,9 +73,11 @@ class Collected:
         return self.windows[-1].finish_reason
 
 
-def run(llama: Llama, jobs: list, slots: int = 16, stagger: int = 0) -> list[Collected]:
+def run(
+    llama: Llama, jobs: list, slots: int = 16, stagger: int = 0, **options: int
+) -> list[Collected]:
     """Run jobs to their ends, each submitted `stagger` steps after the one before."""
-    engine, collected = Engine(llama, slots), []
+    engine, collected = Engine(llama, slots, **options), []
     for prompt, sampling in jobs:
         collected.append(Collected())
         engine.submit(collected[-1].request(prompt, sampling))
@@ -259,10 +261,9 @@ def test_waiting_prompts_go_through_together(llama, prompts) -> None:
         np.testing.assert_array_equal(got.codes, alone.codes)
 
 
-def test_prefill_in_slices_equals_prefill_at_once(llama, prompts, monkeypatch) -> None:
+def test_prefill_in_slices_equals_prefill_at_once(llama, prompts) -> None:
     (whole,) = run(llama, [(prompts[2], GREEDY)])
-    monkeypatch.setattr("engine.batch.PREFILL_SLICE", 16)
-    (sliced,) = run(llama, [(prompts[2], GREEDY)])
+    (sliced,) = run(llama, [(prompts[2], GREEDY)], prefill_slice=16)
     np.testing.assert_array_equal(sliced.codes, whole.codes)
 
 
