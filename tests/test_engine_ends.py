@@ -32,6 +32,26 @@ def finish(engine: Engine) -> None:
     assert int(engine.cache.lengths.sum()) == 0
 
 
+def test_speech_has_a_frame_even_if_the_model_wants_none(llama, prompts, monkeypatch) -> None:  # noqa: F811
+    """The end is forbidden to the first frame: its token is the best of the others, code 5."""
+    extend = llama.extend
+
+    def at_its_end(*inputs):
+        logits, state = extend(*inputs)
+        logits[:, 5], logits[:, llama.end_choice] = 100.0, 200.0
+        return logits, state
+
+    monkeypatch.setattr(llama, "extend", at_its_end)
+    engine = Engine(llama, 2)
+    together = [submitted(engine, prompts[0], GREEDY) for _ in range(2)]
+    sliced = submitted(engine, prompts[2], GREEDY)  # its prompt goes through in slices
+    finish(engine)
+    for got in (*together, sliced):
+        assert ends(got) == ["stop"]
+        assert got.codes.shape[1] == 1
+        assert got.codes[0, 0] == 5
+
+
 @pytest.mark.parametrize("chunk", [3, 7, 8, 64])
 @pytest.mark.parametrize(("most", "reason"), [(20, "length"), (400, "stop"), (400, "runaway")])
 def test_the_last_window_says_why_and_nothing_is_lost(
