@@ -27,9 +27,13 @@ from ensemble import compiled
 _SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-fopenmp"),
-    # Nothing is done with infinity but to compare. Sums begin alike wherever they lie in memory.
-    *("-ffast-math", "--param=vect-max-peeling-for-alignment=0"),
-    *("-fvisibility=hidden", "-w"),
+    # Sums may be reordered, so that vectors hold their parts, but infinity stays what it is: logits
+    # are -inf where a token is forbidden. -ffast-math would take it for any number.
+    *("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros"),
+    *("-fno-trapping-math", "-fno-math-errno"),
+    # Sums begin alike wherever they lie in memory.
+    "--param=vect-max-peeling-for-alignment=0",
+    "-fvisibility=hidden",
 )
 _PANEL, _DOT = 32, 4  # as in rows.h
 _NO_WINDOW = 2**62
@@ -71,16 +75,13 @@ def _compile(path: Path) -> None:
     includes = (root / "include", root / "include" / "torch" / "csrc" / "api" / "include")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unlinked, finished = Path(folder) / "operators.o", Path(folder) / path.name
-        compiler = os.environ.get("CXX", "g++")
-        # Linked apart: with -ffast-math that would let small numbers count as 0 in all the process.
-        for arguments in (
-            [*_FLAGS, *(f"-I{i}" for i in includes), "-c", _SOURCES / "operators.cpp"],
-            ["-shared", unlinked, f"-L{root / 'lib'}", "-lgomp", "-lc10", "-ltorch_cpu"],
-        ):
-            out = finished if "-shared" in arguments else unlinked
-            command = [compiler, *map(str, arguments), "-o", str(out)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
+        finished = Path(folder) / path.name
+        command = [
+            *(os.environ.get("CXX", "g++"), *_FLAGS, *(f"-isystem{i}" for i in includes)),
+            *("-shared", str(_SOURCES / "operators.cpp"), "-o", str(finished)),
+            *(f"-L{root / 'lib'}", "-lgomp", "-lc10", "-ltorch_cpu"),
+        ]
+        subprocess.run(command, check=True, capture_output=True, text=True)
         finished.replace(path)
 
 
