@@ -131,8 +131,9 @@ inline void norm_row(const float* x, const float* weight, float eps, int64_t cou
 }
 
 inline void gate_row(const float* x, int64_t count, float* y) {  // silu(gate) * up
+  constexpr float most = 87;  // e^87 < 2^126, the largest number whose reciprocal is a normal one
 #pragma omp simd
-  for (int64_t i = 0; i < count; i++) y[i] = 1 + expf(-x[i]);
+  for (int64_t i = 0; i < count; i++) y[i] = 1 + expf(std::min(-x[i], most));
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     const Floats gated = opaque(lanes(x + i) * reciprocal(lanes(y + i))) * lanes(x + count + i);
