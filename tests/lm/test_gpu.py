@@ -1,6 +1,6 @@
 """A GPU's kernels against torch, and the language model on a GPU.
 
-Without a GPU, where OpenAI's Triton is installed: TRITON_INTERPRET=1 pytest tests/lm/test_gpu.py
+Without a GPU the kernels run on the CPU, in the interpreter of OpenAI's Triton: see conftest.py.
 """
 
 import os
@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
-    pytest.skip("needs a GPU", allow_module_level=True)
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1 without one", allow_module_level=True)
 pytest.importorskip("triton")
 
 import torch.nn.functional as F
@@ -105,7 +105,8 @@ def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_nor
 
 def test_choices_are_those_of_the_distribution() -> None:
     """Against torch's sampler: the same choices possible, equally often."""
-    rows, choices, times = 500, 257, 100
+    rows = 500 if HAS_GPU else 120  # which the interpreter takes one by one, 0.1 s each
+    choices, times = 257, 50_000 // rows
     logits = (2 * numbers(1, choices)).expand(rows, -1).contiguous()
     previous = torch.full((rows, 3, PENALTY_FRAMES), -1, device=DEVICE)
     previous[:, 1, :4] = torch.tensor([3, 50, 17, 59], device=DEVICE)
@@ -120,8 +121,10 @@ def test_choices_are_those_of_the_distribution() -> None:
         torch.bincount(t, minlength=choices).double() / len(t) for t in (found, wanted)
     )
     assert not (often > 0)[expected == 0].any()
-    assert (often - expected).abs().max() < 0.07  # three deviations
-    assert torch.equal(found, gpu_kernels.sample(logits, previous[:, 1], *options, draws))
+    assert (often - expected).abs().max() < 1.57 / rows**0.5  # three deviations
+    some = slice(40, 50)  # the same again, in a smaller batch
+    again = (t[some] for t in (logits, previous[:, 1], *options, draws))
+    assert torch.equal(found[some], gpu_kernels.sample(*again))
 
 
 def test_greedy_choices() -> None:

@@ -38,7 +38,7 @@ struct Attention {
                                  // Those called less than 0 cannot be seen
   int64_t window;                // positions that one may see, itself included
   const int64_t *leads, *alike;  // whose row begins alike, and for how many positions; or null
-  const float *cos_sin, *q_norm, *k_norm;
+  const float *cos_sin, *q_norm = nullptr, *k_norm = nullptr;
   float eps;
   int64_t row_stride, head_stride;  // of the cache, keys and values alike
   float *queries, *y;               // (batch, time, heads, dim)
@@ -124,7 +124,7 @@ struct Attention {
 
   template <int width, int rows, class Cached>
   void score(const float* (&query)[rows], const Positions<Cached>& keys, int64_t longest, float* to) const {
-    const float scale = 1 / std::sqrt(float(dim));
+    const float scale = reciprocal_root(float(dim));
     keys.each(dim, [&](int64_t p, const Cached* key) {
       Floats sum[rows] = {};
       int64_t d = 0;

@@ -142,7 +142,8 @@ struct Convolution {
   }
 
   template <int blocks, class Meanwhile>
-  void unit_tiles(const Input* x, const Weight* panel, Sum* sums, Meanwhile meanwhile) const {
+  void unit_tiles([[maybe_unused]] const Input* x, [[maybe_unused]] const Weight* panel,
+                  [[maybe_unused]] Sum* sums, [[maybe_unused]] Meanwhile meanwhile) const {
 #ifdef __AMX_INT8__
     if constexpr (Format::step != 16) {
       const int64_t between = stride * row() * sizeof(Input), block = kUnitRows * stride * row();

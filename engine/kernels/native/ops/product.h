@@ -62,15 +62,15 @@ inline void any_tile(int count, const Input* x, const Weight* panel, int64_t dep
 struct Product {
   enum class Weights { floats, halves, pairs, split_pairs, bytes };
 
-  const float* x;
+  const float* x = nullptr;
   int64_t rows, width, depth, outputs;  // width: of a row of x; depth: of what is multiplied
   Weights kind;
   const void* weights;
-  const float *scales, *bias, *norm, *residual;
+  const float *scales, *bias, *norm, *residual = nullptr;
   const int32_t* columns;  // 128 times the sums of the int8 weights' columns
   float eps;
   bool gated;
-  float* y;  // may be the residual
+  float* y = nullptr;  // may be the residual
 
   bool worth_threads() const { return rows * depth * outputs > kWorthThreads; }
 

@@ -37,9 +37,9 @@ inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previou
   std::vector<int64_t> late(previous, previous + window);
   std::sort(late.begin(), late.end());
   late.erase(std::unique(late.begin(), late.end()), late.end());  // each is penalised once
+  const float inverse = 1 / penalty;
   for (const int64_t choice : late)
-    if (choice >= 0 && choice < choices)
-      logits[choice] = logits[choice] < 0 ? logits[choice] * penalty : logits[choice] / penalty;
+    if (choice >= 0 && choice < choices) logits[choice] *= logits[choice] < 0 ? penalty : inverse;
   if (top_p <= 0) return std::max_element(logits, logits + choices) - logits;
   const std::vector<int64_t> order = ranked_indices(logits, choices);
   std::vector<float> ranked(choices), mass(choices);
@@ -48,8 +48,8 @@ inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previou
   // Drop a choice when the mass up to and with it exceeds top_p, but never the first.
   int64_t kept = 1;
   for (float sum = mass[0]; kept < choices && (sum += mass[kept]) <= top_p;) kept++;
-  temperature = std::max(temperature, 1e-5f);
-  for (int64_t i = 0; i < kept; i++) ranked[i] /= temperature;
+  const float coldness = 1 / std::max(temperature, 1e-5f);
+  for (int64_t i = 0; i < kept; i++) ranked[i] *= coldness;
   softmax_row(ranked.data(), kept, ranked[0]);
   for (int64_t i = 0; i < kept; i++) ranked[i] /= noise[i];  // its largest is a draw
   return order[std::max_element(ranked.begin(), ranked.begin() + kept) - ranked.begin()];

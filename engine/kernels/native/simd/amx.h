@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "simd/rows.h"
 
 namespace voicereel {
@@ -113,7 +115,9 @@ inline bool has_units() { return false; }
 inline void begin_units() {}
 inline void end_units() {}
 template <int parts, int planes, int blocks, class Input, class Weight, class Sum>
-inline void unit_tile(const Input*, int64_t, const Weight*, int64_t, Ahead, Sum*) {}
+[[noreturn]] inline void unit_tile(const Input*, int64_t, const Weight*, int64_t, Ahead, Sum*) {
+  std::abort();  // whoever comes here has not asked `has_units`
+}
 #endif
 
 }  // namespace voicereel

@@ -1,0 +1,216 @@
+"""Recordings of a GPU's steps, with a stand-in for CUDA's graphs that works on a CPU.
+
+As CUDA's, it keeps the operations of one run and their memory, and a replay runs these operations
+again, on what lies in that memory now, without Python's part of the function. What the recording
+itself computed is spoilt, since CUDA computes nothing while it records.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine.lm import cuda_replay
+from engine.lm.on_gpu import GpuRunner
+from engine.lm.runner import NewPositions
+
+pytestmark = pytest.mark.torch
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class Graph(TorchDispatchMode):
+    """Stands for `torch.cuda.CUDAGraph`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple, dict, Any]] = []
+        self.replays = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, out))
+        return out
+
+    def spoil(self) -> None:
+        for _, args, kwargs, out in self.calls:
+            given = {memory(t) for t in tensors((args, kwargs))}
+            for tensor in tensors(out):
+                if memory(tensor) not in given:
+                    tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
+
+    def replay(self) -> None:
+        self.replays += 1
+        for function, args, kwargs, kept in self.calls:
+            for old, new in zip(tensors(kept), tensors(function(*args, **kwargs)), strict=True):
+                if memory(old) != memory(new):
+                    old.copy_(new)
+
+
+@contextmanager
+def recording(graph: Graph, pool: str, capture_error_mode: str) -> Iterator[None]:
+    assert (pool, capture_error_mode) == ("a pool", "thread_local")
+    with graph:
+        yield
+    graph.spoil()
+
+
+@pytest.fixture(autouse=True)
+def cuda(monkeypatch) -> None:
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {
+        "graph_pool_handle": lambda: "a pool",
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": nullcontext,
+        "CUDAGraph": Graph,
+        "graph": recording,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+class Counted:
+    """A function of tensors, and how often Python ran it."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.runs += 1
+        return x * 2 + y, y.sum(dim=-1)
+
+
+def test_a_recording_is_replayed_on_the_inputs_of_each_call() -> None:
+    function = Counted()
+    replays = cuda_replay.Replay(function, "a pool")
+    for seed in range(4):
+        x, y = (
+            torch.randn(3, 5, generator=torch.Generator().manual_seed(seed + s)) for s in (0, 9)
+        )
+        total, sums = replays(x, y)
+        assert torch.equal(total, x * 2 + y)
+        assert torch.equal(sums, y.sum(dim=-1))
+        assert function.runs == 2  # once to compile what it launches, once to record
+
+
+def test_inputs_are_copied_from_wherever_and_however_they_lie() -> None:
+    """An expanded one, a transposed one; and the callers' own are left as they are."""
+    function = Counted()
+    replays = cuda_replay.Replay(function, "a pool")
+    first = torch.ones(3, 5), torch.ones(3, 5)
+    replays(*first)
+    x, y = torch.arange(5.0).expand(3, -1), torch.arange(15.0).view(5, 3).T
+    wanted = x * 2 + y
+    assert torch.equal(replays(x, y)[0], wanted)
+    assert function.runs == 2
+    assert all((t == 1).all() for t in first)
+    expanded = cuda_replay.Replay(function, "a pool")  # recorded with it, too
+    assert torch.equal(expanded(x, y)[0], wanted)
+
+
+def test_every_shape_has_a_recording() -> None:
+    function = Counted()
+    replays = cuda_replay.Replay(function, "a pool")
+    for rows in (1, 2, 4, 2, 1, 4):
+        x, y = torch.full((rows, 3), float(rows)), torch.ones(rows, 3)
+        assert torch.equal(replays(x, y)[0], x * 2 + y)
+    assert function.runs == 2 * 3
+
+
+def test_the_recording_that_was_used_longest_ago_is_forgotten(monkeypatch) -> None:
+    monkeypatch.setattr(cuda_replay, "_KEPT", 2)
+    function = Counted()
+    replays = cuda_replay.Replay(function, "a pool")
+
+    def recorded(rows: int) -> bool:
+        before = function.runs
+        x = torch.full((rows, 3), float(rows))
+        assert torch.equal(replays(x, x)[0], 3 * x)
+        return function.runs > before
+
+    assert [recorded(rows) for rows in (1, 2, 1, 3, 1, 2)] == [True, True, False, True, False, True]
+
+
+def write(x: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+    """Puts rows into a cache, and reads all of it."""
+    cache[: len(x)] = x
+    return cache.sum(dim=-1)
+
+
+def test_what_is_written_in_place_is_the_callers_own() -> None:
+    replays = cuda_replay.Replay(write, "a pool", in_place=(1,))
+    cache = torch.ones(4, 3)
+    for value in (5.0, 7.0):
+        found = replays(torch.full((2, 3), value), cache)
+        assert found.tolist() == [3 * value, 3 * value, 3, 3]
+        assert cache[:, 0].tolist() == [value, value, 1, 1]
+    cache[3] = 2.0  # by the caller, between two calls
+    assert replays(torch.zeros(2, 3), cache).tolist() == [0, 0, 3, 6]
+
+
+def test_memory_in_another_place_is_another_recording() -> None:
+    """A larger cache, and another view of the same: what was recorded reads the old addresses."""
+    replays = cuda_replay.Replay(write, "a pool", in_place=(1,))
+    old, new = torch.ones(4, 3), torch.full((4, 3), 2.0)
+    replays(torch.zeros(2, 3), old)
+    assert replays(torch.full((2, 3), 9.0), new).tolist() == [27, 27, 6, 6]
+    assert old[:, 0].tolist() == [0, 0, 1, 1]
+    wide = torch.ones(4, 6)
+    left, strided = wide[:, :3], wide.as_strided((4, 3), (6, 2))  # one address, other strides
+    assert replays(torch.full((2, 3), 4.0), left).tolist() == [12, 12, 3, 3]
+    wide[:] = 1.0
+    assert replays(torch.full((2, 3), 5.0), strided).tolist() == [15, 15, 3, 3]
+    assert wide[0].tolist() == [5, 1, 5, 1, 5, 1]
+
+
+class Graphs:
+    """Stands for `GpuGraphs`: `extend` writes its last input into the cache."""
+
+    def __init__(self) -> None:
+        self.slow, self.runs = self, 0
+
+    def extend(self, tokens, lengths, past, keys, values):
+        self.runs += 1
+        keys[: len(tokens)], values[: len(tokens)] = tokens[:, 0, -1:] + past[:, None], 1.0
+        return tokens.sum(dim=(1, 2)) + lengths, keys.sum(dim=-1)
+
+    def sample_token(self, logits):
+        return logits.argmax(dim=-1)
+
+    def fast_loop(self, state):
+        return state + 1, state - 1
+
+
+def test_a_frame_is_replayed_and_a_prompt_is_not() -> None:
+    graphs: Any = Graphs()
+    runner = object.__new__(GpuRunner)
+    runner._extend, runner.sample_token, runner.fast_loop = runner._ready(graphs)
+    keys, values = torch.zeros(3, 2), torch.zeros(3, 2)
+    for time, runs in ((1, 2), (1, 2), (4, 3), (4, 4), (1, 4)):
+        tokens = torch.arange(2 * 3 * time).view(2, 3, time) + runs
+        lengths, past = torch.tensor([time, 1]), torch.tensor([runs, 7])
+        inputs = NewPositions(tokens, lengths, past, keys, values, torch.zeros(2, 2))
+        total, sums = runner.extend(inputs)
+        assert graphs.runs == runs
+        assert torch.equal(total, tokens.sum(dim=(1, 2)) + lengths)
+        assert keys[:2, 0].tolist() == (tokens[:, 0, -1] + past).tolist()
+        assert sums.tolist() == (2 * keys[:, 0]).tolist()
+    for seed in (0, 1):
+        x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(runner.sample_token(x), x.argmax(dim=-1))
+        more, less = runner.fast_loop(x)
+        assert torch.equal(more, x + 1)
+        assert torch.equal(less, x - 1)

@@ -1,0 +1,220 @@
+"""The graphs of a GPU, made of its kernels, against those of torch.
+
+Without a GPU the kernels run in the interpreter of OpenAI's Triton, a few milliseconds for each
+program of a launch: so batches are small here.
+"""
+
+import os
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1 without one", allow_module_level=True)
+pytest.importorskip("triton")
+
+import torch.nn.functional as F
+
+from engine.kernels import gpu as gpu_kernels
+from engine.lm import on_gpu, sampler
+from engine.lm.graphs import DualArGraphs
+from engine.lm.layers import layers_of
+from engine.lm.linear import Linear
+from engine.lm.runner import PENALTY_FRAMES
+from engine.lm.shape import DualArShape, TransformerShape
+from engine.lm.weights import Weights
+
+pytestmark = pytest.mark.torch
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+NEAR: dict = {
+    torch.float32: {"rtol": 1e-4, "atol": 1e-4},
+    torch.float16: {"rtol": 1e-2, "atol": 1e-2},
+}
+DIM, BOOKS, SIZE, ROOM = 48, 3, 13, 150  # width, codebooks, their size, positions of a row
+# Query heads for each of so many of keys, the width of one; none is a power of two.
+HEADS = [(3, 1, 24, True), (1, 5, 20, False), (2, 3, 16, True)]
+
+
+def numbers(*extents: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return torch.randn(extents, generator=chance).to(DEVICE, dtype)
+
+
+def weights_of(
+    kv_heads: int, groups: int, head_dim: int, has_norms: bool
+) -> dict[str, torch.Tensor]:
+    """Random weights of both transformers, two layers each, of variance 1 / fan-in."""
+    heads, found = kv_heads * groups, {}
+    shapes = {
+        "attention_norm.weight": (DIM,),
+        "ffn_norm.weight": (DIM,),
+        "attention.wqkv.weight": ((heads + 2 * kv_heads) * head_dim, DIM),
+        "attention.wo.weight": (DIM, heads * head_dim),
+        "gate_up.weight": (2 * 40, DIM),
+        "down.weight": (DIM, 40),
+    }
+    if has_norms:
+        shapes |= {f"attention.{name}_norm.weight": (head_dim,) for name in "qk"}
+    whole = {
+        f"{part}.layers.{i}.{n}": s
+        for part in ("slow", "fast")
+        for i in (0, 1)
+        for n, s in shapes.items()
+    }
+    whole |= {
+        "slow.embeddings.weight": (50, DIM),
+        "slow.codebook_embeddings.weight": (BOOKS * SIZE, DIM),
+        "slow.norm.weight": (DIM,),
+        "slow.head.weight": (37, DIM),
+        "fast.embeddings.weight": (SIZE, DIM),
+        "fast.norm.weight": (DIM,),
+        "fast.head.weight": (SIZE, DIM),
+    }
+    for seed, (name, extents) in enumerate(whole.items()):
+        scale = 1.0 if len(extents) == 1 or "embeddings" in name else extents[-1] ** -0.5
+        found[name] = numbers(*extents, seed=seed) * scale
+    angles = torch.arange(ROOM)[:, None] * 0.8 ** torch.arange(head_dim // 2)
+    for part, count in (("slow", ROOM), ("fast", BOOKS)):
+        found[f"{part}.cos_sin"] = torch.stack([angles.cos(), angles.sin()], dim=-1)[:count].to(
+            DEVICE
+        )
+    return found
+
+
+def graphs_of(heads: tuple, dtype: torch.dtype) -> tuple[DualArGraphs, DualArGraphs]:
+    """By kernels and by torch, of the same weights."""
+    kv_heads, _, head_dim, _ = heads
+    block = TransformerShape(2, kv_heads, head_dim)
+    shape = DualArShape(block, block, BOOKS, SIZE, 10, 22, True, 1e-6)
+    weights = Weights(weights_of(*heads), lambda t: t.to(dtype))
+    kernels = on_gpu.GpuGraphs(shape, weights)
+    return kernels, DualArGraphs(shape, weights, layers_of(Linear), Linear)
+
+
+def inputs_of(rows: int, time: int, heads: tuple, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Tokens, lengths, pasts and a cache that is part of a larger one: what `extend` takes."""
+    chance = torch.Generator().manual_seed(rows * 100 + time)
+    tokens = torch.randint(SIZE, (rows, 1 + BOOKS, time), generator=chance)
+    tokens[:, 0] += 8  # some of them are semantic
+    lengths = torch.randint(1, time + 1, (rows,), generator=chance)
+    past = torch.tensor([64, 0, 127, 5, 63])[:rows]
+    cache = [
+        numbers(2, rows + 1, heads[0], ROOM, heads[2], seed=s, dtype=dtype)[:, :rows]
+        for s in (1, 2)
+    ]
+    return tokens.to(DEVICE), lengths.to(DEVICE), past.to(DEVICE), *cache
+
+
+@TYPES
+@pytest.mark.parametrize(
+    ("heads", "rows", "time"),
+    [
+        (HEADS[0], 3, 1),
+        (HEADS[1], 2, 3),
+        (HEADS[2], 1, on_gpu._FEW),
+        (HEADS[2], 2, 1),
+        (HEADS[1], 3, 7),
+    ],
+    ids=str,
+)
+@torch.inference_mode()
+def test_new_positions_are_torchs(dtype, heads, rows, time) -> None:
+    """A frame, few positions and a prompt, behind different pasts; the cache as well."""
+    kernels, by_torch = graphs_of(heads, dtype)
+    *inputs, keys, values = inputs_of(rows, time, heads, dtype)
+    found_cache, wanted_cache = (keys.clone(), values.clone()), (keys.clone(), values.clone())
+    found = kernels.extend(*inputs, *found_cache)
+    wanted = by_torch.extend(*inputs, *wanted_cache)
+    for ours, theirs in zip((*found, *found_cache), (*wanted, *wanted_cache), strict=True):
+        torch.testing.assert_close(ours, theirs, **NEAR[dtype])
+
+
+@TYPES
+@pytest.mark.parametrize(("heads", "rows"), [(HEADS[0], 1), (HEADS[1], 3)], ids=str)
+@torch.inference_mode()
+def test_a_frames_codes_are_torchs(dtype, heads, rows, monkeypatch) -> None:
+    """Greedy, with a penalty; in half precision the codes are given, since rounding may choose."""
+    kernels, by_torch = graphs_of(heads, dtype)
+    state, semantic = numbers(rows, DIM, dtype=dtype), torch.arange(rows, device=DEVICE)
+    previous = torch.randint(-1, SIZE, (rows, BOOKS - 1, PENALTY_FRAMES)).to(DEVICE)
+    zeros = torch.zeros(rows, device=DEVICE)
+    draws = torch.zeros(rows, BOOKS - 1, 2, dtype=torch.int64, device=DEVICE)
+    noise = torch.ones(rows, BOOKS - 1, SIZE, device=DEVICE)
+    if dtype != torch.float32:
+        for graphs in (kernels, by_torch):
+            given = iter((semantic + 3, semantic + 1))
+            monkeypatch.setattr(graphs.fast, "choose", lambda *_, given=given: next(given))
+    inputs = state, semantic, previous, zeros, zeros, zeros + 1.3
+    codes, logits = kernels.fast_loop(*inputs, draws)
+    wanted_codes, wanted_logits = by_torch.fast_loop(*inputs, noise)
+    torch.testing.assert_close(logits, wanted_logits, **NEAR[dtype])
+    assert torch.equal(codes, wanted_codes)
+
+
+class RowByRow(Linear):
+    """A product that cannot depend on other rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = [F.linear(row[None], self.weight, self.bias) for row in x.flatten(0, -2)]
+        return torch.cat(rows).view(*x.shape[:-1], -1)
+
+
+@TYPES
+@torch.inference_mode()
+def test_a_row_of_the_graphs_is_the_same_in_any_batch(dtype, monkeypatch) -> None:
+    """All that is not a product, which the kernels are, has the same bits alone and together."""
+    monkeypatch.setattr(on_gpu, "Linear", RowByRow)
+    heads = HEADS[2]
+    kernels, _ = graphs_of(heads, dtype)
+    tokens, lengths, past, *cache = inputs_of(2, 1, heads, dtype)
+    together = [t.clone() for t in cache]
+    whole = kernels.extend(tokens, lengths, past, *together)
+    for row in (0, 1):
+        rows = slice(row, row + 1)
+        alone = [t[:, rows].clone() for t in cache]
+        found = kernels.extend(tokens[rows], lengths[rows], past[rows], *alone)
+        for ours, theirs in zip(found, whole, strict=True):
+            assert torch.equal(ours, theirs[rows])
+        for ours, theirs in zip(alone, together, strict=True):
+            assert torch.equal(ours, theirs[:, rows])
+    state, semantic = numbers(2, DIM, dtype=dtype), torch.arange(2, device=DEVICE)
+    previous = torch.full((2, BOOKS - 1, PENALTY_FRAMES), 2, device=DEVICE)
+    options = torch.tensor([[0.9, 1.5], [0.8, 0.3], [1.2, 1.5]]).to(DEVICE)
+    draws = torch.arange(2 * (BOOKS - 1) * 2, device=DEVICE).view(2, BOOKS - 1, 2)
+    inputs: list[Any] = [state, semantic, previous, *options, draws]
+    codes, logits = kernels.fast_loop(*inputs)
+    for row in (0, 1):
+        found = kernels.fast_loop(*(t[row : row + 1] for t in inputs))
+        assert torch.equal(found[0], codes[row : row + 1])
+        assert torch.equal(found[1], logits[row : row + 1])
+
+
+@TYPES
+@pytest.mark.parametrize("past", [0, 1, 62, 63, 64, 511, 512, 600])
+def test_attention_at_the_edges_of_its_blocks_and_splits(dtype, past) -> None:
+    """Three query heads for one of keys; what lies behind the row's end is never looked at."""
+    heads, dim, room = 3, 24, 640
+    keys, values = (numbers(1, 1, room, dim, seed=s, dtype=dtype) for s in (1, 2))
+    q = numbers(1, heads, dim, dtype=dtype)
+    wanted = F.scaled_dot_product_attention(
+        q.float(), keys[0, :, : past + 1].float(), values[0, :, : past + 1].float()
+    )
+    for tensor in (keys, values):
+        tensor[:, :, past + 1 :] = float("nan")
+    found = gpu_kernels.attend(q, keys, values, torch.tensor([past], device=DEVICE))
+    torch.testing.assert_close(found.float(), wanted.flatten()[None], rtol=2e-3, atol=2e-3)
+
+
+@TYPES
+@pytest.mark.parametrize("choices", [1, 37, 1024])
+def test_greedy_choices_of_any_number(dtype, choices) -> None:
+    """The best after the penalty, for logits that are a part of wider rows."""
+    logits = numbers(3, choices + 5, seed=choices, dtype=dtype)[:, :choices]
+    previous = torch.randint(-1, choices, (3, PENALTY_FRAMES), device=DEVICE)
+    zeros = torch.zeros(3, device=DEVICE)
+    inputs = logits, previous, zeros, zeros, zeros + 1.5
+    draws = torch.zeros(3, 2, dtype=torch.int64, device=DEVICE)
+    wanted = sampler.sample(*inputs, torch.ones(3, choices, device=DEVICE))
+    assert torch.equal(gpu_kernels.sample(*inputs, draws), wanted)
