@@ -6,10 +6,10 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test quick check export bench load cost train quality clean
+.PHONY: help setup demo serve test quick check export bench load cost gpu-visit train quality clean
 
 help:  ## this text
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo "Variables: VENV=.venv REPOSITORY=model_repository PROFILE=cpu|gpu|gpu_multi CHECKPOINT=DIR QUICK=1 INT8=1 ONNX_LLAMA=1 PRECISION=half|int8|full"
 
 setup:  ## virtual environment with the pinned requirements; nothing to do a second time
@@ -45,6 +45,9 @@ load: setup  ## perf_analyzer from one caller to many: benchmarks/results/report
 
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
 	$(PYTHON_IN_VENV) -m benchmarks.load.cost
+
+gpu-visit: setup  ## pack what a bare machine with a GPU needs to be measured, and say how that goes [PACK=build/gpu-visit]
+	$(PYTHON_IN_VENV) -m benchmarks.gpu_visit --pack $(or $(PACK),build/gpu-visit)
 
 train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [MINUTES=60] [WITHIN=5]
 	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt

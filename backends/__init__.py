@@ -1,1 +1,1 @@
-"""Python-based Triton backends carrying the native backends' names, and what they share."""
+"""Triton backends in Python with the native ones' names: shells of `ensemble.serving.stand_in`."""

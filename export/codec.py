@@ -1,20 +1,19 @@
-"""The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and by kernels."""
+"""The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and on kernels."""
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from engine.codec.graphs import DecoderGraph, EncoderGraph
+from engine.codec.decoder import DecoderGraph
+from engine.codec.encoder import EncoderGraph
 from engine.codec.int8 import example_codes
 from ensemble.contract.facts import Facts
-from export import codec_kernels as codec_compiled
-from export import parity
-from export.onnx_loop import STEP_INPUTS, STEP_OUTPUTS, looped
+from export import codec_kernels, parity
 from export.parity import Comparison, Run
-from export.write import onnx_graph, save_with_weights, torchscript
+from export.trace import torchscript
 
 Report = Callable[[str], None]
 
@@ -32,7 +31,12 @@ DECODER_AXES = {
 
 
 def export_encoder(
-    codec: Any, facts: Facts, folder: Path, report: Report, compiled: Collection[str] = ()
+    codec: Any,
+    facts: Facts,
+    folder: Path,
+    report: Report,
+    kernels: Collection[str] = (),
+    torchscript_only: bool = False,
 ) -> list[Comparison]:
     """Write `model.onnx` and `model.pt` into a folder and compare both with `DAC.encode`.
 
@@ -40,15 +44,19 @@ def export_encoder(
         codec: The genuine module, in eval mode.
         facts: Of the checkpoint.
         folder: Where to; made here.
-        report: Told what goes on.
-        compiled: `float` asks for one by kernels for the CPU of this machine too.
+        report: Takes a line of progress.
+        kernels: `float` asks for a file on kernels for this machine's CPU too.
+        torchscript_only: Write `model.pt` alone and compare nothing.
     """
     graph = EncoderGraph(codec, facts.max_reference_frames).eval()
-    report("fish_encoder: upstream's codes")
-    cases = parity.encoder_cases(codec, facts.sample_rate, facts.samples_per_frame)
     folder.mkdir(parents=True)
     signal = parity.test_signal(2, 3 * facts.samples_per_frame, facts.sample_rate)
     example = (signal, torch.zeros(2, graph.state_size), torch.tensor(0))
+    if torchscript_only:
+        _write_encoder_script(graph, example, folder, report)
+        return []
+    report("fish_encoder: upstream's codes")
+    cases = parity.encoder_cases(codec, facts.sample_rate, facts.samples_per_frame)
     step = graph.step
     files = _write_encoder(graph, example, folder, report)
     comparisons = [
@@ -58,9 +66,9 @@ def export_encoder(
         )
         for name, run in files
     ]  # fmt: skip
-    if "float" in compiled:
+    if "float" in kernels:
         graph.step = step
-        comparisons += codec_compiled.export_encoder(graph, cases, folder, report)
+        comparisons += codec_kernels.export_encoder(graph, cases, folder, report)
     return comparisons
 
 
@@ -70,18 +78,31 @@ def export_decoder(
     facts: Facts,
     folder: Path,
     report: Report,
-    compiled: Collection[str],
+    kernels: Collection[str] = (),
+    torchscript_only: bool = False,
 ) -> list[Comparison]:
-    """Likewise with `DAC.decode`; in windows, which together must equal the whole.
+    """Write `model.onnx` and `model.pt` into a folder and compare both with `DAC.decode`.
 
-    `compiled` may ask for some by kernels for the CPU of this machine: `float`, `int8`.
+    They decode windows, which together must equal the whole.
+
+    Args:
+        codec: The genuine module, in eval mode.
+        graph: Made of it.
+        facts: Of the checkpoint.
+        folder: Where to; made here.
+        report: Takes a line of progress.
+        kernels: `float` and `int8` ask for files on kernels for this machine's CPU too.
+        torchscript_only: Write `model.pt` alone and compare nothing.
     """
     codes = torch.zeros(2, facts.num_codebooks, 12, dtype=torch.int64)
     example = (codes, torch.arange(8, 12).repeat(2, 1))
-    names = ["codes", "new_frames"]
+    folder.mkdir(parents=True)
+    if torchscript_only:
+        _write_decoder_script(graph, example, folder, report)
+        return []
     report("fish_decoder: upstream's audio")
     cases = parity.decoder_cases(codec, facts.codebook_sizes, facts.samples_per_frame)
-    files = _write(graph, example, folder, names, ["audio"], DECODER_AXES, report)
+    files = _write_decoder(graph, example, folder, report)
     comparisons = [
         Comparison(
             f"fish_decoder/{name}", "audio, max abs",
@@ -89,40 +110,61 @@ def export_decoder(
         )
         for name, run in files
     ]  # fmt: skip
-    if "float" in compiled:
-        comparisons += codec_compiled.export_decoder(graph, cases, folder, report)
-    if "int8" in compiled:
+    if "float" in kernels:
+        comparisons += codec_kernels.export_decoder(graph, cases, folder, report)
+    if "int8" in kernels:
         examples = example_codes(codec)
-        comparisons += codec_compiled.export_int8(graph, examples, cases, folder, report)
+        comparisons += codec_kernels.export_int8(graph, examples, cases, folder, report)
     return comparisons
 
 
 def _write_encoder(
     graph: EncoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
 ) -> Iterator[tuple[str, Run]]:
-    """Yield each file's name and a runner for it; the example is the step's."""
+    """Write each file, then yield its name and a runner for it; the example is the step's."""
+    # Here and below: an export of TorchScript alone does without ONNX.
+    from export.onnx_loop import STEP_INPUTS, STEP_OUTPUTS, looped
+    from export.write import onnx_graph, save_with_weights
+
     report("fish_encoder: ONNX")
     path = folder / "model.onnx"
     step = onnx_graph(graph.step, example, STEP_INPUTS, STEP_OUTPUTS, STEP_AXES)
     model = looped(step, graph.samples_per_frame, graph.codebooks, graph.state_size)
     save_with_weights(model, graph.step, path)
     yield path.name, parity.onnx_runner(path)
+    path = _write_encoder_script(graph, example, folder, report)
+    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+
+
+def _write_encoder_script(
+    graph: EncoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
+) -> Path:
     report("fish_encoder: TorchScript")
     path = folder / "model.pt"
     graph.step = torchscript(graph.step, {"forward": example})
     torch.jit.script(graph).save(str(path))
-    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+    return path
 
 
-def _write(graph, example, folder, input_names, output_names, axes, report):
-    """Yield each file's name and a runner for it, once it is written."""
-    folder.mkdir(parents=True)
-    report(f"{folder.parent.name}: ONNX")
+def _write_decoder(
+    graph: DecoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
+) -> Iterator[tuple[str, Run]]:
+    """Write each file, then yield its name and a runner for it."""
+    from export.write import onnx_graph, save_with_weights
+
+    report("fish_decoder: ONNX")
     path = folder / "model.onnx"
-    model = onnx_graph(graph, example, input_names, output_names, axes)
+    model = onnx_graph(graph, example, codec_kernels.DECODER_INPUTS, ["audio"], DECODER_AXES)
     save_with_weights(model, graph, path)
     yield path.name, parity.onnx_runner(path)
-    report(f"{folder.parent.name}: TorchScript")
+    path = _write_decoder_script(graph, example, folder, report)
+    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+
+
+def _write_decoder_script(
+    graph: nn.Module, example: tuple[Tensor, ...], folder: Path, report: Report
+) -> Path:
+    report("fish_decoder: TorchScript")
     path = folder / "model.pt"
     torchscript(graph, {"forward": example}).save(str(path))
-    yield path.name, parity.script_runner(torch.jit.load(str(path)))
+    return path

@@ -21,7 +21,7 @@ from engine.lm.shape import SHAPE_FILE, DualArShape
 from engine.lm.weights import GRAPHS_FILE, Weights, load
 from export import parity
 from export.parity import Comparison, LlamaRuns
-from export.write import onnx_graph, share_weights, torchscript
+from export.trace import torchscript
 from families.registry import EngineLlama
 
 Report = Callable[[str], None]
@@ -51,6 +51,7 @@ def export_llama(
     folder: Path,
     report: Report,
     onnx: bool = False,
+    torchscript_only: bool = False,
 ) -> list[Comparison]:
     """Write `llama.pt`, and `onnx/` if asked, into a folder and compare them with upstream.
 
@@ -62,17 +63,19 @@ def export_llama(
         folder: Made here.
         report: Called with what is being done.
         onnx: Also write the three graphs as ONNX: the weights once more, in float32.
+        torchscript_only: Write `llama.pt` alone and compare nothing.
     """
     shape, weights = llama.shape, Weights(llama.tensors)
     graphs = DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
     folder.mkdir(parents=True)
-    report("fish_llama: upstream's logits")
-    cases = parity.llama_cases(genuine, llama.token_ids)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
-    found = _compared(
-        GRAPHS_FILE, _write_torchscript(graphs, shape, weights, path, dtype), genuine, cases
-    )
+    _write_torchscript(graphs, shape, weights, path, dtype)
+    if torchscript_only:
+        return []
+    report("fish_llama: upstream's logits")
+    cases = parity.llama_cases(genuine, llama.token_ids)
+    found = _compared(GRAPHS_FILE, _torchscript_runs(path), genuine, cases)
     found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
     if onnx:
         report("fish_llama: ONNX")
@@ -129,7 +132,7 @@ def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
 
 def _write_torchscript(
     graphs: DualArGraphs, shape: DualArShape, weights: Weights, path: Path, dtype: torch.dtype
-) -> LlamaRuns:
+) -> None:
     """Trace in bfloat16: a trace in float32 would not record any conversion to float32."""
     halved = Weights(weights.tensors, lambda t: t.bfloat16())
     half = DualArGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
@@ -141,6 +144,9 @@ def _write_torchscript(
     traced = torchscript(half, inputs).to(dtype)
     traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
     traced.save(str(path), _extra_files={SHAPE_FILE: shape.to_json()})
+
+
+def _torchscript_runs(path: Path) -> LlamaRuns:
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
     return LlamaRuns(*map(parity.script_runner, methods))
@@ -160,6 +166,8 @@ class _Method(nn.Module):
 
 def _write_onnx(graphs: DualArGraphs, folder: Path) -> LlamaRuns:
     """Three files that share `weights.bin`."""
+    from export.write import onnx_graph, share_weights  # TorchScript alone does without ONNX
+
     folder.mkdir()
     examples = _examples(graphs)
     names = {

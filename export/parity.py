@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -41,6 +40,8 @@ class Comparison:
 
 def onnx_runner(path: Path) -> Run:
     """A function that runs an ONNX file on the CPU with inputs in order."""
+    import onnxruntime  # heavy, and an export of TorchScript alone does without it
+
     options = onnxruntime.SessionOptions()
     # Repacking gigabytes of weights takes longer than it saves in the few runs of a comparison.
     options.add_session_config_entry("session.disable_prepacking", "1")

@@ -13,12 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from engine.codec.graphs import DecoderGraph, quantizers, samples_per_frame
-from engine.codec.int8 import machine_fault
-from engine.codec.package import FILE_NAME, INT8_FILE_NAME
-from engine.kernels import transformer as kernels
+from engine.codec.decoder import DecoderGraph
+from engine.codec.memory import keep_memory
+from engine.codec.package import FILE_NAME, INT8_FILE_NAME, machine_fault
+from engine.codec.quantizer import quantizers
+from engine.codec.streaming import samples_per_frame
 from ensemble.contract.facts import Facts, max_prompt_length
-from ensemble.serving.kernel_file import keep_memory
 from export.codec import export_decoder, export_encoder
 from export.lm import export_llama
 from export.parity import Comparison
@@ -41,12 +41,15 @@ class Asked:
         kernels: The codec for this machine's CPU operators, if it has a C++ compiler.
         int8: The decoder in 8 bits for them, if that is faster on this machine.
         onnx_llama: The language model as ONNX, which no model here serves.
+        torchscript_only: Nothing but what serving on a GPU needs, in seconds: TorchScript, no
+            ONNX, no kernels, nothing compared with upstream. For load tests of random weights.
     """
 
     full_vocabulary: bool = False
     kernels: bool = False
     int8: bool = False
     onnx_llama: bool = False
+    torchscript_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,13 @@ def export_checkpoint(
 
 def _kernels(asked: Asked, console: Console) -> list[str]:
     """Which of the files for CPU operators can be made here; prints why not."""
-    if not (asked.kernels or asked.int8):
+    if asked.torchscript_only or not (asked.kernels or asked.int8):
         return []
-    if fault := kernels.fault():
+    if fault := machine_fault():
         console.print(f"export: the codec is not laid out for this CPU: {fault}")
         return []
     made = ["float"] if asked.kernels else []
-    if asked.int8 and (fault := machine_fault()):
+    if asked.int8 and (fault := machine_fault(int8=True)):
         console.print(f"export: no decoder in int8: {fault}")
     elif asked.int8:
         made.append("int8")
@@ -142,10 +145,12 @@ class _Stages:
         decoder = DecoderGraph(codec).eval()
         self.facts = self._facts(codec, decoder)
         with self._timed("fish_encoder") as folder:
-            self.comparisons += export_encoder(codec, self.facts, folder, self.report, made)
+            self.comparisons += export_encoder(
+                codec, self.facts, folder, self.report, made, self.asked.torchscript_only
+            )
         with self._timed("fish_decoder") as folder:
             self.comparisons += export_decoder(
-                codec, decoder, self.facts, folder, self.report, made
+                codec, decoder, self.facts, folder, self.report, made, self.asked.torchscript_only
             )
 
     def llama(self) -> None:
@@ -155,9 +160,8 @@ class _Stages:
             genuine = self.family.load_llama(self.checkpoint)
             llama = self.family.engine_llama(genuine, self.asked.full_vocabulary)
             dtype = self.family.stored_dtype(self.checkpoint)
-            self.comparisons += export_llama(
-                genuine, llama, dtype, folder, self.report, self.asked.onnx_llama
-            )
+            asked = self.asked.onnx_llama, self.asked.torchscript_only
+            self.comparisons += export_llama(genuine, llama, dtype, folder, self.report, *asked)
 
     def facts_and_tokenizer(self) -> None:
         """Write what the Python models read."""
@@ -182,7 +186,7 @@ class _Stages:
             sample_rate=int(codec.sample_rate),
             samples_per_frame=samples_per_frame(codec),
             codebook_sizes=tuple(int(q.codebook_size) for q in quantizers(codec)),
-            max_frames=int(decoder.count.shape[1]),
+            max_frames=decoder.max_frames,
             max_reference_frames=max_prompt_length(language["max_seq_len"]),
             history_frames=decoder.history_frames,
             full_vocabulary=self.asked.full_vocabulary,

@@ -1,14 +1,11 @@
-"""Writes graphs as files: TorchScript by tracing, ONNX by the TorchScript-based exporter.
+"""Writes graphs as ONNX files, by the TorchScript-based exporter.
 
 Opset 17 and IR version 8 are what every ONNX Runtime since 1.14 and Triton release 24.10 accept.
 The newer, dynamo-based exporter gave no result for the encoder with a dynamic time axis within
 minutes, and drops the state of a stateful model without a word; nothing here needs it.
 """
 
-import contextlib
 import io
-import logging
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,35 +15,11 @@ import torch
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from torch import Tensor, nn
 
+from export.trace import quiet
+
 OPSET = 17
 _TRANSPOSED = ".T"  # suffix of the name of a transposed matrix
 Axes = dict[str, dict[int, str]]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence deprecation and tracer warnings: parity at several shapes is checked instead."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
-
-
-def torchscript(graph: nn.Module, inputs: dict[str, tuple[Tensor, ...]]) -> torch.jit.ScriptModule:
-    """Trace the named methods into one module that shares its weights between them.
-
-    A trace records whether TF32 is allowed, and with it convolutions on a GPU would not be exact.
-    """
-    cudnn = torch.backends.cudnn
-    allowed, cudnn.allow_tf32 = cudnn.allow_tf32, False
-    try:
-        with quiet(), torch.no_grad():
-            return torch.jit.trace_module(graph, inputs, check_trace=False)
-    finally:
-        cudnn.allow_tf32 = allowed
 
 
 class _WeightsGiven(nn.Module):

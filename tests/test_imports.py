@@ -41,14 +41,6 @@ WITHOUT_TORCH = (
     CONTRACT, "engine.schedule.scheduler", "families.registry", "families.fish_s1.prompt",
     "launch", "client.voicereel",
 )  # fmt: skip
-# Imports that the table forbids and that are still to be removed: (module, package).
-LEFT = {
-    ("engine.codec.session", "ensemble.serving"),
-    ("engine.codec.transformer", "families"),
-    ("engine.kernels.transformer", "engine.codec"),
-    ("export.run", "engine.kernels"),
-    ("export.run", "ensemble.serving"),
-}
 
 
 def modules() -> dict[str, Path]:
@@ -104,12 +96,12 @@ def may_import(module: str, package: str) -> bool:
 
 
 def test_imports_are_those_of_the_table() -> None:
-    assert {(module, name) for module, name, may in found() if not may} <= LEFT
+    assert {(module, name) for module, name, may in found() if not may} == set()
 
 
 def test_no_imports_form_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for module, name, _ in found():
-        if part(name) and name != part(module) and (module, name) not in LEFT:
+        if part(name) and name != part(module):
             graph.setdefault(part(module), set()).add(name)
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle

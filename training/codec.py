@@ -14,8 +14,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from engine.codec.graphs import quantizers
-from ensemble.serving.kernel_file import keep_memory
+from engine.codec.memory import keep_memory
+from engine.codec.quantizer import quantizers
 from families.fish_s1 import demo
 from families.fish_s1.codec_config import build_codec, packaged_config
 from families.fish_s1.random_codec import random_codec

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 import voicereel.captions
-from benchmarks.demo.plot import plot
 from benchmarks.prepared import ROOT, prepared, served
 from benchmarks.report import console
 from launch.server import LaunchError
@@ -153,6 +152,8 @@ def write(lines: list[Line], wall_s: float) -> dict[str, object]:
     audio.save(OUT / "demo.wav")
     (OUT / "demo.srt").write_text(srt(captions, sample_rate_hz), encoding="utf-8")
     with console.status("drawing out/demo.png"):
+        from benchmarks.demo.plot import plot  # matplotlib, which a user of WORDS may lack
+
         plot(waveform, sample_rate_hz, captions, OUT / "demo.png")
     return {
         "wav": "out/demo.wav",

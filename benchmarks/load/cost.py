@@ -159,7 +159,7 @@ def _fresh_recording(seconds: int, folder: Path) -> Path:
 
 
 def all_curves(costs: Costs, largest: float) -> list[Curve]:
-    """Measure all curves, without sizes above the share `largest` of the largest one."""
+    """Measure all curves to the share `largest` of the largest size, with three sizes at least."""
     wanted = (
         ("segments", "of 2 s", SEGMENTS, costs.segments),
         ("text", "characters", CHARACTERS, costs.characters),
@@ -167,7 +167,7 @@ def all_curves(costs: Costs, largest: float) -> list[Curve]:
         ("scripts at once", "of 5 segments", SCRIPTS, costs.scripts),
     )
     return [
-        costs.curve(name, unit, [size for size in sizes if size <= largest * sizes[-1]], ask)
+        costs.curve(name, unit, [s for s in sizes if s <= max(largest * sizes[-1], sizes[2])], ask)
         for name, unit, sizes, ask in wanted
     ]
 

@@ -1,18 +1,16 @@
 """The codec's artefacts, called in process as they are served on a CPU."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.codec import package as compiled
-from engine.codec.session import Decoder
-from engine.kernels import transformer as kernels
+from engine.codec import package
+from engine.codec.memory import keep_memory
+from engine.codec.session import DecoderSession, encode
 from ensemble.contract.reference import CHUNK_FRAMES
 from ensemble.contract.settings import server_settings
-from ensemble.serving.kernel_file import encode, keep_memory
 from export.parity import Run, onnx_runner
 
 
@@ -20,7 +18,7 @@ def decoders(repository: Path, int8: bool) -> dict[str, Run]:
     """The decoders that a repository has; the one that is served comes first."""
     folder = repository / "fish_decoder" / "1"
     plain = {"model.pt": script(folder), "model.onnx": onnx_runner(folder / "model.onnx")}
-    names = [*([compiled.INT8_FILE_NAME] if int8 else []), compiled.FILE_NAME]
+    names = [*([package.INT8_FILE_NAME] if int8 else []), package.FILE_NAME]
     present = [n for n in names if (folder / n).is_file() and server_settings().use_kernels]
     return {n: _kernels(folder / n) for n in present} | plain
 
@@ -29,8 +27,8 @@ def encoders(repository: Path) -> dict[str, Run]:
     """The encoders that a repository has, called with waveforms, in pieces of the default size."""
     folder = repository / "fish_encoder" / "1"
     runs = {"model.onnx": onnx_runner(folder / "model.onnx"), "model.pt": script(folder)}
-    if (folder / compiled.FILE_NAME).is_file() and server_settings().use_kernels:
-        runs = {compiled.FILE_NAME: _encoder_kernels(folder / compiled.FILE_NAME), **runs}
+    if (folder / package.FILE_NAME).is_file() and server_settings().use_kernels:
+        runs = {package.FILE_NAME: _encoder_kernels(folder / package.FILE_NAME), **runs}
     return {name: _in_pieces(run) for name, run in runs.items()}
 
 
@@ -40,7 +38,7 @@ def _in_pieces(encoder: Run) -> Run:
 
 def _kernels(path: Path) -> Run:
     """The decoder on kernels as it is served. `keep_memory` speeds up upstream here as well."""
-    decoder = Decoder(*_loaded(path))
+    decoder = DecoderSession(*_loaded(path))
 
     def run(codes: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
         arrays = {"codes": codes.numpy(), "new_frames": numbers.numpy()}
@@ -60,12 +58,10 @@ def _encoder_kernels(path: Path) -> Run:
 
 
 def _loaded(path: Path) -> tuple[Any, dict[str, str]]:
-    if fault := kernels.fault():
+    if fault := package.machine_fault():
         raise SystemExit(f"{path.name} cannot be used here: {fault}")
-    extra = {compiled.DESCRIPTION: ""}
-    module = torch.jit.load(str(path), _extra_files=extra)
     keep_memory()
-    return module, json.loads(extra[compiled.DESCRIPTION])
+    return package.load(path)
 
 
 def script(folder: Path, device: str = "cpu") -> Run:

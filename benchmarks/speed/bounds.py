@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from families.fish_s1.upstream import DualARModelArgs
 
 BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -69,6 +68,8 @@ class LlamaWork:
     @classmethod
     def of(cls, checkpoint: Path) -> "LlamaWork":
         """Counted from a checkpoint's config.json."""
+        from families.fish_s1.upstream import DualARModelArgs  # slow, and needed only here
+
         c: Any = DualARModelArgs(**json.loads((checkpoint / "config.json").read_text("utf-8")))
         slow_layer = _layer(c.dim, c.n_head, c.n_local_heads, c.head_dim, c.intermediate_size)
         fast_layer = _layer(

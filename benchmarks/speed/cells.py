@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.artefacts import decoders, encoders
-from engine.codec.graphs import quantizers, samples_per_frame
 from engine.codec.package import INT8_FILE_NAME
+from engine.codec.quantizer import quantizers
+from engine.codec.streaming import samples_per_frame
 from export import parity
 from export.parity import Run
 

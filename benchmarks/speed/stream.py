@@ -12,7 +12,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.growth import exponent
 from benchmarks.speed.cells import Codec, taking_turns, windows
-from engine.codec.graphs import DecoderGraph
+from engine.codec.decoder import DecoderGraph
 from engine.schedule.chunk_schedule import ChunkSchedule
 from ensemble.contract.options import OPTIONS
 from export.parity import Run

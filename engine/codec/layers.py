@@ -1,7 +1,8 @@
 """The codec's layers, rewritten from the genuine modules so that they export and stream.
 
-Each class takes the genuine module and computes the same numbers, with weight norm folded, nothing
-that freezes the batch or time axis in a trace.
+Each class takes the genuine module and computes the same numbers. Weight norm is folded into the
+weights, and nothing freezes the batch or the time axis in a trace. With a `StreamState` a layer
+takes the next chunk; from `context` the windows of `engine.codec.streaming` are derived.
 Source: fish-speech 0.1.0, models/dac/modded_dac.py, rvq.py; descript-audio-codec 1.0.0.
 """
 
@@ -13,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.codec.carried import Carried
+from engine.codec.streaming import StreamState
 from engine.codec.transformer import UnsupportedCodecError, WindowTransformer
 
 
-def folded(genuine: Any) -> nn.Module:
-    """A plain copy of a convolution with its weight norm, of either kind, multiplied in."""
+def folded(genuine: Any) -> nn.Conv1d | nn.ConvTranspose1d:
+    """Copy a convolution of either kind, with its weight norm multiplied in."""
     kind = nn.ConvTranspose1d if genuine.transposed else nn.Conv1d
     plain = kind(
         genuine.in_channels,
@@ -46,18 +47,18 @@ class CausalConv(nn.Module):
         super().__init__()
         self.conv: Any = folded(genuine.conv)
         self.left = int(genuine.padding)
-        self.kept = self.conv.in_channels * self.left  # numbers carried between chunks
+        self.state_size = self.conv.in_channels * self.left
 
-    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
-        if carried is None:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        if state is None:
             return self.conv(F.pad(x, (self.left, 0)))
-        carried.start = carried.start // self.conv.stride[0]
+        state.start = state.start // self.conv.stride[0]
         if self.left:
-            x = carried.joined(x, (self.conv.in_channels, self.left), 2)
+            x = state.prepended(x, (self.conv.in_channels, self.left), 2)
         return self.conv(x)
 
     def context(self, after: int) -> int:
-        """Inputs to the left that `after` outputs to the left depend on (stride 1)."""
+        """Inputs before the first new one that `after` outputs before it hear (stride 1)."""
         return after + self.left
 
 
@@ -66,7 +67,7 @@ class CausalTransposedConv(nn.Module):
 
     def __init__(self, genuine: Any) -> None:
         super().__init__()
-        self.conv = folded(genuine.conv)
+        self.conv: Any = folded(genuine.conv)
         self.stride = int(genuine.stride)
         self.kernel = int(genuine.kernel_size)
 
@@ -84,7 +85,7 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(genuine.alpha.detach().clone())
 
-    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
 
     def context(self, after: int) -> int:
@@ -94,12 +95,12 @@ class Snake(nn.Module):
 class Residual(nn.Module):
     """x + block(x), of equal lengths because the block is causal."""
 
-    def __init__(self, block: "Chain") -> None:
+    def __init__(self, block: "CausalSequence") -> None:
         super().__init__()
         self.block = block
 
-    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
-        return x + self.block(x, carried)
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        return x + self.block(x, state)
 
     def context(self, after: int) -> int:
         return self.block.context(after)
@@ -119,8 +120,8 @@ class ConvNeXt(nn.Module):
             self.narrow.weight.data.mul_(gamma[:, None])
             self.narrow.bias.data.mul_(gamma)
 
-    def forward(self, x: Tensor, carried: Carried | None = None) -> Tensor:
-        y = self.norm(self.depthwise(x, carried).transpose(1, 2))
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        y = self.norm(self.depthwise(x, state).transpose(1, 2))
         return x + self.narrow(F.gelu(self.widen(y))).transpose(1, 2)
 
     def context(self, after: int) -> int:
@@ -134,33 +135,33 @@ class Tanh(nn.Tanh):
         return after
 
 
-class Chain(nn.Sequential):
-    """Layers in a row; of all the audio, or, with what is carried, of the next chunk of it."""
+class CausalSequence(nn.Sequential):
+    """Layers in a row, over all of the audio or, with a state, over the next chunk of it."""
 
-    def forward(self, input: Tensor, carried: Carried | None = None) -> Tensor:
+    def forward(self, input: Tensor, state: StreamState | None = None) -> Tensor:
         for layer in self:
-            input = layer(input) if carried is None else layer(input, carried)
+            input = layer(input) if state is None else layer(input, state)
         return input
 
     def layers(self) -> Iterator[Any]:
-        """Those of chains within it one by one."""
+        """Yield the layers in the order in which they run, those of inner sequences one by one."""
         for layer in self:
-            yield from layer.layers() if isinstance(layer, Chain) else (layer,)
+            yield from layer.layers() if isinstance(layer, CausalSequence) else (layer,)
 
     def context(self, after: int) -> int:
-        """Inputs to the left of the first output, given that `after` more outputs are needed."""
+        """Inputs before the first new one that `after` outputs before it hear."""
         for layer in reversed(list(self.layers())):
             after = layer.context(after)
         return after
 
 
 def rebuilt(genuine: Any, name: str = "codec") -> Any:
-    """The exportable twin of one of the codec's modules, or of a sequence of them."""
+    """Rewrite one of the codec's modules, or a sequence of them, as the classes here."""
     kind = type(genuine).__name__
     if isinstance(genuine, nn.Identity):
-        return Chain()
+        return CausalSequence()
     if kind in ("Sequential", "ModuleList"):
-        return Chain(*(rebuilt(m, f"{name}.{i}") for i, m in enumerate(genuine)))
+        return CausalSequence(*(rebuilt(m, f"{name}.{i}") for i, m in enumerate(genuine)))
     if kind == "ResidualUnit":
         return Residual(rebuilt(genuine.block, name))
     if kind in ("EncoderBlock", "DecoderBlock"):

@@ -1,36 +1,40 @@
-"""Windows of codes through the decoder by our own operators.
+"""Decoding windows and encoding recordings on kernels.
 
-A window brings its history along, so any instance may take it. The instance that has decoded the
-window before, though, still has what that left of the history, and need not compute it again.
+A window brings its history along, so any instance of the decoder may decode it. The instance that
+decoded the window before still has what that left of the history, and need not compute it again
+(case 3 of `engine.codec.streaming`).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from engine.codec import package as compiled
-from ensemble.serving.stand_in import Arrays
+from engine.codec.package import refuse_window
 
-# New frames in one run. Rows run faster one after the other than together once what they have
-# between two layers is far beyond the caches.
-PIECE_FRAMES = 64
-STATE_BYTES = 256 << 20  # of what is kept of histories, the latest; S1-mini's are 8 MB at most
-State = tuple[Any, ...]  # tensors with a row: see `engine.codec.on_kernels.KernelDecoder.resume`
+# Frames in one run of the decoder (new ones) and of the encoder, of all rows together. Beyond, what
+# lies between two layers is far larger than the caches, and rows run faster one after the other.
+DECODER_FRAMES = ENCODER_FRAMES = 64
+# Of all states that are kept, the newest; a state of S1-mini's decoder has 8 MB at most.
+STATE_BYTES = 256 << 20
+State = tuple[Any, ...]  # `cache` and `context` of one row, see `KernelDecoder.resume`
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One window of a batch, without its padding.
+class _Window:
+    """One row of a batch, without its padding.
 
     Attributes:
         codes: int64 (codebooks, history + new).
-        begin: What its first new frame is numbered.
+        begin: The number of its first new frame.
         history: Frames before that.
-        state: What the window before it left, if it is known.
+        state: What the window before it left, if it was kept.
     """
 
     codes: np.ndarray
@@ -43,30 +47,32 @@ class _Row:
         return self.codes.shape[1] - self.history
 
     @property
-    def kind(self) -> tuple[int, ...]:
-        """Equal for those that can be decoded together."""
+    def group(self) -> tuple[int, ...]:
+        """Equal for windows that can be decoded in one run."""
         if self.state is None:
             return self.new, self.history, -1, 0
-        before, context = self.state
-        # Who has heard all frames so far can be given some that are none, in front of them.
-        kept = before.shape[3]
-        return self.new, -1, context.shape[0], -1 if kept == self.begin else kept
+        cache, context = self.state
+        # A cache that reaches back to the first frame can be padded in front, as there is nothing.
+        known = cache.shape[3]
+        return self.new, -1, context.shape[0], -1 if known == self.begin else known
 
 
-class Decoder:
+class DecoderSession:
     """`codes` and `new_frames` -> audio, float32 (rows, samples).
 
-    Audio is the same to the last bit whether a history is known or not, and whoever shares the
-    batch, whatever their histories.
+    Audio is the same to the last bit whether a state was kept or not, and whatever else is in the
+    batch.
 
     Attributes:
-        resumed: Windows whose history was known.
+        resumed: Windows whose state was kept.
     """
 
     def __init__(self, module: Any, described: Mapping[str, str]) -> None:
-        """Args:
-        module: What was loaded.
-        described: What it says of itself.
+        """Serve a decoder.
+
+        Args:
+            module: A `KernelDecoder`, as loaded from its file.
+            described: The file's description.
         """
         self._module, self._described = module, described
         self._history_frames = int(described["history_frames"])
@@ -81,21 +87,19 @@ class Decoder:
         Raises:
             ValueError: If a window does not fit the codec.
         """
-        import torch
-
         codes, numbers = arrays["codes"], arrays["new_frames"]
-        # Rows of padding alone, which end a stream, are silence: nobody hears them.
-        heard = np.flatnonzero(numbers[:, 0] >= 0)
-        compiled.refuse_window(self._described, codes, numbers)
+        refuse_window(self._described, codes, numbers)
         audio = np.zeros((len(codes), numbers.shape[1] * self._frame), np.float32)
-        rows = {i: self._row(codes[i], numbers[i]) for i in heard}
+        # A row of padding alone, which ends a stream, has no audio.
+        rows = np.flatnonzero(numbers[:, 0] >= 0)
+        windows = {i: self._window(codes[i], numbers[i]) for i in rows}
         with torch.inference_mode():
-            for run in runs({i: row.kind for i, row in rows.items()}):
-                new = rows[run[0]].new * self._frame
-                audio[run, :new] = self._run([rows[i] for i in run])
+            for run in runs({i: window.group for i, window in windows.items()}):
+                new = windows[run[0]].new * self._frame
+                audio[run, :new] = self._run([windows[i] for i in run])
         return audio
 
-    def _row(self, codes: np.ndarray, numbers: np.ndarray) -> _Row:
+    def _window(self, codes: np.ndarray, numbers: np.ndarray) -> _Window:
         valid, begin = int((numbers >= 0).sum()), int(numbers[0])
         end = codes.shape[1] - len(numbers)
         history = min(end, begin)
@@ -103,28 +107,25 @@ class Decoder:
         codes = codes[: self._codebooks, end - history : end + valid]
         state = self._pop(_key(codes[:, :history], begin)) if history else None
         self.resumed += state is not None
-        return _Row(codes, begin, history, state)
+        return _Window(codes, begin, history, state)
 
-    def _run(self, rows: list[_Row]) -> np.ndarray:
-        """Audio of rows of one kind; their states behind it are kept."""
-        import torch
-        import torch.nn.functional as F
-
-        new, states = rows[0].new, [row.state for row in rows if row.state is not None]
-        before = self._module.begin(len(rows))
+    def _run(self, windows: list[_Window]) -> np.ndarray:
+        """Decode windows of one group, and keep the states that they leave."""
+        new, states = windows[0].new, [w.state for w in windows if w.state is not None]
+        state = self._module.begin(len(windows))
         if states:
-            kept = max(keys.shape[3] for keys, _ in states)
-            aligned = [F.pad(keys, (0, 0, kept - keys.shape[3], 0)) for keys, _ in states]
-            before = torch.stack(aligned), torch.stack([context for _, context in states])
-        codes = np.stack([row.codes[:, row.history if states else 0 :] for row in rows])
-        numbers = np.stack([np.arange(row.begin, row.begin + new) for row in rows])
-        arguments = (torch.from_numpy(codes), torch.from_numpy(numbers))
-        # Histories that differ here are all longer than what a convolution can hear.
-        history = max(row.history for row in rows)
-        audio, *after = self._module.resume(*arguments, history, *before)
-        for row, keys, context in zip(rows, *after, strict=True):
-            first = max(0, keys.shape[3] - (row.begin + new))  # none, see `_Row.kind`
-            self._keep(row, (keys[..., first:, :], context))
+            known = max(cache.shape[3] for cache, _ in states)
+            caches = [F.pad(cache, (0, 0, known - cache.shape[3], 0)) for cache, _ in states]
+            state = torch.stack(caches), torch.stack([context for _, context in states])
+        codes = np.stack([w.codes[:, w.history if states else 0 :] for w in windows])
+        numbers = np.stack([np.arange(w.begin, w.begin + new) for w in windows])
+        # Where histories of one group differ, all are longer than any layer's context.
+        history = max(w.history for w in windows)
+        inputs = torch.from_numpy(codes), torch.from_numpy(numbers), history
+        audio, caches, contexts = self._module.resume(*inputs, *state)
+        for window, cache, context in zip(windows, caches, contexts, strict=True):
+            padding = max(0, cache.shape[3] - (window.begin + new))  # see `_Window.group`
+            self._keep(window, (cache[..., padding:, :], context))
         return audio.numpy()
 
     def _pop(self, key: bytes) -> State | None:
@@ -132,9 +133,9 @@ class Decoder:
         self._bytes -= _num_bytes(state or ())
         return state
 
-    def _keep(self, row: _Row, state: State) -> None:
-        begin = max(0, row.codes.shape[1] - self._history_frames)
-        key = _key(row.codes[:, begin:], row.begin + row.new)
+    def _keep(self, window: _Window, state: State) -> None:
+        begin = max(0, window.codes.shape[1] - self._history_frames)
+        key = _key(window.codes[:, begin:], window.begin + window.new)
         self._pop(key)
         self._states[key] = tuple(tensor.clone() for tensor in state)
         self._bytes += _num_bytes(self._states[key])
@@ -143,7 +144,7 @@ class Decoder:
 
 
 def _key(history: np.ndarray, end: int) -> bytes:
-    """Of all codes that the frame numbered `end` and those behind it can hear."""
+    """Name a state by all codes that the frame numbered `end` can hear, and by that number."""
     digest = blake2b(np.ascontiguousarray(history, np.int64).tobytes(), digest_size=16)
     digest.update(np.int64(end).tobytes())
     return digest.digest()
@@ -153,15 +154,46 @@ def _num_bytes(state: State) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
-def runs(kinds: Mapping[int, tuple[int, ...]]) -> Iterator[list[int]]:
-    """A batch in runs of rows of one kind, of `PIECE_FRAMES` at most or of a single row.
+def runs(groups: Mapping[int, tuple[int, ...]]) -> Iterator[list[int]]:
+    """Divide a batch into runs of rows of one group, of `DECODER_FRAMES` at most or of one row.
 
     Args:
-        kinds: Of each row; first in it are its new frames.
+        groups: By row; a group begins with its number of new frames.
     """
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for row, kind in kinds.items():
-        alike.setdefault(kind, []).append(row)
-    for kind, rows in alike.items():
-        count = max(1, PIECE_FRAMES // kind[0])
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, group in groups.items():
+        found.setdefault(group, []).append(row)
+    for group, rows in found.items():
+        count = max(1, DECODER_FRAMES // group[0])
         yield from (rows[begin : begin + count] for begin in range(0, len(rows), count))
+
+
+def encode(module: Callable[..., Any], described: Mapping[str, str], arrays: Arrays) -> np.ndarray:
+    """Encode recordings chunk by chunk, each of `ENCODER_FRAMES` at most.
+
+    Args:
+        module: A `KernelEncoder`, as loaded from its file.
+        described: The file's description.
+        arrays: `waveform` and `chunk_frames`, as `engine.codec.encoder.EncoderGraph` takes them.
+
+    Returns:
+        Codes, int64 (rows, codebooks, frames).
+
+    Raises:
+        ValueError: If the waveform does not fit the codec.
+    """
+    waveform = arrays["waveform"]
+    rows, samples = waveform.shape
+    frame, limit = int(described["samples_per_frame"]), int(described["frames"])
+    frames = -(-samples // frame)
+    if not 1 <= frames <= limit:  # the module does not check where its tables end
+        raise ValueError(f"waveform has {samples} samples, expected 1 to {limit * frame}.")
+    chunk = max(1, min(int(arrays["chunk_frames"].min()), ENCODER_FRAMES) // rows)
+    whole = np.pad(waveform, ((0, 0), (0, frames * frame - samples)))
+    whole = torch.from_numpy(whole).unflatten(1, (frames, frame))
+    state, codes = torch.zeros(rows, int(described["state_size"])), []
+    with torch.inference_mode():
+        for begin in range(0, frames, chunk):
+            new, state = module(whole[:, begin : begin + chunk], state, torch.tensor(begin * frame))
+            codes.append(new)
+        return torch.cat(codes, 2).numpy()

@@ -11,13 +11,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.codec.carried import Carried
+from engine.codec.streaming import StreamState
 from engine.kernels.norm import RMSNorm
-from families.fish_s1.upstream import codec_freqs_cis
+from engine.kernels.rotary import Rotation, rotate, rotation
 
 
 class UnsupportedCodecError(ValueError):
     """The checkpoint's codec has a part that cannot be streamed exactly."""
+
+
+def rotary_table(positions: int, head_dim: int, base: float) -> Tensor:
+    """Cosine and sine of every position and pair, as upstream's codec has them.
+
+    Upstream rounds its table to bfloat16, and parity needs the rounded values.
+    Source: `precompute_freqs_cis`, fish-speech 0.1.0, models/dac/modded_dac.py.
+
+    Returns:
+        float32 (positions, head_dim / 2, 2).
+    """
+    frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    angles = torch.outer(torch.arange(positions), frequencies)
+    turns = torch.polar(torch.ones_like(angles), angles)
+    return torch.stack([turns.real, turns.imag], dim=-1).bfloat16().float()
 
 
 class Blocks(NamedTuple):
@@ -25,7 +40,8 @@ class Blocks(NamedTuple):
 
     Attributes:
         queries: int64 (blocks, block), positions in the chunk.
-        keys: int64 (blocks, window + block), likewise, the `window` positions before it included.
+        keys: int64 (blocks, window + block), positions in the chunk with the `window` positions
+            before it in front.
         mask: bool (blocks, block, window + block), what each query may see; or one for each row
             of the batch, (batch, 1, blocks, block, window + block).
     """
@@ -35,25 +51,11 @@ class Blocks(NamedTuple):
     mask: Tensor
 
 
-def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Rotary position embedding over interleaved pairs, in float32.
-
-    Args:
-        x: (batch, time, heads, head_dim).
-        cos_sin: float32 (batch or 1, time, head_dim / 2, 2).
-
-    Returns:
-        Like x.
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos_sin[..., None, :, 0], cos_sin[..., None, :, 1]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).type_as(x)
-
-
 class WindowAttention(nn.Module):
-    """Causal self-attention over the last `window` positions, those of earlier chunks included."""
+    """Causal self-attention over the last `window` positions, those of earlier chunks included.
+
+    Its state is the keys and values of these positions.
+    """
 
     def __init__(self, genuine: Any, window: int) -> None:
         super().__init__()
@@ -62,21 +64,19 @@ class WindowAttention(nn.Module):
         self.heads = int(genuine.n_head)
         self.head_dim = int(genuine.head_dim)
         self.window = window
-        self.kept = 2 * window * self.heads * self.head_dim  # numbers carried between chunks
+        self.state_size = 2 * window * self.heads * self.head_dim
 
-    def with_window_before(self, x: Tensor, carried: Carried | None) -> Tensor:
-        """(batch, time, heads, head_dim) -> the same, window + time."""
-        if carried is None:
+    def with_window_before(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """(batch, time, heads, head_dim) -> (batch, window + time, heads, head_dim)."""
+        if state is None:
             return F.pad(x, (0, 0, 0, 0, self.window, 0))
-        return carried.joined(x, (self.window, self.heads, self.head_dim), 1)
+        return state.prepended(x, (self.window, self.heads, self.head_dim), 1)
 
-    def forward(
-        self, x: Tensor, cos_sin: Tensor, blocks: Blocks, carried: Carried | None
-    ) -> Tensor:
-        """X (batch, time, dim), cos_sin as in `rotate`."""
+    def forward(self, x: Tensor, by: Rotation, blocks: Blocks, state: StreamState | None) -> Tensor:
+        """(batch, time, dim) -> the same."""
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(2)
-        q, k = rotate(q, cos_sin), rotate(k, cos_sin)
-        k, v = self.with_window_before(k, carried), self.with_window_before(v, carried)
+        q, k = rotate(q, by), rotate(k, by)
+        k, v = self.with_window_before(k, state), self.with_window_before(v, state)
         q, k, v = (  # (batch, heads, blocks, positions, head_dim)
             y[:, where].permute(0, 3, 1, 2, 4)
             for y, where in ((q, blocks.queries), (k, blocks.keys), (v, blocks.keys))
@@ -100,10 +100,8 @@ class TransformerLayer(nn.Module):
         self.attention.wo.weight.data.mul_(scale[:, None])
         self.down.weight.data.mul_(genuine.ffn_layer_scale.gamma.detach()[:, None])
 
-    def forward(
-        self, x: Tensor, cos_sin: Tensor, blocks: Blocks, carried: Carried | None
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos_sin, blocks, carried)
+    def forward(self, x: Tensor, by: Rotation, blocks: Blocks, state: StreamState | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), by, blocks, state)
         y = self.ffn_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
@@ -132,9 +130,8 @@ class WindowTransformer(nn.Module):
         )
         self.norm = RMSNorm(genuine.norm.weight, genuine.norm.eps)
         self.window = int(genuine.window_size)
-        self.reach = len(genuine.layers) * (self.window - 1)  # positions to the left
+        self.reach = len(genuine.layers) * (self.window - 1)  # positions before one that it hears
         self.rope_base = genuine.config.rope_base
-        # Upstream rounds its table to bfloat16; parity needs the rounded values.
         self.register_buffer("cos_sin", genuine.freqs_cis.detach().float().clone())
         self._count_positions()
 
@@ -143,24 +140,29 @@ class WindowTransformer(nn.Module):
         self.register_buffer("count", torch.arange(positions), persistent=False)
 
     def extend(self, positions: int) -> None:
-        """Know that many positions, beyond upstream's own if need be, by upstream's formula."""
+        """Lengthen the table to that many positions, if upstream's own is shorter."""
         known, pairs = self.cos_sin.shape[:2]
         if positions > known:
-            more = codec_freqs_cis(positions, 2 * pairs, self.rope_base).float()[known:]
+            more = rotary_table(positions, 2 * pairs, self.rope_base)[known:]
             self.cos_sin = torch.cat([self.cos_sin, more])
             self._count_positions()
 
     def blocks(self, x: Tensor, start: Tensor | int, missing: Tensor | None) -> Blocks:
-        """For a chunk x (batch, time, dim) with `start` positions before it.
+        """Cut a chunk into blocks for attention, so that its memory is linear in time.
 
-        A block is a window, or the chunk if that is shorter. Of the last block, what lies beyond
-        the end is the last position over again, and cut off in the end. Each row's first `missing`
-        positions, int64 (batch, 1), are none; they see themselves, for softmax must see something.
+        A block is as long as the window, or as the chunk if that is shorter. The last block repeats
+        the chunk's last position beyond its end, which `WindowAttention` cuts off.
+
+        Args:
+            x: (batch, time, dim), the chunk.
+            start: Positions before it.
+            missing: int64 (batch, 1), how many of each row's first positions are padding. They see
+                themselves, since a softmax over nothing is not a number.
         """
         time, block = x.shape[1], x[:, : self.window].shape[1]
         first = self.count[: (time + block - 1) // block, None] * block
         query, key = self.count[:block], self.count[: self.window + block]
-        last = self.count[time - 1]  # on the device: a traced size is not, and clamp minds
+        last = self.count[time - 1]  # on the device: a traced size is not, and clamp refuses it
         queries = torch.minimum(first + query, last)
         keys = torch.minimum(first + key, last + self.window)
         visible = (key > query[:, None]) & (key <= query[:, None] + self.window)
@@ -175,22 +177,24 @@ class WindowTransformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        carried: Carried | None = None,
+        state: StreamState | None = None,
         positions: Tensor | None = None,
         missing: Tensor | None = None,
     ) -> Tensor:
-        """Args:
-        x: All there is, or the next chunk of it.
-        carried: From the chunks before.
-        positions: int64 (batch, time), absolute; None: x begins where what is carried ends.
-        missing: int64 (batch, 1), how many of the first positions of x are none.
+        """(batch, channels, time) -> the same.
+
+        Args:
+            x: All of the audio, or the next chunk of it.
+            state: Of the chunks before.
+            positions: int64 (batch, time), absolute; None: x begins where the last chunk ended.
+            missing: int64 (batch, 1), how many of the first positions of x are padding.
         """
         x = self.project_in(x.transpose(1, 2))
-        start = 0 if carried is None else carried.start
+        start = 0 if state is None else state.start
         blocks = self.blocks(x, start, missing)
         if positions is None:
             positions = start + self.count[None, : x.shape[1]]
-        cos_sin = self.cos_sin[positions]
+        by = rotation(self.cos_sin[positions][:, :, None])
         for layer in self.layers:
-            x = layer(x, cos_sin, blocks, carried)
+            x = layer(x, by, blocks, state)
         return self.project_out(self.norm(x)).transpose(1, 2)

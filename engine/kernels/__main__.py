@@ -1,6 +1,6 @@
 """`python -m engine.kernels`: compiles the operators for this machine beforehand."""
 
-from engine.kernels.transformer import fault, library
+from engine.kernels.build import fault, library
 
 reason = fault()
 print(f"kernels: {reason or library()}")

@@ -1,8 +1,8 @@
-"""What a step on a GPU does between its matrix products, in the kernel language of that name.
+"""What a decode step on a GPU computes between its matrix products, in OpenAI's Triton.
 
-OpenAI's Triton, which comes with torch for CUDA, has only the name in common with the server. With
-TRITON_INTERPRET=1 the kernels run on a CPU. Everything is computed in float32 and rounded where
-`engine.lm.layers` rounds; no result of a row depends on other rows.
+That Triton is a language for kernels, which comes with torch for CUDA; it has only the name in
+common with the server. With TRITON_INTERPRET=1 the kernels run on a CPU. Everything is computed in
+float32 and rounded where `engine.lm.layers` rounds. No result of a row depends on other rows.
 """
 
 import torch
@@ -11,8 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK = 64  # positions that attention takes at a time
-_SPLITS = 8  # parts of a row's positions, attended to side by side
-_DOT = 16  # the least that a product of tiles takes
+_SPLITS = 8  # parts of a row's positions, which different blocks of threads attend to
+_DOT = 16  # the smallest side of a tile that `tl.dot` takes
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _add_norm(x, added, weight, total, out, dim, eps, HAS_ADDED: tl.constexpr, W
 
 
 def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum of x (rows, dim) and what is added, and its root-mean-square norm."""
+    """Add, where there is something to add, to x (rows, dim); the sum and its RMS norm."""
     rows, dim = x.shape
     total = x if added is None else torch.empty_like(x)
     out = torch.empty_like(x)
@@ -55,7 +55,7 @@ def _gated(gate_up, out, width, BLOCK: tl.constexpr):
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, of (rows, 2 * width)."""
+    """Compute silu(gate) * up: (rows, 2 * width) -> (rows, width)."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width)
     block = 1024
@@ -111,12 +111,12 @@ def place(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:
-    """Norm and turn queries and keys, and write keys and values behind the cached ones.
+    """Norm and rotate queries and keys, and write keys and values behind the cached ones.
 
     Args:
         qkv: (rows * time, (heads + 2 * kv heads) * head_dim).
         norms: Weights of queries' and keys' norms, (head_dim,) each.
-        eps: Of these.
+        eps: Of these norms.
         cos_sin: float32 (positions, head_dim / 2, 2).
         past: int64 (rows,), positions cached.
         keys, values: (rows, kv heads, positions, head_dim), of equal strides.
@@ -191,11 +191,11 @@ def _join(parts, sums, out, head_dim, WIDTH: tl.constexpr, SPLITS: tl.constexpr)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tensor:
-    """Attention of few new positions over those cached, themselves included.
+    """Attend from a few new positions to those cached, themselves included.
 
     Args:
         queries: (rows * time, heads, head_dim).
-        keys, values: As in `place`, with the new ones.
+        keys, values: As `place` has left them, with the new positions.
         past: int64 (rows,), positions before the new ones.
 
     Returns:
@@ -236,7 +236,8 @@ def _sample(
     best, first = tl.max(x, 0), tl.argmax(x, 0)
     mass = tl.exp(x - best)
     mass /= tl.sum(mass, 0)
-    # Signed integers in the order of the numbers: the least whose followers' mass is not too much.
+    # Integers in the order of the numbers. A binary search finds the least one for which the mass
+    # of all from it on is within top_p.
     bits = x.to(tl.int32, bitcast=True)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
     low, high = tl.min(order, 0) - 1, tl.max(order, 0) + 1
@@ -265,12 +266,12 @@ def sample(
     repetition_penalty: Tensor,
     draws: Tensor,
 ) -> Tensor:
-    """As `sampler.sample`, but among equal logits all or none are within top_p.
+    """Sample as `engine.lm.sampler.sample` does, but of equal logits all or none are within top_p.
 
     Args:
-        logits: As there, of at most `gpu.MAX_CHOICES`.
-        previous, temperature, top_p, repetition_penalty: As there.
-        draws: int64 (batch, 2), what each row's random numbers are a function of.
+        logits: As that function takes them, `engine.lm.on_gpu.MAX_CHOICES` at most.
+        previous, temperature, top_p, repetition_penalty: As that function takes them.
+        draws: int64 (batch, 2), seed and counter of each row's random numbers.
     """
     rows, choices = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)

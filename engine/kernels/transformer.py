@@ -1,94 +1,33 @@
-"""The operators of `engine/kernels/native`, compiled for this machine, and layers made of them.
+"""Transformers by the operators `product` and `layers` of `engine/kernels/native`.
 
-Compiled once for each machine and kept in the user's cache; `python -m engine.kernels` does it
-beforehand. All activations are float32; weights are float32, bfloat16 or int8, keys and values
-float32 or bfloat16. A row's result has the same bits whoever shares its batch.
+All activations are float32; weights are float32, bfloat16 or int8, keys and values float32 or
+bfloat16. A row's result has the same bits whatever else is in its batch: each number is one sum,
+in one fixed order.
 """
 
-import functools
-import hashlib
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.codec import package as compiled
+from engine.kernels.panels import DOT, UNIT_DEPTH, filled, panels, split_panels
+from engine.kernels.rounding import ZERO, rounded_weight
 
-_SOURCES = Path(__file__).parent / "native"
-_FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-fopenmp"),
-    # Nothing is done with infinity but to compare. Sums begin alike wherever they lie in memory.
-    *("-ffast-math", "--param=vect-max-peeling-for-alignment=0"),
-    *("-fvisibility=hidden", "-w"),
-)
-_PANEL, _DOT = 32, 4  # as in rows.h
-_NO_WINDOW = 2**62
-_UNIT_DEPTH = 32  # bfloat16 numbers that matrix units take at a time, in pairs
+_NO_WINDOW = 2**62  # positions, more than any cache has
 
 
-@functools.cache
-def fault() -> str | None:
-    """Compile and load the operators; why they cannot be used here, or None."""
-    try:
-        path = library()
-        if not path.is_file():
-            _compile(path)
-        torch.ops.load_library(str(path))
-    except FileNotFoundError:
-        return "there is no C++ compiler (apt-get install g++)"
-    except subprocess.CalledProcessError as error:
-        return f"g++ failed: {error.stderr.strip().partition(chr(10))[0]}"
-    except OSError as error:
-        return str(error)
-    return None
+class FusedLinear(nn.Module):
+    """A linear layer with what comes before and after it in the same pass.
 
-
-def library() -> Path:
-    """Where the compiled operators are kept: by sources, flags, torch and instructions."""
-    said = [path.read_text("utf-8") for path in sorted(_SOURCES.iterdir())]
-    said += [*_FLAGS, version("torch"), *sorted(compiled.instructions())]
-    digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if not os.access(home if home.exists() else home.parent, os.W_OK):
-        home = Path(tempfile.gettempdir())
-    return home / "voicereel-triton" / f"kernels-{digest}.so"
-
-
-def _compile(path: Path) -> None:
-    root = Path(torch.__file__).parent
-    includes = (root / "include", root / "include" / "torch" / "csrc" / "api" / "include")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unlinked, finished = Path(folder) / "operators.o", Path(folder) / path.name
-        compiler = os.environ.get("CXX", "g++")
-        # Linked apart: with -ffast-math that would let small numbers count as 0 in all the process.
-        for arguments in (
-            [*_FLAGS, *(f"-I{i}" for i in includes), "-c", _SOURCES / "operators.cpp"],
-            ["-shared", unlinked, f"-L{root / 'lib'}", "-lgomp", "-lc10", "-ltorch_cpu"],
-        ):
-            out = finished if "-shared" in arguments else unlinked
-            command = [compiler, *map(str, arguments), "-o", str(out)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        finished.replace(path)
-
-
-class Product(nn.Module):
-    """Rows times constant weights, with what comes before and after in the same pass.
-
-    Optionally the rows are normed, or are gate and up of a perceptron, before; and a bias and
-    another input added after.
+    Before it the rows can be normed, or gate and up of a gated perceptron be multiplied; after it a
+    bias and a residual can be added.
     """
 
     panels: Tensor
-    scales: Tensor  # what there is not, has no numbers
-    columns: Tensor
+    # What there is not is an empty tensor.
+    scales: Tensor  # float32 (outputs,), of int8 weights
+    zero_sums: Tensor  # int32 (outputs, filled): what `ZERO` in place of 0 adds to each sum
     bias: Tensor
     norm: Tensor
 
@@ -103,70 +42,77 @@ class Product(nn.Module):
         int8: bool = False,
         split: bool = False,
     ) -> None:
-        """Args:
-        weight: (outputs, depth). What is not float32 has its own products.
-        bias, norm: (outputs,) and (depth,).
-        eps: Of the norm.
-        gated: The rows are gate and up of a perceptron.
-        int8: Round it to 8 bits for each output.
-        split: In float32, where there are matrix units, as the sum of two bfloat16: 1 in 2^16 off.
+        """Lay the weights out for this machine.
+
+        Args:
+            weight: (outputs, depth), float32 or bfloat16.
+            bias: (outputs,).
+            norm: (depth,), the weight of a root-mean-square norm of the rows.
+            eps: Of the norm.
+            gated: The rows are gate and up: (..., 2 * depth).
+            int8: Round the weights to 8 bits with a scale for each output, and each row with one
+                of its own; where depth is no multiple of `DOT` they stay as they are.
+            split: Where there are matrix units, compute float32 as the sum of two bfloat16, which
+                is 1 in 2^16 off.
         """
         super().__init__()
         self.outputs, depth = weight.shape
-        scales, columns = torch.empty(0), torch.empty(0, dtype=torch.int32)
-        padding = (0, 0, 0, -self.outputs % _PANEL)
-        has_units = depth % _UNIT_DEPTH == 0 and torch.ops.voicereel.has_units()
-        if int8 and depth % _DOT == 0:
-            scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-            rounded = (weight.float() / scales[:, None]).round().to(torch.int8)
-            columns = 128 * F.pad(rounded, padding).sum(dim=1, dtype=torch.int32)
-            panels = F.pad(rounded, padding).view(-1, _PANEL, depth // _DOT, _DOT).transpose(1, 2)
+        scales, zero_sums = torch.empty(0), torch.empty(0, dtype=torch.int32)
+        has_units = depth % UNIT_DEPTH == 0 and torch.ops.voicereel.has_units()
+        if int8 and depth % DOT == 0:
+            rounded, scales = rounded_weight(weight)
+            zero_sums = ZERO * filled(rounded).sum(dim=1, dtype=torch.int32)
+            laid_out = panels(filled(rounded), DOT)
         elif has_units and split and weight.dtype == torch.float32:
-            panels = split_panels(F.pad(weight, padding))
-        elif has_units and weight.dtype == torch.bfloat16:
-            panels = F.pad(weight, padding).view(-1, _PANEL, depth // 2, 2).transpose(1, 2)
+            laid_out = split_panels(filled(weight))
         else:
-            panels = F.pad(weight, padding).view(-1, _PANEL, depth).transpose(1, 2)
-        self.register_buffer("panels", panels.contiguous())
+            in_pairs = has_units and weight.dtype == torch.bfloat16
+            laid_out = panels(filled(weight), 2 if in_pairs else 1)
+        self.register_buffer("panels", laid_out)
         self.register_buffer("scales", scales)
-        self.register_buffer("columns", columns)
+        self.register_buffer("zero_sums", zero_sums)
         self.register_buffer("bias", torch.empty(0) if bias is None else bias.float())
         self.register_buffer("norm", torch.empty(0) if norm is None else norm.float())
         self.eps, self.gated = eps, gated
 
-    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """float32 (..., depth), or twice that if gated -> (..., outputs), plus the residual."""
         return torch.ops.voicereel.product(
-            *(x, self.panels, self.outputs, self.scales, self.columns, self.bias, self.norm),
-            *(self.eps, self.gated, added),
+            *(x, self.panels, self.outputs, self.scales, self.zero_sums, self.bias, self.norm),
+            *(self.eps, self.gated, residual),
         )
 
 
-def split_panels(weight: Tensor) -> Tensor:
-    """Float32 (outputs, depth) -> bfloat16 (panels, steps, 2, 16 pairs of depth, outputs, 2).
+class FusedLayer(nn.Module):
+    """The four linear layers of one transformer layer.
 
-    Of each step its nearest bfloat16, and what they lack.
+    Attributes:
+        linears: Queries, keys and values; attention's output; gate and up; down.
+        head_norms: Weights of queries' and keys' norms, if there are such.
     """
-    high = weight.bfloat16()
-    parts = torch.stack([high, (weight - high.float()).bfloat16()])
-    panels = parts.view(2, -1, _PANEL, weight.shape[1] // _UNIT_DEPTH, _UNIT_DEPTH // 2, 2)
-    return panels.permute(1, 3, 0, 4, 2, 5).flatten(3, 4)  # 5 axes
+
+    def __init__(self, *linears: FusedLinear, head_norms: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.linears, self.head_norms = linears, [norm.float() for norm in head_norms]
 
 
-class Layers(nn.Module):
-    """Pre-norm attention and gated perceptron, all layers of a transformer in one call."""
+class FusedTransformer(nn.Module):
+    """Pre-norm attention and gated perceptron: all layers of a transformer in one call."""
 
     head_norms: Tensor
     outputs: list[int]
 
     def __init__(self, layers: Iterable[Any], eps: float) -> None:
-        """Args:
-        layers: `KernelLayer`s of one shape.
-        eps: Of all norms.
+        """Join layers.
+
+        Args:
+            layers: `FusedLayer`s of one shape.
+            eps: Of all norms.
         """
         super().__init__()
         layers = list(layers)
-        self.products = nn.ModuleList(product for layer in layers for product in layer.products)
-        self.outputs = [product.outputs for product in layers[0].products]
+        self.linears = nn.ModuleList(linear for layer in layers for linear in layer.linears)
+        self.outputs = [linear.outputs for linear in layers[0].linears]
         norms = [norm for layer in layers for norm in layer.head_norms]
         self.register_buffer("head_norms", torch.stack(norms) if norms else torch.empty(0))
         self.eps = eps
@@ -182,35 +128,27 @@ class Layers(nn.Module):
         window: int = _NO_WINDOW,
         shared: Tensor | None = None,
     ) -> Tensor:
-        """New positions, float32 (batch, time, dim), behind those cached, into which they go.
+        """Compute new positions, and write their keys and values behind the cached ones.
 
         Args:
-            x: Their input.
-            past_lengths: int64 (batch,).
+            x: float32 (batch, time, dim), the new positions.
+            past_lengths: int64 (batch,), positions cached.
             cos_sin: float32 (positions, head_dim / 2, 2).
             keys, values: (layers, batch, kv heads, positions, head_dim), with room for new ones.
-            begins: int64 (batch,), what the first cached position is called, for its rotation;
-                those called less than 0 are not seen. None: 0.
+            begins: int64 (batch,), the number of the first cached position, by which it is rotated;
+                positions with a number below 0 are padding, which is not seen. None: 0.
             window: Positions that each sees, itself included.
             shared: See `engine.lm.runner.NewPositions`.
+
+        Returns:
+            float32 (batch, time, dim).
         """
         return torch.ops.voicereel.layers(
             *(x, past_lengths, cos_sin),
-            [product.panels for product in self.products],
-            [product.scales for product in self.products],
-            [product.columns for product in self.products],
-            [product.bias for product in self.products],
-            [product.norm for product in self.products],
+            [linear.panels for linear in self.linears],
+            [linear.scales for linear in self.linears],
+            [linear.zero_sums for linear in self.linears],
+            [linear.bias for linear in self.linears],
+            [linear.norm for linear in self.linears],
             *(self.outputs, self.head_norms, self.eps, keys, values, begins, window, shared),
         )
-
-
-class KernelLayer(nn.Module):
-    """The products of a layer: queries, keys and values; attention's output; gate and up; down.
-
-    `head_norms` are the weights of queries' and keys' norms, if there are such.
-    """
-
-    def __init__(self, *products: Product, head_norms: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.products, self.head_norms = products, [norm.float() for norm in head_norms]

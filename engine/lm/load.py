@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.kernels import transformer as kernels
+from engine.kernels import build
 from engine.lm import on_gpu
 from engine.lm.graphs import DualArGraphs
 from engine.lm.on_cpu import CpuRunner
@@ -56,7 +56,7 @@ def _why_no_kernels(tensors: dict[str, Tensor], placement: Placement) -> str:
     if placement.is_cpu:
         if placement.dtype == torch.float16:
             return "they know no float16 on a CPU"
-        return kernels.fault() or ""
+        return build.fault() or ""
     choices = tensors["slow.head.weight"].shape[0]
     if choices > on_gpu.MAX_CHOICES:
         return f"it samples from {choices} tokens, and they from {on_gpu.MAX_CHOICES} at most"

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.transformer import KernelLayer, Layers, Product
+from engine.kernels.transformer import FusedLayer, FusedLinear, FusedTransformer
 from engine.lm.graphs import DualArGraphs, FastGraph, SlowGraph
 from engine.lm.layers import Past
 from engine.lm.on_torch import TorchRunner
@@ -14,18 +14,18 @@ from engine.lm.shape import DualArShape, TransformerShape
 from engine.lm.weights import Weights
 
 
-def kernel_layer(weights: Weights, eps: float, int8: bool) -> KernelLayer:
+def kernel_layer(weights: Weights, eps: float, int8: bool) -> FusedLayer:
     """Make the products of one layer of either transformer."""
     attention, norm = weights.under("attention"), weights["ffn_norm.weight"]
     found = (attention.find(f"{name}.weight") for name in ("q_norm", "k_norm"))
-    return KernelLayer(
-        Product(
+    return FusedLayer(
+        FusedLinear(
             attention["wqkv.weight"], attention.find("wqkv.bias"),
             weights["attention_norm.weight"], eps=eps, int8=int8,
         ),
-        Product(attention["wo.weight"], attention.find("wo.bias"), int8=int8),
-        Product(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8),
-        Product(weights["down.weight"], gated=True, int8=int8),
+        FusedLinear(attention["wo.weight"], attention.find("wo.bias"), int8=int8),
+        FusedLinear(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8),
+        FusedLinear(weights["down.weight"], gated=True, int8=int8),
         head_norms=[norm for norm in found if norm is not None],
     )  # fmt: skip
 
@@ -35,7 +35,7 @@ class CpuSlow(SlowGraph):
 
     def __init__(self, shape: DualArShape, *parts: Any) -> None:
         super().__init__(shape, *parts)
-        self.stack = Layers(self.layers, shape.norm_eps)
+        self.stack = FusedTransformer(self.layers, shape.norm_eps)
 
     def entries(self, table: nn.Module, ids: Tensor) -> Tensor:
         return table(ids).float()
@@ -58,7 +58,7 @@ class CpuFast(FastGraph):
 
     def __init__(self, shape: DualArShape, *parts: Any) -> None:
         super().__init__(shape, *parts)
-        self.stack = Layers(self.layers, shape.norm_eps)
+        self.stack = FusedTransformer(self.layers, shape.norm_eps)
 
     def entries(self, ids: Tensor) -> Tensor:
         return self.embeddings(ids).float()
@@ -81,10 +81,10 @@ class CpuGraphs(DualArGraphs):
     slow_type, fast_type = CpuSlow, CpuFast
 
     def __init__(self, shape: DualArShape, weights: Weights, int8: bool = False) -> None:
-        def layer(weights: Weights, part: TransformerShape, eps: float) -> KernelLayer:
+        def layer(weights: Weights, part: TransformerShape, eps: float) -> FusedLayer:
             return kernel_layer(weights, eps, int8)
 
-        super().__init__(shape, weights, layer, Product)
+        super().__init__(shape, weights, layer, FusedLinear)
 
 
 class CpuRunner(TorchRunner):

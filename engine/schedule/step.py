@@ -42,7 +42,7 @@ class Stepper:
         self.reset_stats()
 
     def reset_stats(self) -> None:
-        """Begin to count."""
+        """Count from zero again."""
         self.frames = 0
         self.steps: Counter[int] = Counter()
         self.seconds: dict[str, float] = {}
@@ -70,13 +70,10 @@ class Stepper:
         if batch.joining:
             return [Slice(generation, generation.prompt.shape[1]) for generation in batch.joining]
         if generation := batch.prefilling:
-            end = min(generation.prefilled + self._prefill_slice, generation.prompt.shape[1])
             # A prefix has slices of its own: the rest is then the same, cached or not.
-            return [
-                Slice(generation, min(end, generation.prefix_length))
-                if generation.needs_prefix
-                else Slice(generation, end)
-            ]
+            whole = generation.prompt.shape[1]
+            end = generation.prefix_length if generation.needs_prefix else whole
+            return [Slice(generation, min(generation.prefilled + self._prefill_slice, end))]
         return []
 
     def _admit(self, waiting: deque[Generation]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 _DEFAULT = "# Serves as it is, everywhere: KIND_AUTO is a GPU where there is one.\n"
 _BACKEND = re.compile(r'^backend: ".*"\n', re.MULTILINE)
 _INSTANCES = re.compile(r"^instance_group .*\n", re.MULTILINE)
-_KERNELS = re.compile(r'(?:^#.*\n)+^parameters \{ key: "COMPILED_FILENAME".*\n', re.MULTILINE)
+_KERNELS = re.compile(r'(?:^#.*\n)+^parameters \{ key: "KERNELS_FILENAME".*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def make_checkpoint(
     force: bool = False,
     endless: bool = False,
     weights: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Write a checkpoint folder: all of it, or nothing.
 
@@ -52,6 +53,7 @@ def make_checkpoint(
         force: Replace a folder that holds something.
         endless: Only `max_new_tokens` ends the speech, for workloads of a known length.
         weights: Folder of trained weights to take instead of the preset's.
+        device: Where random numbers are drawn; a GPU is faster, and draws others.
 
     Raises:
         CheckpointError: If the name is unknown or the folder is not empty, or if trained weights
@@ -62,7 +64,7 @@ def make_checkpoint(
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
-        _write(preset, unfinished, seed, endless)
+        _write(preset, unfinished, seed, endless, device)
         checkpoint_id = load_checkpoint(unfinished).checkpoint_id
         if out.is_dir():
             shutil.rmtree(out)
@@ -89,7 +91,7 @@ def _checked_preset(name: str, out: Path, force: bool, weights: Path | None) -> 
     return preset
 
 
-def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
+def _write(preset: Preset, folder: Path, seed: int, endless: bool, device: str) -> None:
     config = DualARModelArgs(**preset.llama)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", "utf-8")
     write_tokenizer(preset, folder)
@@ -99,7 +101,7 @@ def _write(preset: Preset, folder: Path, seed: int, endless: bool) -> None:
     if preset.weights:
         _expand(preset.weights, folder)
     else:
-        _write_random(preset, config, codec_config, folder, seed, endless)
+        _write_random(preset, config, codec_config, folder, seed, endless, device)
 
 
 def _expand(weights: Path, folder: Path) -> None:
@@ -116,8 +118,9 @@ def _write_random(
     folder: Path,
     seed: int,
     endless: bool,
+    device: str,
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         llama = DualARTransformer(
             config,  # pyright: ignore[reportArgumentType]
@@ -132,13 +135,16 @@ def _write_random(
             return lambda: progress.advance(task)
 
         step = begin("transformers", len(list(llama.parameters())))
-        weights = random_llama(llama, generator, step, endless)
-        weights = {name: tensor.to(preset.dtype) for name, tensor in weights.items()}
+        with torch.device(device):
+            weights = random_llama(llama, generator, step, endless)
+        weights = {name: tensor.to("cpu", preset.dtype) for name, tensor in weights.items()}
         torch.save(weights, folder / "model.pth")
         step()
         del weights
         step = begin("codec", len(list(codec.parameters())))
-        torch.save(random_codec(codec, generator, step), folder / "codec.pth")
+        with torch.device(device):
+            weights = random_codec(codec, generator, step)
+        torch.save({name: tensor.cpu() for name, tensor in weights.items()}, folder / "codec.pth")
         step()
 
 

@@ -12,11 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine.codec.channels_last import ChannelsLastDecoder
-from engine.codec.graphs import DecoderGraph
+from engine.codec.decoder import DecoderGraph
 from engine.codec.layers import CausalConv, CausalTransposedConv, ConvNeXt, Snake
 from engine.codec.transformer import WindowTransformer
-from engine.kernels import transformer as kernels
+from engine.kernels import build
 
 pytestmark = pytest.mark.torch
 FRAME, NEW, START = 2048, 2, 60
@@ -63,18 +62,16 @@ def graph(codec) -> DecoderGraph:
     return graph
 
 
-@pytest.fixture(scope="module", params=["graph", "channels last", "kernels"])
+@pytest.fixture(scope="module", params=["graph", "kernels"])
 def run(graph, request) -> Any:
     """Each of the decoders that are served from that graph."""
     if request.param == "graph":
         return graph
-    if request.param == "channels last":
-        return ChannelsLastDecoder(graph).eval()
-    if fault := kernels.fault():
+    if fault := build.fault():
         pytest.skip(fault)
-    from engine.codec.on_kernels import KernelDecoder
+    from engine.codec.on_kernels.decoder import KernelDecoder
 
-    return KernelDecoder(ChannelsLastDecoder(graph)).eval()
+    return KernelDecoder(graph).eval()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from support.engine import FULL, GREEDY, mixed, run
 from support.genuine import assert_same, greedy
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
+PROJECT = Path(__file__).resolve().parents[2]
 VARIANTS = ["tiny-mha", "tiny-fastdim", "tiny-noqknorm", "tiny-8books", "tiny-tied"]
 
 
@@ -70,6 +73,30 @@ def test_full_vocabulary_gives_a_logit_per_token(tiny_checkpoint, tmp_path) -> N
     assert llama.vocabulary.end_choice == llama.facts.im_end_id
     tokens = torch.tensor([0, llama.facts.im_end_id])
     assert torch.equal(llama.vocabulary.token_of(tokens), tokens)
+
+
+def test_torchscript_alone_needs_no_onnx(tiny_checkpoint, repository, tmp_path) -> None:
+    """The same weights in the same graphs, where neither exporter nor runtime is installed."""
+    program = (
+        "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None\n"
+        "from pathlib import Path; from rich.console import Console\n"
+        "from export.run import Asked, export_checkpoint\n"
+        "folders, asked = map(Path, sys.argv[1:]), Asked(torchscript_only=True)\n"
+        "result = export_checkpoint(*folders, Console(stderr=True), asked)\n"
+        "print(len(result.comparisons), *sorted(n for n in result.sizes if 'coder' in n))"
+    )
+    command = [sys.executable, "-c", program, str(tiny_checkpoint), str(tmp_path / "quick")]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+    assert said.stdout.split() == ["0", "fish_decoder/1/model.pt", "fish_encoder/1/model.pt"], (
+        said.stderr
+    )
+    for name in ("fish_decoder/1/model.pt", "fish_encoder/1/model.pt", "fish_llama/1/llama.pt"):
+        quick, full = (
+            torch.jit.load(str(folder / name)).state_dict()
+            for folder in (tmp_path / "quick", repository)
+        )
+        assert quick.keys() == full.keys()
+        assert all(torch.equal(quick[key], full[key]) for key in full)
 
 
 @pytest.fixture(scope="module")

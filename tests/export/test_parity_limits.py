@@ -15,10 +15,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("fish_speech")
 
-from engine.codec.graphs import DecoderGraph, EncoderGraph
+from engine.codec.decoder import DecoderGraph
+from engine.codec.encoder import EncoderGraph
 from ensemble.contract.facts import Facts
 from export import codec as stage
-from export import codec_kernels as codec_compiled
+from export import codec_kernels
 from export.parity import (
     Case,
     Comparison,
@@ -116,10 +117,11 @@ def test_audio_is_within_1_in_10_000(
     cases = with_padding(windows)
     monkeypatch.setattr(stage.parity, "decoder_cases", lambda *_: windows)
     right, wrong = (planted(cases, last_sample(error)) for error in (0.0, times * 1e-4))
-    for runs in ((wrong, right), (right, wrong)):
+    for place, runs in enumerate(((wrong, right), (right, wrong))):
         files = zip(("model.onnx", "model.pt"), runs, strict=True)
-        monkeypatch.setattr(stage, "_write", lambda *_, files=files: files)
-        found = stage.export_decoder(codec, decoder, facts, tmp_path, nothing, ())
+        monkeypatch.setattr(stage, "_write_decoder", lambda *_, files=files: files)
+        folder = tmp_path / str(place)
+        found = stage.export_decoder(codec, decoder, facts, folder, nothing, ())
         assert len(found) == 2
         assert is_taken(found) == passes
 
@@ -182,72 +184,71 @@ def llama_runs(tiny_checkpoint) -> Any:
 
 
 @pytest.fixture
-def by_kernels(monkeypatch) -> Callable:
-    """Lets a test say how the decoder by kernels would run, on any machine."""
+def on_kernels(monkeypatch) -> Callable:
+    """Lets a test say how the decoder on kernels would run, on any machine."""
 
     def say(has_units: bool, **runs: Callable) -> None:
         operators = SimpleNamespace(has_units=lambda: has_units)
-        monkeypatch.setattr(codec_compiled, "KernelDecoder", lambda decoder: decoder)
+        monkeypatch.setattr(codec_kernels, "KernelDecoder", lambda decoder, ranges=None: decoder)
         monkeypatch.setattr(
-            codec_compiled, "torch",
+            codec_kernels, "torch",
             SimpleNamespace(
                 ops=SimpleNamespace(voicereel=operators), bfloat16=torch.bfloat16,
                 inference_mode=torch.inference_mode,
             ),
         )  # fmt: skip
-        monkeypatch.setattr(codec_compiled, "_saved_decoder", lambda *a: runs[a[-1]])
+        monkeypatch.setattr(codec_kernels, "_saved_decoder", lambda *a: runs[a[-1]])
 
     return say
 
 
 @pytest.mark.parametrize(("times", "passes"), JUST)
-def test_audio_by_kernels_is_within_1_in_10_000(
-    decoder, windows, by_kernels, times, passes
+def test_audio_on_kernels_is_within_1_in_10_000(
+    decoder, windows, on_kernels, times, passes
 ) -> None:
-    by_kernels(False, float32=planted(windows, last_sample(times * 1e-4)))
-    (found,) = codec_compiled.export_decoder(decoder, windows, Path(), nothing)
+    on_kernels(False, float32=planted(windows, last_sample(times * 1e-4)))
+    (found,) = codec_kernels.export_decoder(decoder, windows, Path(), nothing)
     assert (found.of, found.passed) == ("audio, max abs", passes)
 
 
 @pytest.mark.parametrize(("times", "passes"), JUST)
-def test_noise_of_matrix_units_is_below_40_db(decoder, windows, by_kernels, times, passes) -> None:
+def test_noise_of_matrix_units_is_below_40_db(decoder, windows, on_kernels, times, passes) -> None:
     """They are tried where float32 is not met; a hundredth of the signal is the limit."""
-    by_kernels(
+    on_kernels(
         True,
         float32=planted(windows, last_sample(2e-4)),
         bfloat16=planted(windows, louder(times * 1e-2)),
     )
-    (found,) = codec_compiled.export_decoder(decoder, windows, Path(), nothing)
+    (found,) = codec_kernels.export_decoder(decoder, windows, Path(), nothing)
     assert (found.of, found.passed) == ("audio, noise / signal", passes)
 
 
 @pytest.mark.parametrize(("times", "passes"), JUST)
 def test_8_bits_lose_4_times_what_bfloat16_would(
-    decoder, windows, by_kernels, monkeypatch, times, passes
+    decoder, windows, on_kernels, monkeypatch, times, passes
 ) -> None:
     def all_louder(by: float) -> Callable:
         right = planted(windows, lambda audio: audio)
         return lambda *inputs: (right(*inputs)[0] * (1 + by),)
 
-    by_kernels(True, int8=all_louder(4 * times * 0.01))
-    monkeypatch.setattr(codec_compiled, "int8_decoder", lambda *_: None)
-    half = SimpleNamespace(eval=lambda: all_louder(0.01))
-    monkeypatch.setattr(codec_compiled, "ChannelsLastDecoder", lambda *_: half)
-    (found,) = codec_compiled.export_int8(decoder, [], windows, Path(), nothing)
+    on_kernels(True, int8=all_louder(4 * times * 0.01))
+    monkeypatch.setattr(codec_kernels, "input_ranges", lambda *_: None)
+    monkeypatch.setattr(codec_kernels, "in_bfloat16", lambda _: all_louder(0.01))
+    (found,) = codec_kernels.export_int8(decoder, [], windows, Path(), nothing)
     assert found.passed == passes
 
 
 @pytest.mark.parametrize("flipped", [0, 1])
-def test_codes_by_kernels_are_upstreams_or_left_out(
+def test_codes_on_kernels_are_upstreams_or_left_out(
     codec, recordings, tmp_path, monkeypatch, flipped
 ) -> None:
-    monkeypatch.setattr(codec_compiled, "KernelEncoder", lambda _: SimpleNamespace(state_size=1))
-    monkeypatch.setattr(codec_compiled, "_save", lambda _, path, *a, **k: path.touch())
-    monkeypatch.setattr(codec_compiled.torch.jit, "load", lambda _: torch.nn.Identity())
+    monkeypatch.setattr(codec_kernels, "KernelEncoder", lambda _: SimpleNamespace(state_size=1))
+    monkeypatch.setattr(codec_kernels, "_save", lambda _, path, *a, **k: path.touch())
+    monkeypatch.setattr(codec_kernels.package, "load", lambda _: (torch.nn.Identity(), {}))
     run = planted(recordings, one_code(flipped))
-    monkeypatch.setattr(codec_compiled.parity, "script_runner", lambda _: run)
+    monkeypatch.setattr(codec_kernels.parity, "script_runner", lambda _: run)
     said: list[str] = []
-    found = codec_compiled.export_encoder(EncoderGraph(codec), recordings, tmp_path, said.append)
+    found = codec_kernels.export_encoder(EncoderGraph(codec), recordings, tmp_path, said.append)
     assert [c.passed for c in found] == [True] * (not flipped)
     assert len(list(tmp_path.iterdir())) == (not flipped)
     assert any("of the codes differ, left out" in line for line in said) == bool(flipped)

@@ -20,7 +20,8 @@ from ensemble.check.config import ModelConfig, data_type
 from ensemble.check.repository import config_paths
 from ensemble.contract.artefact import onnx_differences, positions
 from ensemble.contract.tensors import Signature, Tensor
-from ensemble.serving.stand_in import NUMPY_DTYPES, ServedModel, run_batch
+from ensemble.serving.stand_in.batch import run_batch
+from ensemble.serving.stand_in.served_model import NUMPY_DTYPES, ServedModel
 from launch.server import Server
 from support import toys
 

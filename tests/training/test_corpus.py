@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("fish_speech")
 pytestmark = pytest.mark.torch
 
-from engine.codec.graphs import quantizers
+from engine.codec.quantizer import quantizers
 from training import codebooks, features, sentences, settings, speech
 from training.codec import new_codec
 from training.codes import look_up

@@ -1,0 +1,128 @@
+"""The codec in process: windows by size, history and batch, and recordings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_visit import artefacts, clock, step_card
+from benchmarks.gpu_visit.results import Results
+from benchmarks.gpu_visit.visit import Visit
+from benchmarks.speed.artefacts import script
+from benchmarks.speed.bounds import Rates
+from benchmarks.speed.cells import flops_of
+from engine.codec.quantizer import quantizers
+from ensemble.contract.facts import Facts
+from ensemble.contract.reference import CHUNK_FRAMES
+from export import parity
+from export.parity import Run
+from families.fish_s1.checkpoint import load_checkpoint, load_codec
+
+PRECISION = "fp32"  # the only one that is exported for a GPU; TF32 is off in every trace
+_COUNTED = 8  # frames of which operations are counted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    new: Frames of a window that become audio.
+    histories: Frames before them.
+    batches: Windows at a time.
+    recordings: Frames and batch of what is encoded.
+    """
+
+    new: tuple[int, ...]
+    histories: tuple[int, ...]
+    batches: tuple[int, ...]
+    recordings: tuple[tuple[int, int], ...]
+
+
+FULL = Plan((8, 16, 32, 64), (0, 256), (1, 4, 16), ((22, 1), (215, 1), (215, 4)))
+TINY = Plan((8,), (0, 16), (1, 2), ((22, 1),))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one artefact must do.
+
+    Attributes:
+        run: It, on the device.
+        weight_bytes: It reads them once a run.
+        flops: Of one frame, as upstream's own graph needs them.
+        rates: Of the device.
+    """
+
+    run: Run
+    weight_bytes: int
+    flops: float
+    rates: Rates
+
+    def row(self, inputs: list[torch.Tensor], new: int, frame_s: float) -> dict[str, Any]:
+        """Time a run that makes so many new frames of each row."""
+        device, frames = inputs[0].device.type, new * len(inputs[0])
+        spent_s = clock.seconds(lambda: self.run(*inputs), device, repeats=5)
+        bytes_s = self.weight_bytes / self.rates.read
+        flops_s = frames * self.flops / self.rates.multiply[PRECISION]
+        return {
+            "precision": PRECISION,
+            "batch": len(inputs[0]),
+            "new": new,
+            "ms": 1e3 * spent_s,
+            "rtf": spent_s / (frames * frame_s),
+            "bound_by": "bytes" if bytes_s > flops_s else "flops",
+            "ratio": spent_s / max(bytes_s, flops_s),
+        }
+
+
+@torch.inference_mode()
+def run(visit: Visit, results: Results) -> None:
+    """Measure all sizes of the plan."""
+    made, plan = artefacts.served(visit), TINY if visit.tiny else FULL
+    facts = Facts.load(made.repository / "fish_llama" / "1")
+    works = _works(visit, made)
+    for name, rows in (
+        ("decode", _decoded(works["fish_decoder"], facts, plan, visit.device)),
+        ("encode", _encoded(works["fish_encoder"], facts, plan, visit.device)),
+    ):
+        found = []
+        for row in rows:
+            found.append(row)
+            results.put(name, found)
+
+
+def _works(visit: Visit, made: artefacts.Artefacts) -> dict[str, Work]:
+    """Both artefacts; operations are counted on the CPU, in the genuine codec."""
+    genuine = load_codec(load_checkpoint(made.checkpoint))
+    codes = torch.zeros(1, len(quantizers(genuine)), _COUNTED, dtype=torch.int64)
+    audio = torch.zeros(1, 1, _COUNTED * int(genuine.frame_length))
+    counted = {
+        "fish_decoder": flops_of(lambda: genuine.decode(codes, torch.tensor([_COUNTED]))),
+        "fish_encoder": flops_of(lambda: genuine.encode(audio)),
+    }
+    rates, works = step_card.rates(visit), {}
+    for name, flops in counted.items():
+        folder = made.repository / name / "1"
+        size = (folder / "model.pt").stat().st_size  # nearly all of it weights
+        works[name] = Work(script(folder, visit.device), size, flops / _COUNTED, rates)
+    return works
+
+
+def _decoded(work: Work, facts: Facts, plan: Plan, device: str) -> Iterator[dict[str, Any]]:
+    frame_s = facts.samples_per_frame / facts.sample_rate
+    for history in plan.histories:
+        for new in plan.new:
+            for batch in plan.batches:
+                shape = (batch, facts.num_codebooks, history + new)
+                codes = torch.randint(min(facts.codebook_sizes), shape, device=device)
+                numbers = torch.arange(history, history + new, device=device).repeat(batch, 1)
+                yield {"history": history, **work.row([codes, numbers], new, frame_s)}
+
+
+def _encoded(work: Work, facts: Facts, plan: Plan, device: str) -> Iterator[dict[str, Any]]:
+    frame_s = facts.samples_per_frame / facts.sample_rate
+    for frames, batch in plan.recordings:
+        samples = frames * facts.samples_per_frame
+        waveform = parity.test_signal(batch, samples, facts.sample_rate).to(device)
+        pieces = torch.full((batch, 1), CHUNK_FRAMES, device=device)
+        yield work.row([waveform, pieces], frames, frame_s)

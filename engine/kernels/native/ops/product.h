@@ -1,0 +1,213 @@
+// Products of rows with constant weights: every row by itself, in one order of summation.
+#pragma once
+#include "simd/amx.h"
+
+namespace voicereel {
+
+// x (depth, rows) times a panel (depth, kColumns) -> (rows, kColumns).
+template <int rows, class Weight>
+inline void tile(const float* x, const Weight* panel, int64_t depth, Ahead ahead, float* sums) {
+  Floats sum[rows][kSums] = {};
+  for (int64_t k = 0; k < depth; k++, x += rows, panel += kColumns) {
+    ahead.fetch(panel + depth * kColumns, kColumns);
+    Floats weights[kSums];
+#pragma GCC unroll 4
+    for (int c = 0; c < kSums; c++) weights[c] = lanes(panel + c * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+      for (int c = 0; c < kSums; c++) sum[r][c] += x[r] * weights[c];
+  }
+  __builtin_memcpy(sums, sum, sizeof sum);
+}
+
+inline Ints with_products(Ints sum, const uint8_t* x, const int8_t* weights) {
+  int32_t four;
+  __builtin_memcpy(&four, x, sizeof four);
+#ifdef __AVX512VNNI__
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four),
+                                   _mm512_loadu_si512(weights));
+#else
+  for (int lane = 0; lane < kLanes; lane++)
+    for (int i = 0; i < kDot; i++) sum[lane] += int32_t(x[i]) * weights[lane * kDot + i];
+  return sum;
+#endif
+}
+
+// The same for 8-bit numbers: x (depth / kDot, rows, kDot), a panel (depth / kDot, kColumns, kDot).
+template <int rows>
+inline void tile(const uint8_t* x, const int8_t* panel, int64_t depth, Ahead ahead, int32_t* sums) {
+  Ints sum[rows][kSums] = {};
+  for (int64_t k = 0; k < depth; k += kDot, x += rows * kDot, panel += kColumns * kDot) {
+    ahead.fetch(panel + depth * kColumns, kColumns * kDot);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+      for (int c = 0; c < kSums; c++)
+        sum[r][c] = with_products(sum[r][c], x + r * kDot, panel + c * kLanes * kDot);
+  }
+  __builtin_memcpy(sums, sum, sizeof sum);
+}
+
+template <int rows, class Input, class Weight, class Sum>
+inline void any_tile(int count, const Input* x, const Weight* panel, int64_t depth, Ahead ahead,
+                     Sum* sums) {
+  if constexpr (rows > 0) {
+    if (count < rows) return any_tile<rows - 1>(count, x, panel, depth, ahead, sums);
+    tile<rows>(x, panel, depth, ahead, sums);
+  }
+}
+
+// All threads of a team run one together; by itself, one does.
+struct Product {
+  enum class Weights { floats, halves, pairs, split_pairs, bytes };
+
+  const float* x;
+  int64_t rows, width, depth, outputs;  // width: of a row of x; depth: of what is multiplied
+  Weights kind;
+  const void* weights;
+  const float *scales, *bias, *norm, *residual;
+  const int32_t* columns;  // 128 times the sums of the int8 weights' columns
+  float eps;
+  bool gated;
+  float* y;  // may be the residual
+
+  bool worth_threads() const { return rows * depth * outputs > kWorthThreads; }
+
+  // Bytes of memory that a team needs meanwhile.
+  int64_t memory_bytes() const {
+    const int64_t padded = rounded_up(rows, kUnitRows);
+    switch (kind) {
+      case Weights::bytes: return padded * (depth + sizeof(float));
+      case Weights::floats:
+      case Weights::halves: return rows * depth * sizeof(float);
+      default: return padded * depth * 2 * sizeof(Bfloat16);
+    }
+  }
+
+  void run(char* memory) const {
+    switch (kind) {
+      case Weights::floats: return run((const float*)weights, (float*)memory);
+      case Weights::halves: return run((const Bfloat16*)weights, (float*)memory);
+      case Weights::pairs: return run_pairs<1>((const Bfloat16*)weights, (Bfloat16*)memory);
+      case Weights::split_pairs: return run_pairs<2>((const Bfloat16*)weights, (Bfloat16*)memory);
+      case Weights::bytes: return run((const int8_t*)weights, (uint8_t*)memory);
+    }
+  }
+
+ private:
+  void prepare(int64_t row, float* to) const {
+    const float* from = x + row * width;
+    if (gated) return gate_row(from, width / 2, to);
+    if (norm) return norm_row(from, norm, eps, width, to);
+    std::copy(from, from + width, to);
+  }
+
+  template <class Weight>
+  void run(const Weight* weights, float* inputs) const {
+    run<float>(
+        weights, false, [&](int64_t row, const float* prepared) { place(prepared, row, inputs); },
+        [&](int64_t row, int count, auto... rest) { any_tile<kRows>(count, inputs + row * depth, rest...); },
+        [](float sum, int64_t, int64_t) { return sum; });
+  }
+
+  // By matrix units, from bfloat16 weights in pairs. A float32 input is the sum of two bfloat16, but
+  // for 1 in 2^17; so may weights be, in two planes.
+  template <int planes>
+  void run_pairs(const Bfloat16* weights, Bfloat16* inputs) const {
+    run<float, planes>(
+        weights, true,
+        [&](int64_t row, const float* prepared) {
+          Bfloat16* parts = scratch<Bfloat16, 1>(2 * depth);
+          split_row(prepared, depth, parts, parts + depth);
+          place_in_block<2>(parts, row, inputs);
+        },
+        [&](int64_t row, int count, auto... rest) { unit_tiles<2, planes>(inputs, row, count, rest...); },
+        [](float sum, int64_t, int64_t) { return sum; });
+  }
+
+  void run(const int8_t* weights, uint8_t* memory) const {
+    // Sums of integers are the same either way; few rows are faster without.
+    const bool by_units = has_units() && rows > kRows && depth % kUnitBytes == 0;
+    float* scale = (float*)memory;
+    uint8_t* inputs = memory + rounded_up(rows, kUnitRows) * sizeof(float);
+    run<int32_t>(
+        weights, by_units,
+        [&](int64_t row, const float* prepared) {
+          uint8_t* rounded = scratch<uint8_t, 1>(depth);
+          scale[row] = round_row(prepared, depth, rounded);
+          by_units ? place_in_block<1>(rounded, row, inputs) : place(rounded, row, inputs);
+        },
+        [&](int64_t row, int count, auto... rest) {
+          if (by_units) return unit_tiles<1, 1>(inputs, row, count, rest...);
+          any_tile<kRows>(count, inputs + row * depth, rest...);
+        },
+        [&](int32_t sum, int64_t row, int64_t column) {
+          return (sum - columns[column]) * scale[row] * scales[column];
+        });
+  }
+
+  // Tiles of kRows rows; in each, what is multiplied at once lies side by side.
+  template <class Input>
+  void place(const Input* from, int64_t row, Input* inputs) const {
+    constexpr int dot = sizeof(Input) == 1 ? kDot : 1;
+    const int64_t begin = row / kRows * kRows, count = std::min<int64_t>(kRows, rows - begin);
+    Input* to = inputs + begin * depth + (row - begin) * dot;
+    for (int64_t k = 0; k < depth; k += dot, to += count * dot) std::copy(from + k, from + k + dot, to);
+  }
+
+  // In blocks of kUnitRows rows, as `unit_tile` reads them. Rows beyond the last are multiplied too, but
+  // their sums are not read.
+  template <int parts, class Input>
+  void place_in_block(const Input* from, int64_t row, Input* inputs) const {
+    constexpr int step = kUnitBytes / sizeof(Input);
+    Input* to = inputs + (row / kUnitRows * kUnitRows * depth * parts + row % kUnitRows * step);
+    for (int64_t k = 0; k < depth; k += step)
+      for (int part = 0; part < parts; part++, to += kUnitRows * step)
+        std::copy(from + part * depth + k, from + part * depth + k + step, to);
+  }
+  template <int parts, int planes, class Input, class Weight, class Sum>
+  void unit_tiles(const Input* inputs, int64_t row, int count, const Weight* panel, int64_t depth,
+                  Ahead ahead, Sum* sums) const {
+    const Input* from = inputs + row * depth * parts;
+    const int64_t block = kUnitRows * depth * parts;
+    if (count > kUnitRows) return unit_tile<parts, planes, 2>(from, block, panel, depth, ahead, sums);
+    unit_tile<parts, planes, 1>(from, block, panel, depth, ahead, sums);
+  }
+
+  template <class Sum, int planes = 1, class Weight, class Prepare, class Multiply, class Value>
+  void run(const Weight* weights, bool by_units, Prepare prepare_row, Multiply multiply, Value value) const {
+    const int tile_rows = by_units ? kUnitRows * kUnitBlocks : kRows;
+#pragma omp for
+    for (int64_t row = 0; row < rows; row++) {
+      float* prepared = scratch<float, 1>(depth);
+      prepare(row, prepared);
+      prepare_row(row, prepared);
+    }
+    if (by_units) begin_units();
+#pragma omp for
+    for (int64_t begin = 0; begin < outputs; begin += kColumns)
+      for (int64_t row = 0; row < rows; row += tile_rows) {
+        const int count = std::min<int64_t>(tile_rows, rows - row);
+        const Ahead ahead{(rows + tile_rows - 1) / tile_rows, row / tile_rows};
+        alignas(64) Sum sums[kUnitRows * kUnitBlocks * kColumns];
+        multiply(row, count, weights + begin * depth * planes, depth, ahead, sums);
+        for (int r = 0; r < count; r++)
+          finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
+            return value(sums[r * kColumns + c], row + r, begin + c);
+          });
+      }
+    if (by_units) end_units();
+  }
+
+  template <class Value>  // int -> float
+  void finish(int64_t row, int64_t column, int count, Value value) const {
+    float* to = y + row * outputs + column;
+    const float* old = residual ? residual + row * outputs + column : nullptr;
+#pragma omp simd
+    for (int c = 0; c < count; c++)
+      to[c] = value(c) + (bias ? bias[column + c] : 0) + (old ? old[c] : 0);
+  }
+};
+
+}  // namespace voicereel

@@ -1,0 +1,1 @@
+"""What stand-ins for Triton's native backends do; their shells are in backends/."""
