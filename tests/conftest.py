@@ -125,7 +125,7 @@ def prompts(builder: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def spoken(prompts: list[Any], tiny_checkpoint: Path) -> list[Any]:
-    """What upstream's greedy `generate` says to each of `prompts`."""
+    """Speech of upstream's greedy `generate` for each of `prompts`."""
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
     from support.engine import GREEDY
     from support.genuine import greedy

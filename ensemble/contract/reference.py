@@ -1,4 +1,4 @@
-"""A caller's recording, checked and padded for the encoder."""
+"""Checks a caller's recording and pads it for the encoder."""
 
 import math
 
@@ -6,13 +6,14 @@ import numpy as np
 
 from ensemble.contract.facts import Facts
 
-MIN_SECONDS = 0.1  # shorter holds no voice
-BUCKET_FRAMES = 32  # about 1.5 s: recordings padded to a multiple of it can be encoded together
-CHUNK_FRAMES = 64  # about 3 s: encoded at a time where nothing else is asked for
+MIN_SECONDS = 0.1  # two frames: less cannot hold a voice
+MAX_PEAK = 4.0  # 12 dB above full scale: louder samples are integers that were not scaled
+BUCKET_FRAMES = 32  # about 1.5 s: recordings padded to a multiple of it can share a batch
+CHUNK_FRAMES = 64  # about 3 s, encoded at a time unless the request asks for another size
 
 
 def chunk_frames(chunk_size_s: float | None, facts: Facts) -> int:
-    """Frames that the encoder shall take at a time; more than there are: all at once.
+    """Frames that the encoder takes at a time, at most all that a recording can have.
 
     Raises:
         ValueError: If it is not above 0.
@@ -27,12 +28,12 @@ def chunk_frames(chunk_size_s: float | None, facts: Facts) -> int:
 def padded_reference(
     audio: np.ndarray, sample_rate: int | None, facts: Facts
 ) -> tuple[np.ndarray, int]:
-    """Check a recording and fill it up with zeros; the codec is causal, so codes do not change.
+    """Check a recording and pad it with zeros; the codec is causal, so codes do not change.
 
     Args:
         audio: float32 (samples,), mono, in [-1, 1].
-        sample_rate: What the caller says it is, Hz; None if nothing was said.
-        facts: Of the checkpoint.
+        sample_rate: The sample rate that the caller states, Hz; None if it states none.
+        facts: The checkpoint's.
 
     Returns:
         float32 (padded samples,), and the number of frames that are not padding.
@@ -46,19 +47,7 @@ def padded_reference(
             f"reference_sample_rate is {sample_rate} Hz, expected {rate}. "
             "Resample the recording (voicereel.Client does)."
         )
-    if audio.ndim != 1 or len(audio) < MIN_SECONDS * rate:
-        raise ValueError(
-            f"reference_audio has {audio.size} samples, expected at least "
-            f"{int(MIN_SECONDS * rate)} ({MIN_SECONDS:g} s), better 5 to 30 s."
-        )
-    if not np.isfinite(audio).all():
-        raise ValueError("reference_audio holds NaN or infinity, expected samples in [-1, 1].")
-    peak = float(np.abs(audio).max())
-    if peak > 4.0:
-        raise ValueError(
-            f"reference_audio peaks at {peak:g}, expected samples in [-1, 1]. "
-            "Divide integer samples by their full scale."
-        )
+    _check_samples(audio, rate)
     frames = -(-len(audio) // frame)
     limit = min(facts.max_reference_frames, facts.max_prompt_length)
     if frames > limit:
@@ -69,3 +58,19 @@ def padded_reference(
         )
     padded = min(-(-frames // BUCKET_FRAMES) * BUCKET_FRAMES, facts.max_reference_frames)
     return np.pad(audio, (0, padded * frame - len(audio))), frames
+
+
+def _check_samples(audio: np.ndarray, rate: int) -> None:
+    if audio.ndim != 1 or len(audio) < MIN_SECONDS * rate:
+        raise ValueError(
+            f"reference_audio has {audio.size} samples, expected at least "
+            f"{int(MIN_SECONDS * rate)} ({MIN_SECONDS:g} s), better 5 to 30 s."
+        )
+    if not np.isfinite(audio).all():
+        raise ValueError("reference_audio holds NaN or infinity, expected samples in [-1, 1].")
+    peak = float(np.abs(audio).max())
+    if peak > MAX_PEAK:
+        raise ValueError(
+            f"reference_audio peaks at {peak:g}, expected samples in [-1, 1]. "
+            "Divide integer samples by their full scale."
+        )

@@ -59,15 +59,7 @@ def make_checkpoint(
         CheckpointError: If the name is unknown or the folder is not empty, or if trained weights
             are missing or of another shape.
     """
-    if name not in PRESETS:
-        raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
-    preset = PRESETS[name] if weights is None else replace(PRESETS[name], weights=weights)
-    if preset.weights and not (preset.weights / "model.pth").is_file():
-        raise CheckpointError(
-            f"make-checkpoint: {preset.weights} holds no trained weights. Train them: make train"
-        )
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"make-checkpoint: {out} is not empty. Replace it with --force")
+    preset = _checked_preset(name, out, force, weights)
     started = time.monotonic()
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
@@ -83,6 +75,20 @@ def make_checkpoint(
     megabytes = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     seconds = time.monotonic() - started
     print(f"{out}: {name}, id {checkpoint_id}, {megabytes:.1f} MB in {seconds:.1f} s")
+
+
+def _checked_preset(name: str, out: Path, force: bool, weights: Path | None) -> Preset:
+    """The preset with its weights, if the folder may be made."""
+    if name not in PRESETS:
+        raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
+    preset = PRESETS[name] if weights is None else replace(PRESETS[name], weights=weights)
+    if preset.weights and not (preset.weights / "model.pth").is_file():
+        raise CheckpointError(
+            f"make-checkpoint: {preset.weights} holds no trained weights. Train them: make train"
+        )
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"make-checkpoint: {out} is not empty. Replace it with --force")
+    return preset
 
 
 def _write(preset: Preset, folder: Path, seed: int, endless: bool, device: str) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from engine.lm.placement import placement_for
 from ensemble.contract.facts import max_prompt_length
-from ensemble.contract.options import sampling_from
+from ensemble.contract.options import Sampling, sampling_from
 from ensemble.contract.settings import server_settings
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
@@ -92,6 +92,22 @@ class UpstreamSpeaker:
             ValueError: If an option is out of range, or the prompt too long.
         """
         sampling = sampling_from(asked)
+        codes = self._codes(text, reference_texts, reference_codes, sampling)
+        if not codes.shape[1]:
+            return np.zeros(0, np.float32), "stop"
+        lengths = torch.tensor([codes.shape[1]], device=self._device)
+        audio = self._codec.decode(codes[None].long(), lengths)[0]
+        cut = codes.shape[1] >= sampling.max_new_tokens
+        return audio[0, 0].float().cpu().numpy(), "length" if cut else "stop"
+
+    def _codes(
+        self,
+        text: str,
+        reference_texts: Sequence[str],
+        reference_codes: Sequence[np.ndarray],
+        sampling: Sampling,
+    ) -> torch.Tensor:
+        """The codes of the speech, int (codebooks, frames)."""
         torch.manual_seed(sampling.seed)
         generate: Any = generate_long
         answers = generate(
@@ -108,10 +124,4 @@ class UpstreamSpeaker:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # upstream's, about how it copies its options
-            codes = next(answers).codes
-        if not codes.shape[1]:
-            return np.zeros(0, np.float32), "stop"
-        lengths = torch.tensor([codes.shape[1]], device=self._device)
-        audio = self._codec.decode(codes[None].long(), lengths)[0]
-        cut = codes.shape[1] >= sampling.max_new_tokens
-        return audio[0, 0].float().cpu().numpy(), "length" if cut else "stop"
+            return next(answers).codes

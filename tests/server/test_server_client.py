@@ -92,10 +92,10 @@ def test_requests_in_flight_together_do_not_mix(client: Client, voice: VoiceFeat
     def speak(seed: int) -> np.ndarray:
         return joined(client, voice, f"Line {seed}.", seed=seed)
 
-    alone = [speak(seed) for seed in range(8)]
+    single = [speak(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(speak, range(8)))
-    for a, b in zip(alone, together, strict=True):
+    for a, b in zip(single, together, strict=True):
         np.testing.assert_allclose(b, a, atol=TOLERANCE, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Streams of the real server that end early: by the guard, or because nobody listens."""
+"""Streams of the real server that end early: by the guard, or because their caller has left."""
 
 import time
 from collections import Counter
@@ -13,17 +13,17 @@ from support.raw import Stream, infer, llama_metrics, outcomes
 
 pytestmark = pytest.mark.server
 SAMPLES_PER_FRAME = 2048
-# The best choice, better whenever it was made of late: long speech, and a quarter of it runs away.
+# Greedy, with a bonus for recent choices: speech is long, and a quarter of it runs away.
 GREEDY = {"temperature": 0, "repetition_penalty": 0.5}
 
 
 def of_llama(server: Server, text: str) -> dict:
-    """What to ask of `fish_llama` alone."""
+    """A request of `fish_llama`."""
     return infer(server, "fish_prompt", text=text) | GREEDY
 
 
 def codes_of(windows: list[dict]) -> np.ndarray:
-    """int64 (codebooks, frames), from windows that came in order."""
+    """int64 (codebooks, frames), of windows in order."""
     assert [int(w["chunk_index"][0]) for w in windows] == list(range(len(windows)))
     assert [bool(w["is_last"][0]) for w in windows] == [False] * (len(windows) - 1) + [True]
     heard, parts = 0, []
@@ -31,7 +31,7 @@ def codes_of(windows: list[dict]) -> np.ndarray:
         new, valid = window["new_frames"], int(window["num_samples"][0]) // SAMPLES_PER_FRAME
         padding = [-1] * (len(new) - valid)
         assert new.tolist() == [*range(heard, heard + valid), *padding]
-        assert valid or window["is_last"][0]  # which may even hold none
+        assert valid or window["is_last"][0]  # the last may hold no frame
         parts.append(window["codes"][:, -len(new) :][:, :valid])
         heard += valid
     return np.concatenate(parts, axis=1)
@@ -40,12 +40,12 @@ def codes_of(windows: list[dict]) -> np.ndarray:
 def until(condition: Callable[[], bool], patience_s: float = 60) -> None:
     give_up = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
+        assert time.monotonic() < give_up, f"not so after {patience_s} s"
         time.sleep(0.05)
 
 
 def inside(server: Server) -> float:
-    """Requests at work or waiting."""
+    """Requests that are generating or queued."""
     now = llama_metrics(server)
     return sum(now.get(f"fish_llama_{n}", 0) for n in ("active_slots", "waiting_requests"))
 
@@ -74,12 +74,12 @@ def test_what_runs_away_is_ended_and_says_so(server) -> None:
     assert set(ended) <= {"runaway", "stop", "length"}
 
 
-def test_who_closes_the_connection_frees_the_slots(server) -> None:
+def test_closing_the_connection_frees_the_slots(server) -> None:
     until(lambda: inside(server) == 0)
     prompt, before = of_llama(server, "Hello there."), outcomes(server)
     connections = [Stream(server) for _ in range(4)]
     for connection in connections:
-        for i in range(40):  # more than are done before their number is next told
+        for i in range(40):  # more than end before their number is next published
             connection.send("fish_llama", **prompt | {"first_chunk_frames": 1 + 399 * (i > 0)})
     until(lambda: inside(server) >= 24)  # a request still on its way would never be seen
     for connection in connections:

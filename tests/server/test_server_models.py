@@ -127,20 +127,20 @@ def test_clone_equals_encode_then_tts(server) -> None:
     np.testing.assert_array_equal(joined(chunks), cloned["audio"])
     chunks = stream(server, "fish_clone_stream", text=TEXTS[0], seed=3, **reference)
     np.testing.assert_allclose(joined(chunks), cloned["audio"], atol=1e-4)
-    alone = infer(server, "fish_tts", text=TEXTS[0], seed=3)
-    assert not np.array_equal(alone["audio"], cloned["audio"])
+    single = infer(server, "fish_tts", text=TEXTS[0], seed=3)
+    assert not np.array_equal(single["audio"], cloned["audio"])
 
 
 def test_three_in_a_row_and_eight_at_once_equal_each_alone(server) -> None:
     def speak(i: int) -> np.ndarray:
         return infer(server, "fish_tts", text=TEXTS[i % 3], seed=i)["audio"]
 
-    alone = [speak(i) for i in range(8)]
+    single = [speak(i) for i in range(8)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         together = list(pool.map(speak, range(8)))
     for i in range(8):
-        np.testing.assert_allclose(together[i], alone[i], atol=1e-4, err_msg=f"request {i}")
-    assert len({a.tobytes() for a in alone}) == 8
+        np.testing.assert_allclose(together[i], single[i], atol=1e-4, err_msg=f"request {i}")
+    assert len({a.tobytes() for a in single}) == 8
 
 
 def test_streams_of_one_connection_do_not_mix(server) -> None:

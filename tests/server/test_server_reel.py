@@ -1,4 +1,4 @@
-"""Fifteen segments and two speakers by the real models: every one as it sounds alone."""
+"""Fifteen segments of two speakers by the real models: each equals its own synthesis."""
 
 import json
 import os
@@ -55,8 +55,8 @@ def test_every_segment_sounds_as_it_does_alone(
         start = round(caption["start"] * audio.sample_rate_hz)
         assert start == end + SILENCE
         end = round(caption["end"] * audio.sample_rate_hz)
-        alone = client.synthesize(segment["text"], voices[segment["speaker_id"]], **ASKED)
-        np.testing.assert_allclose(audio.waveform[start:end], alone.waveform, atol=TOLERANCE)
+        single = client.synthesize(segment["text"], voices[segment["speaker_id"]], **ASKED)
+        np.testing.assert_allclose(audio.waveform[start:end], single.waveform, atol=TOLERANCE)
         assert not audio.waveform[end : end + SILENCE].any()
     assert end == len(audio.waveform)
     pieces = stream_script(client, SCRIPT, voices, silence_s=silence_s, **ASKED)

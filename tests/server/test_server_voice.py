@@ -42,7 +42,7 @@ needs_vnni = pytest.mark.skipif(
 )
 
 
-# Whole and together, in the default precision; in chunks and alone, with int8 weights.
+# In one chunk and a batch, in the default precision; in chunks and one by one, with int8 weights.
 @pytest.mark.parametrize(
     ("precision", "streamed"),
     [("half", False), pytest.param("int8", True, marks=needs_vnni)],

@@ -1,14 +1,12 @@
-"""Every request that a model answers by a sender gets FINAL exactly once, whatever happens to it.
+"""Every request of fish_llama gets FINAL exactly once, whatever happens to it.
 
-The models run in this process, on a stand-in for what Triton gives them.
+The model runs in this process, on a stand-in for what Triton gives it.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ WITH_TOKEN = json.dumps({cancel.PARAMETER: TOKEN})
 
 @pytest.fixture(autouse=True)
 def waiting(tmp_path, monkeypatch) -> Path:
-    """Where the tokens of requests under way lie."""
+    """The folder of the cancel tokens."""
     monkeypatch.setattr(cancel, "_FOLDER", tmp_path / "waiting")
     return tmp_path / "waiting"
 
@@ -238,7 +236,7 @@ def test_a_failure_of_the_engine(shared, prompt, monkeypatch, waiting, call, whe
 
 
 def test_memory_that_runs_out(fresh, prompt, monkeypatch) -> None:
-    """Slots are halved down to one; then each request is told so."""
+    """Slots are halved down to one; then each request gets the error."""
     requests = [Request(prompt=prompt, **LONG) for _ in range(3)]
     with monkeypatch.context() as patch:
 
@@ -256,10 +254,8 @@ def test_memory_that_runs_out(fresh, prompt, monkeypatch) -> None:
 
 @pytest.mark.parametrize("what", ["windows", "all"])
 @pytest.mark.parametrize("options", [MANY_CHUNKS, {"max_new_tokens": [3]}], ids=["first", "last"])
-def test_a_response_that_cannot_be_sent_ends_its_stream_alone(
-    shared, prompt, what, options
-) -> None:
-    """For lack of shared memory, say. Requests that end or go on in the same step are whole."""
+def test_a_response_that_cannot_be_sent_ends_only_its_stream(shared, prompt, what, options) -> None:
+    """As without shared memory. Requests that end or go on in the same step are complete."""
 
     def refuse(response: Any) -> None:
         if what == "all" or response.error is None:
@@ -286,139 +282,10 @@ def test_a_shutdown(module, repository, prompt, waiting) -> None:
     others = [Request(prompt=prompt, **LONG) for _ in range(20)]
     model.execute([begun, *others])
     model.finalize()
-    late = Request(prompt=prompt)
-    model.execute([late])
-    for request in (begun, *others, late):
+    refused = Request(prompt=prompt)
+    model.execute([refused])
+    for request in (begun, *others, refused):
         assert request.sender.finals == [True]
         assert "shutting down" in request.sender.error
-    assert "overloaded" in late.sender.error
+    assert "overloaded" in refused.sender.error
     assert list(waiting.iterdir()) == []
-
-
-class Answers:
-    """The server's own port: what the streaming ensemble answers, or raises.
-
-    Attributes:
-        chunks: Finish reasons of the chunks, "" for all but a last one.
-        error: Comes after them: a message from the server, or an exception of the client.
-        endless: Whether nothing more comes then.
-        slow_s: How long the connection takes to close.
-    """
-
-    def __init__(
-        self, chunks: list[str], error: Any = None, endless: bool = False, slow_s: float = 0
-    ) -> None:
-        self.chunks, self.error, self.endless, self.slow_s = chunks, error, endless, slow_s
-        self.reached = asyncio.Event()
-
-    async def stream_infer(self, requests: Any) -> Any:
-        async for _ in requests:
-            break
-        for index, why in enumerate(self.chunks):
-            yield _chunk(index, why), None
-        if isinstance(self.error, Exception):
-            raise self.error
-        if self.error:
-            yield None, SimpleNamespace(message=lambda: self.error)
-        if self.endless:
-            self.reached.set()
-            try:
-                await asyncio.sleep(3600)
-            finally:
-                await asyncio.sleep(self.slow_s)
-
-    async def close(self) -> None:
-        pass
-
-
-def _chunk(index: int, why: str) -> Any:
-    values = {
-        "chunk_index": np.array([[index]]),
-        "audio": np.zeros((1, 4096), np.float32),
-        "num_samples": np.array([[2048]]),
-        "finish_reason": np.array([[why.encode()]], object),
-        "sample_rate": np.array([[44100]]),
-    }
-    return SimpleNamespace(
-        as_numpy=values.get, get_response=lambda: SimpleNamespace(outputs=[*values])
-    )
-
-
-class Door:
-    """A front door before such answers."""
-
-    def __init__(self, name: str, answers: Answers) -> None:
-        self.model = load(MODELS / name / "1" / "model.py").TritonPythonModel()
-        self.model.initialize({})
-        self.model.client = answers
-        self.answers = answers
-
-    def ask(self, **inputs: Any) -> Request:
-        request = Request(**inputs)
-        self.model.execute([request])
-        return request
-
-
-DOOR_PATHS = {
-    "whole": (Answers(["", "stop"]), ""),
-    "error": (Answers([""], "fish_llama: overloaded: full"), "fish_llama: overloaded: full"),
-    "cut off": (Answers(["", ""]), "fish_tts_stream ended after 2 chunks, unfinished"),
-    "nothing": (Answers([]), "ended after 0 chunks"),
-    "cancelled": (Answers(["", "cancelled"]), "cancelled: by the caller"),
-    "timeout": (Answers(["timeout"]), "cancelled: its timeout has passed"),
-    "client": (Answers([""], ConnectionError("planted")), "planted"),
-}
-
-
-@pytest.mark.parametrize("path", DOOR_PATHS)
-def test_a_front_door(path) -> None:
-    answers, message = DOOR_PATHS[path]
-    door = Door("fish_tts", answers)
-    request = door.ask(text=[b"Hello."])
-    request.sender.wait()
-    door.model.finalize()
-    assert request.sender.finals == [True]
-    assert message in request.sender.error and bool(message) == bool(request.sender.error)
-    assert not door.model.in_flight
-
-
-@pytest.mark.parametrize("name", ["fish_tts", "fish_clone"])
-def test_a_front_door_that_is_full(name, monkeypatch) -> None:
-    from ensemble.serving import front_door
-
-    monkeypatch.setattr(front_door, "MAX_IN_FLIGHT", 2)
-    door = Door(name, Answers([], endless=True))
-    requests = [door.ask(text=[b"Hello."]) for _ in range(3)]
-    assert requests[2].sender.finals == [True]
-    assert f"{name}: overloaded: 2 requests are in flight" in requests[2].sender.error
-    door.model.finalize()
-    for request in requests[:2]:
-        assert request.sender.finals == [True]
-        assert "the server is shutting down" in request.sender.error
-
-
-@pytest.mark.parametrize("slow_s", [0, 0.3])
-def test_a_front_door_that_closes_tells_who_waits(slow_s) -> None:
-    door = Door("fish_tts", Answers([""], endless=True, slow_s=slow_s))
-    requests = [door.ask(text=[b"Hello."]) for _ in range(5)]
-    asyncio.run_coroutine_threadsafe(door.answers.reached.wait(), door.model.loop).result(30)
-    door.model.finalize()
-    for request in requests:
-        assert request.sender.finals == [True]
-        assert "the server is shutting down" in request.sender.error
-
-
-def test_a_front_door_that_cannot_read_a_request(monkeypatch) -> None:
-    """It says so to that caller, and has its place free for the next one."""
-    from ensemble.serving import front_door
-
-    monkeypatch.setattr(front_door, "MAX_IN_FLIGHT", 1)
-    door = Door("fish_tts", Answers(["stop"]))
-    bad, good = Request("not JSON", text=[b"Hello."]), Request(text=[b"Hello."])
-    for request in (bad, good):
-        door.model.execute([request])
-        request.sender.wait()
-        assert request.sender.finals == [True]
-    door.model.finalize()
-    assert bad.sender.error.startswith("fish_tts: ")
-    assert good.sender.error == ""

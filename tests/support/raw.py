@@ -1,4 +1,4 @@
-"""Raw tritonclient calls, as somebody without our client would make them."""
+"""Raw tritonclient calls, as a caller without our client makes them."""
 
 import queue
 import urllib.request

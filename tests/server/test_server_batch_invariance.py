@@ -1,4 +1,4 @@
-"""Streams at the real server: exact in company, ended once, whatever happens to them."""
+"""Streams at the real server: equal in any batch, and ended exactly once on every path."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ from support.raw import Stream, infer, joined, stream, tensors
 pytestmark = pytest.mark.server
 LONG = "A longer text that takes its time, word after word, to the very end of it."
 TEXTS = ["Hello there.", "A second sentence, a little longer than that.", LONG]
-# In float32 products round alike for any batch. The stubs tell their log what they die of.
+# In float32, products round equally in batches of any size. A stub that crashes logs its stack.
 EXACT = {"FISH_SPEECH_PRECISION": "full", "PYTHONFAULTHANDLER": "1"}
 
 
@@ -34,7 +34,7 @@ def exact(repository, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def jobs(exact) -> list[dict]:
-    """16 unlike requests of the LLaMA stage, half of them with a voice."""
+    """16 different requests of the LLaMA stage, half of them with a voice."""
     tone = 0.3 * np.sin(np.arange(60_000) / 20).astype(np.float32)
     voice = infer(exact, "fish_encode", reference_audio=tone)
     spoken = {k: voice[k] for k in ("reference_frames", "checkpoint_id")}
@@ -48,14 +48,14 @@ def jobs(exact) -> list[dict]:
 
 
 def of_llama(server: Server, job: dict) -> dict:
-    """The same request for fish_llama alone."""
+    """The same request, for fish_llama."""
     asked = {k: v for k, v in job.items() if k.startswith(("text", "reference", "checkpoint"))}
     options = {k: v for k, v in job.items() if k not in asked}
     return infer(server, "fish_prompt", **asked) | options
 
 
 def codes_of(windows: list[dict]) -> np.ndarray:
-    """int64 (codebooks, frames) from windows that came in order."""
+    """int64 (codebooks, frames) of windows in order."""
     assert [int(w["chunk_index"][0]) for w in windows] == list(range(len(windows)))
     parts = []
     for window in windows:
@@ -65,8 +65,8 @@ def codes_of(windows: list[dict]) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def test_sixteen_streams_equal_each_alone(exact, jobs) -> None:
-    """Bit for bit in codes, and within what the decoder rounds in audio."""
+def test_sixteen_streams_in_a_batch_equal_each_by_itself(exact, jobs) -> None:
+    """Codes are equal bit for bit, audio within the decoder's rounding."""
 
     def codes(job: dict) -> np.ndarray:
         return codes_of(stream(exact, "fish_llama", **job))
@@ -75,19 +75,19 @@ def test_sixteen_streams_equal_each_alone(exact, jobs) -> None:
         return joined(stream(exact, "fish_tts_stream", **job))
 
     prompts = [of_llama(exact, job) for job in jobs]
-    codes_alone, audio_alone = [codes(p) for p in prompts], [audio(j) for j in jobs]
+    codes_apart, audio_apart = [codes(p) for p in prompts], [audio(j) for j in jobs]
     with ThreadPoolExecutor(16) as pool:
         codes_together = list(pool.map(codes, prompts))
         audio_together = list(pool.map(audio, jobs))
     for i in range(16):
-        np.testing.assert_array_equal(codes_together[i], codes_alone[i], err_msg=f"stream {i}")
-        np.testing.assert_allclose(audio_together[i], audio_alone[i], atol=1e-4, rtol=0)
-        assert len(audio_alone[i]) == 2048 * codes_alone[i].shape[1]
-    assert len({a.tobytes() for a in codes_alone}) == 16
+        np.testing.assert_array_equal(codes_together[i], codes_apart[i], err_msg=f"stream {i}")
+        np.testing.assert_allclose(audio_together[i], audio_apart[i], atol=1e-4, rtol=0)
+        assert len(audio_apart[i]) == 2048 * codes_apart[i].shape[1]
+    assert len({a.tobytes() for a in codes_apart}) == 16
 
 
 def metric(server: Server, name: str) -> float:
-    """One of the LLaMA stage's, all labels together."""
+    """A metric of the LLaMA stage, summed over its labels."""
     with urllib.request.urlopen(server.metrics_url) as answer:
         lines = answer.read().decode().splitlines()
     name = f"fish_llama_{name}"
@@ -98,7 +98,7 @@ def metric(server: Server, name: str) -> float:
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
+        assert time.monotonic() < give_up, f"not so after {seconds} s"
         time.sleep(0.1)
 
 
@@ -120,7 +120,7 @@ PATHS = {
 @pytest.mark.parametrize("model", ["fish_tts_stream", "fish_llama"])
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_ends_once(server, model, path) -> None:
-    """What comes after the end, on the same connection, is the next request's alone."""
+    """All that follows on the same connection belongs to the next request."""
     values, more, message = PATHS[path]
     values = {"text": TEXTS[1], "seed": 1} | values
     if model == "fish_llama":
@@ -155,7 +155,7 @@ def test_every_path_ends_once(server, model, path) -> None:
         connection.close()
 
 
-def test_a_full_queue_refuses_at_once_and_loses_nobody(server) -> None:
+def test_a_full_queue_refuses_at_once_and_loses_no_request(server) -> None:
     prompt = of_llama(server, {"text": TEXTS[0]})
     connection, count = Stream(server), 416
     try:
@@ -183,14 +183,14 @@ def test_a_full_queue_refuses_at_once_and_loses_nobody(server) -> None:
     assert infer(server, "fish_tts", text=TEXTS[0], seed=1, max_new_tokens=3)["audio"].size > 0
 
 
-def test_a_slow_reader_holds_nobody_back(server) -> None:
-    """He reads nothing until everybody else has ended and his own slots are free again."""
+def test_a_slow_reader_delays_no_other_request(server) -> None:
+    """It reads nothing until all others have ended and its own slots are free again."""
     options = {"first_chunk_frames": 1, "max_chunk_frames": 1}
     wait_until(lambda: idle(server))
     before, reads = metric(server, "kv_bytes"), threading.Event()
     slow = Stream(server)
     put = slow.answers.put
-    slow.answers.put = lambda answer: (reads.wait(60), put(answer))  # in his reading thread
+    slow.answers.put = lambda answer: (reads.wait(60), put(answer))  # in the thread that reads
     try:
         for i in range(8):
             slow.send("fish_tts_stream", str(i), text=LONG, seed=i, **options)
@@ -238,13 +238,13 @@ def test_a_soak_leaves_everything_as_it_was(server) -> None:
 
 
 def ends(connection: Stream, count: int) -> Counter:
-    """How this many requests of a connection ended; one that breaks ends all that are left."""
+    """How a number of requests of a connection ended; if it breaks, all that are left."""
     ended: Counter = Counter()
     try:
         while ended.total() < count:
             result, error = connection.answers.get(timeout=EXIT_TIMEOUT_S + 10)
             if error is not None:
-                ended["told"] += count - ended.total() if error.status() else 1
+                ended["refused"] += count - ended.total() if error.status() else 1
             elif result.get_response().parameters["triton_final_response"].bool_param:
                 ended["whole"] += 1
     finally:
@@ -252,8 +252,10 @@ def ends(connection: Stream, count: int) -> Counter:
     return ended
 
 
-def test_a_new_server_says_the_same_and_ends_its_streams(exact, jobs, repository, tmp_path) -> None:
-    """A stop in the midst of 96 streams: each is whole or told, in time; no stub crashes."""
+def test_a_new_server_generates_the_same_and_ends_streams(
+    exact, jobs, repository, tmp_path
+) -> None:
+    """Stopping amid 96 streams completes or refuses each in time, and no stub crashes."""
     prompts = [of_llama(exact, job) for job in jobs[:3]]
     before = [codes_of(stream(exact, "fish_llama", **prompt)) for prompt in prompts]
     log = tmp_path / "log"
@@ -263,7 +265,7 @@ def test_a_new_server_says_the_same_and_ends_its_streams(exact, jobs, repository
         connections = [Stream(server) for _ in range(8)]
         for i, connection in enumerate(12 * connections):
             connection.send("fish_tts_stream", str(i), text=LONG, seed=i, first_chunk_frames=1)
-        connections[0].answers.put(connections[0].answers.get(timeout=60))  # they are under way
+        connections[0].answers.put(connections[0].answers.get(timeout=60))  # they have begun
         with ThreadPoolExecutor(9) as pool:
             begin = time.monotonic()
             stopped = pool.submit(server.stop)
