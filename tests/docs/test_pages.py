@@ -82,7 +82,7 @@ def _commands(start: str) -> list[tuple[str, list[str]]]:
     """Every command of the pages that begins with `start`: the page, and its words."""
     found = re.compile(rf"(?:^|`)({start} [^`\n#|]+)", re.MULTILINE)
     return [
-        (page, shlex.split(re.sub(r"[\[\]]", "", command.partition(" (")[0])))
+        (page, shlex.split(re.sub(r"[\[\]]", "", re.split(r" \(| && ", command)[0])))
         for page, text in TEXTS.items()
         for command in found.findall(text)
     ]
