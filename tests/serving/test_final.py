@@ -148,7 +148,7 @@ def test_a_token_in_use_stays_that_of_the_first(shared, prompt, waiting) -> None
 def test_a_full_queue(shared, prompt, waiting, monkeypatch) -> None:
     request = Request(WITH_TOKEN, prompt=prompt)
     with monkeypatch.context() as patch:
-        patch.setattr(shared.engine, "max_waiting", 0)
+        patch.setattr(shared.scheduler, "max_waiting", 0)
         shared.execute([request])
     assert request.sender.finals == [True]
     assert "overloaded: 0 requests are waiting already" in request.sender.error
@@ -183,9 +183,9 @@ def test_a_caller_who_leaves(shared, prompt, waiting, by, when) -> None:
 
 
 @pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
-def test_a_deadline(shared, module, prompt, monkeypatch, when) -> None:
+def test_a_deadline(shared, prompt, monkeypatch, when) -> None:
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr("ensemble.serving.stream.time", clock)
     is_early = when == "before the first chunk"
     options = LONG if is_early else MANY_CHUNKS
     request = Request(timeout_us=100_000_000, prompt=prompt, **options)
@@ -220,7 +220,7 @@ def test_a_failure_of_the_engine(shared, prompt, monkeypatch, waiting, call, whe
             def fail(*_: object, **__: object) -> None:
                 raise ZeroDivisionError("planted")
 
-            patch.setattr(shared.engine.llama, call, fail)
+            patch.setattr(shared.scheduler.runner, call, fail)
 
         if when == "before the first chunk":
             spoil()
@@ -243,7 +243,7 @@ def test_memory_that_runs_out(fresh, prompt, monkeypatch) -> None:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-        patch.setattr(fresh.engine.llama, "extend", fail)
+        patch.setattr(fresh.scheduler.runner, "extend", fail)
         fresh.execute(requests)
         for request in requests:
             request.sender.wait()
