@@ -31,16 +31,17 @@ PLANTED = f"""
 class _Planted(TritonPythonModel):
     def initialize(self, args):
         super().initialize(args)
-        self.engine.max_waiting = 8
-        advance = self.engine.advance
+        self.scheduler.max_waiting = 8
+        step = self.scheduler.stepper.step
 
-        def planted():
-            advance()
-            seeds = {{active.request.sampling.seed for active in self.engine.active}}
+        def planted(waiting):
+            step(waiting)
+            active = self.scheduler.batch.active
+            seeds = {{generation.request.sampling.seed for generation in active}}
             if seeds & {{{STUCK}, {LATE}}}:
                 raise ZeroDivisionError("planted")
 
-        self.engine.advance = planted
+        self.scheduler.stepper.step = planted
 
 
 TritonPythonModel = _Planted
