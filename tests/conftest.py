@@ -1,11 +1,13 @@
 """A tiny checkpoint, exported once, and a real tritonserver on it."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ if not Path("/dev/nvidiactl").exists():
 
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "build" / "tests"
+KEPT_S = 2 * 60 * 60  # longer than a run of all tests takes
 
 
 def _export_key() -> str:
@@ -54,16 +57,29 @@ def tiny() -> Path:
     """
     if given := os.environ.get("VOICEREEL_TINY"):
         return Path(given)
+    CACHE.mkdir(parents=True, exist_ok=True)
     made = CACHE / _export_key()
-    if not made.exists():
-        shutil.rmtree(CACHE, ignore_errors=True)
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as new:
-            checkpoint, repository = Path(new, "made/checkpoint"), Path(new, "made/repository")
-            _run("export", "make-checkpoint", "tiny", "--out", checkpoint)
-            _run("export", "run", checkpoint, "--repository", repository, "--no-compile")
-            os.rename(Path(new, "made"), made)
+    with (CACHE / "lock").open("w") as lock:  # two runs of pytest must not make it side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            _forget_old()
+            _make(made)
     return made
+
+
+def _forget_old() -> None:
+    """Remove what was made from older sources. Another run of pytest may still use a recent one."""
+    for folder in (path for path in CACHE.iterdir() if path.is_dir()):
+        if time.time() - folder.stat().st_mtime > KEPT_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(made: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=CACHE) as new:
+        checkpoint, repository = Path(new, "made/checkpoint"), Path(new, "made/repository")
+        _run("export", "make-checkpoint", "tiny", "--out", checkpoint)
+        _run("export", "run", checkpoint, "--repository", repository, "--no-compile")
+        os.rename(Path(new, "made"), made)
 
 
 @pytest.fixture(scope="session")

@@ -58,14 +58,7 @@ class FusedConv(nn.Module):
         # Channels of zeros fill what is read at once.
         more = -channels % (PANEL if rounded is None else UNIT_BYTES)
         rows = filled(F.pad(plain, (0, 0, 0, more)).transpose(1, 2).flatten(1))
-        zero_sums = torch.zeros(len(rows), dtype=torch.int32)
-        if rounded is not None:
-            zero_sums = rows.sum(dim=1, dtype=torch.int32) * rounded.zero
-            laid_out = panels(rows, DOT)
-        elif torch.ops.voicereel.has_units():
-            laid_out = split_panels(rows)
-        else:
-            laid_out = panels(rows)
+        laid_out, zero_sums = _laid_out(rows, int(self.zero))
         per_input, per_output = torch.zeros(3, channels), torch.zeros(2, self.outputs)
         if snake is not None:
             per_input[0], per_input[1] = snake[0] / math.pi, snake[1]
@@ -92,6 +85,14 @@ class FusedConv(nn.Module):
             *(self.taps, self.dilation, self.stride, self.zero, audio_begin[0]),
         )
         return y.view(y.shape[0], y.shape[1] * self.times, -1)[:, self.surplus :]
+
+
+def _laid_out(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+    """Panels of weights (outputs, depth), and what their zero point adds to each output's sum."""
+    if rows.dtype == torch.int8:
+        return panels(rows, DOT), zero * rows.sum(dim=1, dtype=torch.int32)
+    laid_out = split_panels(rows) if torch.ops.voicereel.has_units() else panels(rows)
+    return laid_out, torch.zeros(len(rows), dtype=torch.int32)
 
 
 class ConvChain(nn.Module):

@@ -1,6 +1,6 @@
 """Root-mean-square norm over the last axis, in float32: the reference of every kernel.
 
-Its native twins are `norm_row` (native/simd/rows.h) and `_add_norm` (gpu.py).
+In C++ it is `norm_row` (native/simd/rows.h), on a GPU `_add_norm` (gpu.py).
 Source: `RMSNorm`, fish-speech 0.1.0, models/text2semantic/llama.py.
 """
 

@@ -1,6 +1,6 @@
 """Rotary position embedding over interleaved pairs, in float32: the reference of every kernel.
 
-Its native twins are `turn_row` (native/ops/attention.h) and `_place` (gpu.py).
+In C++ it is `turn_row` (native/ops/attention.h), on a GPU a part of `_place` (gpu.py).
 Source: `apply_rotary_emb`, fish-speech 0.1.0, models/text2semantic/llama.py.
 """
 

@@ -1,7 +1,7 @@
 """Rounding to 8 bits: the reference of every kernel.
 
 Weights are symmetric int8 with a scale for each output; activations are uint8 with a scale for
-each row, so that no row's result depends on the others of its batch. The native twin of
+each row, so that no row's result depends on the others of its batch. In C++
 `rounded_rows` is `round_row` (native/simd/rows.h), which multiplies with 127 / largest where torch
 divides by largest / 127: a number that lies at the edge of two steps may take the other one.
 """

@@ -56,18 +56,14 @@ class FusedLinear(nn.Module):
                 is 1 in 2^16 off.
         """
         super().__init__()
-        self.outputs, depth = weight.shape
+        self.outputs = weight.shape[0]
         scales, zero_sums = torch.empty(0), torch.empty(0, dtype=torch.int32)
-        has_units = depth % UNIT_DEPTH == 0 and torch.ops.voicereel.has_units()
-        if int8 and depth % DOT == 0:
+        if int8 and weight.shape[1] % DOT == 0:
             rounded, scales = rounded_weight(weight)
             zero_sums = ZERO * filled(rounded).sum(dim=1, dtype=torch.int32)
             laid_out = panels(filled(rounded), DOT)
-        elif has_units and split and weight.dtype == torch.float32:
-            laid_out = split_panels(filled(weight))
         else:
-            in_pairs = has_units and weight.dtype == torch.bfloat16
-            laid_out = panels(filled(weight), 2 if in_pairs else 1)
+            laid_out = _laid_out(filled(weight), split)
         self.register_buffer("panels", laid_out)
         self.register_buffer("scales", scales)
         self.register_buffer("zero_sums", zero_sums)
@@ -81,6 +77,15 @@ class FusedLinear(nn.Module):
             *(x, self.panels, self.outputs, self.scales, self.zero_sums, self.bias, self.norm),
             *(self.eps, self.gated, residual),
         )
+
+
+def _laid_out(weight: Tensor, split: bool) -> Tensor:
+    """Panels of a float weight, as the units of this machine read them."""
+    if weight.shape[1] % UNIT_DEPTH or not torch.ops.voicereel.has_units():
+        return panels(weight)
+    if weight.dtype == torch.bfloat16:
+        return panels(weight, 2)
+    return split_panels(weight) if split else panels(weight)
 
 
 class FusedLayer(nn.Module):

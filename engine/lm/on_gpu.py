@@ -159,7 +159,7 @@ class GpuGraphs(DualArGraphs):
 class GpuRunner(TorchRunner):
     """`GpuGraphs`, a step's launches replayed. Kernels draw their own random numbers."""
 
-    fixed_positions = 2048  # prompt and some 60 s of speech; beyond, a step is captured anew
+    fixed_positions = 2048  # prompt and about 60 s of speech; beyond, a step is captured anew
 
     @staticmethod
     def graphs_of(

@@ -1,8 +1,8 @@
 """`history_frames` is exactly what can be heard: one frame less is audible, one more is not.
 
 On the tiny codec with weights of its own: every convolution listens mostly to its oldest input and
-the transformer to its whole window alike, so that the outermost frame is felt. With random weights
-it is not, and a history that is too short passes unnoticed.
+the transformer to its whole window equally, so that the outermost frame is felt. With random
+weights it is not, and a history that is too short passes unnoticed.
 """
 
 import copy
@@ -50,7 +50,7 @@ def listen_to_the_oldest(graph: DecoderGraph) -> None:
             for block in layer.layers:
                 attention: Any = block.attention
                 dim = attention.wo.weight.shape[0]
-                attention.wqkv.weight.data[: 2 * dim] = 0.0  # each position counts alike
+                attention.wqkv.weight.data[: 2 * dim] = 0.0  # each position counts equally
                 attention.wqkv.weight.data[2 * dim :] = 4 * torch.eye(dim)
                 attention.wo.weight.data = 4 * torch.eye(dim)
 

@@ -88,7 +88,7 @@ def test_a_stream_with_a_repeated_pause_finds_each_pause_at_its_own_place() -> N
     ends = (0, 20, 40, 60)
     for begin, end in pairwise(ends):
         run(window(codes, begin, end))
-    for end in (80, 100, 133):  # these have been decoded by nobody
+    for end in (80, 100, 133):  # these have not been decoded
         heard(run, codes, end, end + 5, resumed=False)
     heard(run, codes, 60, 80, resumed=True)
 
@@ -154,7 +154,7 @@ def test_codes_of_another_shape_with_the_same_bytes(books) -> None:
 
 
 def test_rows_of_a_batch_keep_their_own_states() -> None:
-    """In another order, alone, or with strangers, each finds what it has left itself."""
+    """In another order, by themselves, or with other streams, each finds the state that it left."""
     run, streams = decoder(), [random_codes(40, seed) for seed in range(4)]
     first = [window(codes, 0, 20) for codes in streams]
     run({name: np.concatenate([w[name] for w in first]) for name in first[0]})

@@ -1,4 +1,4 @@
-"""The stand-ins for native backends: their logic, then behind a real tritonserver."""
+"""The stand-ins for native backends: behind a real tritonserver."""
 
 import re
 import time
@@ -7,101 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-from ensemble.check.config import ModelConfig, data_type
-from ensemble.check.repository import config_paths
-from ensemble.contract.artefact import onnx_differences, positions
-from ensemble.contract.tensors import Signature, Tensor
-from ensemble.serving.stand_in.batch import run_batch
-from ensemble.serving.stand_in.served_model import NUMPY_DTYPES, ServedModel
 from launch.server import Server
 from support import toys
-
-X = Tensor("x", "FP32", (-1, -1))
-Y = Tensor("y", "FP32", (-1, 3))
-
-
-def model(batched: bool = True) -> ServedModel:
-    return ServedModel("toy", Path("model.onnx"), Signature((X,), (Y,)), batched, {}, 0, None)
-
-
-def requests(*rows: int) -> list[dict[str, np.ndarray]]:
-    return [{"x": np.full((count, 2), i, np.float32)} for i, count in enumerate(rows)]
-
-
-def test_a_batch_is_one_run_and_each_request_gets_its_rows() -> None:
-    runs = []
-
-    def run(inputs: dict) -> dict:
-        runs.append(inputs["x"].shape)
-        return {"y": inputs["x"] + 1}
-
-    results = run_batch(model(), requests(1, 3, 2), run)
-    assert runs == [(6, 2)]
-    for i, (result, rows) in enumerate(zip(results, (1, 3, 2), strict=True)):
-        np.testing.assert_array_equal(result["y"], np.full((rows, 2), i + 1))
-
-
-def test_a_model_without_batch_axis_runs_per_request() -> None:
-    runs = []
-    run_batch(model(batched=False), requests(1, 3), lambda i: runs.append(i["x"].shape) or i)
-    assert runs == [(1, 2), (3, 2)]
-
-
-def test_one_bad_request_fails_alone() -> None:
-    def run(inputs: dict) -> dict:
-        if (inputs["x"] == 1).any():
-            raise RuntimeError("ones are not welcome")
-        return {"y": inputs["x"]}
-
-    first, second, third = run_batch(model(), requests(1, 1, 2), run)
-    assert first["y"].shape == (1, 2) and third["y"].shape == (2, 2)
-    assert str(second) == "ones are not welcome"
-
-
-def test_requests_that_cannot_be_joined_run_alone() -> None:
-    unequal = [{"x": np.zeros((1, 2), np.float32)}, {"x": np.zeros((1, 3), np.float32)}]
-    results = run_batch(model(), unequal, lambda i: {"y": i["x"]})
-    assert [r["y"].shape for r in results] == [(1, 2), (1, 3)]
-
-
-def test_an_output_without_a_row_per_request_is_an_error() -> None:
-    (error,) = run_batch(model(), requests(2), lambda i: {"y": i["x"][:1]})
-    assert str(error) == "output y has shape (1, 2), expected 2 rows"
-
-
-@pytest.mark.parametrize(
-    ("real", "expected"),
-    [
-        (Signature((X,), (Y,)), []),
-        (Signature((Tensor("z", "FP32", (-1, -1)),), (Y,)), ["inputs are ['z'], the config's"]),
-        (Signature((Tensor("x", "INT64", (-1, -1)),), (Y,)), ["x is INT64, in the config FP32"]),
-        (Signature((Tensor("x", "FP32", (-1,)),), (Y,)), ["x is (-1,), in the config (-1, -1)"]),
-        (Signature((Tensor("x", "FP32", (1, -1)),), (Y,)), ["x is (1, -1), in the config (-1"]),
-        (Signature((X,), (Tensor("y", "FP32", (-1, -1)),)), ["y is (-1, -1), in the config"]),
-        (Signature((X,), ()), ["outputs are [], the config's ['y']"]),
-    ],
-)
-def test_a_graph_is_compared_as_the_native_backend_does(real, expected) -> None:
-    found = list(onnx_differences(Signature((X,), (Y,)), real))
-    assert len(found) == len(expected)
-    assert all(text in difference for text, difference in zip(expected, found, strict=True))
-
-
-def test_positions_by_argument_name_then_index_then_order() -> None:
-    assert positions(["b", "a"], ["a", "b"]) == [1, 0]
-    assert positions(["INPUT__1", "INPUT__0"], ["a", "b"]) == [1, 0]
-    assert positions(["y", "x"], ["a", "b"]) == [0, 1]
-    assert positions(["sum", "OUTPUT__0"]) == [0, 1]
-
 
 DTYPES = {
     "FP16": TensorProto.FLOAT16,
@@ -149,7 +62,6 @@ def place_onnx_models(repository: Path) -> None:
 
 
 def place_torch_models(repository: Path) -> None:
-    import torch
 
     class Difference(torch.nn.Module):
         def forward(self, a: torch.Tensor, b: torch.Tensor):
@@ -342,92 +254,3 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("name", FAULTY)
 def test_refused_at_load_with_a_clear_reason(refusals, name) -> None:
     assert re.search(REASONS[name], refusals[name]), refusals[name]
-
-
-CODEC = ("fish_encoder", "fish_decoder")
-_ONNX_TYPES = {"tensor(float)": "FP32", "tensor(int64)": "INT64"}
-
-
-def configs(repository: Path, name: str) -> list:
-    return [
-        text_format.Parse(path.read_text(), ModelConfig())
-        for path in config_paths(repository / name)
-    ]
-
-
-def example(config, frames: int) -> dict[str, np.ndarray]:
-    """Inputs of two rows, of the types and ranks that the config says."""
-    values = {
-        "waveform": np.zeros((2, frames * 2048), np.float32),
-        "chunk_frames": np.full((2, 1), 4),
-        "codes": np.ones((2, 10, frames), np.int64),
-        "new_frames": np.tile(np.arange(1, frames), (2, 1)),
-    }
-    for tensor in config.input:
-        value = values[tensor.name]
-        assert value.dtype == NUMPY_DTYPES[data_type(tensor)]
-        assert value.ndim == 1 + len(tensor.dims)
-    return {t.name: values[t.name] for t in config.input}
-
-
-def assert_fits(config, outputs: dict[str, np.ndarray], frames: int) -> None:
-    shapes = {"codes": (2, 10, frames), "audio": (2, (frames - 1) * 2048)}
-    assert list(outputs) == [t.name for t in config.output]
-    for tensor in config.output:
-        array = outputs[tensor.name]
-        assert array.dtype == NUMPY_DTYPES[data_type(tensor)]
-        assert array.shape == shapes[tensor.name]
-        assert len(array.shape) == 1 + len(tensor.dims)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", CODEC)
-def test_plain_onnx_runtime_takes_the_artefact(repository, name) -> None:
-    """As Triton's own backend does: no custom operators, and what every config says."""
-    path = repository / name / "1" / "model.onnx"
-    graph = onnx.load(path)
-    onnx.checker.check_model(str(path))
-    assert graph.ir_version <= 8
-    assert [(o.domain, o.version) for o in graph.opset_import] == [("", 17)]
-    assert {node.domain for node in graph.graph.node} == {""} and not graph.functions
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for config in configs(repository, name):
-        for nodes, configured in (
-            (session.get_inputs(), config.input),
-            (session.get_outputs(), config.output),
-        ):
-            have = [(n.name, _ONNX_TYPES[n.type], len(n.shape)) for n in nodes]
-            assert have == [(t.name, data_type(t), 1 + len(t.dims)) for t in configured]
-            for node in nodes:  # no size of the example that it was traced with
-                assert not any(isinstance(axis, int) for axis in node.shape)
-        for frames in (3, 11):
-            names = [t.name for t in config.output]
-            outputs = session.run(names, example(config, frames))
-            assert_fits(config, dict(zip(names, outputs, strict=True)), frames)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", CODEC)
-def test_torchscript_has_no_bounds_that_stay_on_the_cpu(repository, name) -> None:
-    """A GPU's clamp refuses a traced size, which is a tensor on the CPU whatever the device."""
-    graph = torch.jit.load(str(repository / name / "1" / "model.pt")).inlined_graph
-    for node in graph.findAllNodes("aten::clamp"):
-        bounds = [str(i.type()) for i in list(node.inputs())[1:]]
-        assert not any("Tensor" in b or "Long" in b for b in bounds), node
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", CODEC)
-def test_plain_torchscript_takes_the_artefact(repository, name) -> None:
-    """Arguments by the config's names, which is how Triton's own backend finds them."""
-    module = torch.jit.load(str(repository / name / "1" / "model.pt"))
-    arguments = [a.name for a in module.forward.schema.arguments if a.name != "self"]
-    for config in configs(repository, name):
-        assert arguments == [t.name for t in config.input]
-        (output,) = config.output
-        for frames in (3, 11):
-            inputs = [torch.from_numpy(x) for x in example(config, frames).values()]
-            with torch.inference_mode():
-                result = module(*inputs)
-            assert isinstance(result, torch.Tensor)
-            assert_fits(config, {output.name: result.numpy()}, frames)

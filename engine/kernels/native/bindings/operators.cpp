@@ -108,7 +108,7 @@ Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::Te
                       .begins = begins ? names.const_data_ptr<int64_t>() : nullptr,
                       .window = window,
                       .leads = leads,
-                      .alike = leads ? leads + batch : nullptr,
+                      .shared = leads ? leads + batch : nullptr,
                       .cos_sin = cos_sin.const_data_ptr<float>(),
                       .eps = float(eps),
                       .row_stride = keys.stride(1),

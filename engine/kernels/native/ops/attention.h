@@ -37,10 +37,10 @@ struct Attention {
   const int64_t *past, *begins;  // positions cached; what the first of them is called, or null: 0.
                                  // Those called less than 0 cannot be seen
   int64_t window;                // positions that one may see, itself included
-  const int64_t *leads, *alike;  // whose row begins alike, and for how many positions; or null
+  const int64_t *leads, *shared;  // the row that holds the same first positions, and how many; or null
   const float *cos_sin, *q_norm = nullptr, *k_norm = nullptr;
   float eps;
-  int64_t row_stride, head_stride;  // of the cache, keys and values alike
+  int64_t row_stride, head_stride;  // of the cache, the same for keys and values
   float *queries, *y;               // (batch, time, heads, dim)
 
   // One head of one position: normed, turned.
@@ -75,9 +75,9 @@ struct Attention {
 
   template <class Cached>
   Positions<Cached> positions(const Cached* cache, int64_t b, int64_t h, int64_t begin, int64_t count) const {
-    const int64_t shared = leads ? std::clamp<int64_t>(alike[b] - begin, 0, count) : 0;
+    const int64_t there = leads ? std::clamp<int64_t>(shared[b] - begin, 0, count) : 0;
     const int64_t head = h * head_stride + begin * dim, lead = leads ? leads[b] : b;
-    return {{cache + lead * row_stride + head, cache + b * row_stride + head + shared * dim}, {shared, count - shared}};
+    return {{cache + lead * row_stride + head, cache + b * row_stride + head + there * dim}, {there, count - there}};
   }
 
   int64_t end_of(int64_t b, int64_t row) const { return past[b] + row / groups + 1; }  // what it may see
