@@ -59,7 +59,6 @@ def requests_of(
     """
     if not (math.isfinite(silence_s) and 0 <= silence_s <= MAX_SILENCE_S):
         raise ValueError(f"silence_s is {silence_s}, expected 0 to {MAX_SILENCE_S:.0f} seconds")
-    option_tensors(options)  # raises if one is wrong
     segments = parse_script(script)
     names = _names(segments)
     voices = _voices(segments, names, speaker_features)
@@ -74,9 +73,12 @@ def requests_of(
             "voice": voices[segment.speaker_id],
             "timeout_s": timeout_s,
         }
-        requests.append(
-            SegmentRequest(names[number], segment.speaker_id, segment.text, arguments, silence)
+        request = SegmentRequest(
+            names[number], segment.speaker_id, segment.text, arguments, silence
         )
+        with request.named():
+            option_tensors({**options, **segment.options})  # raises if one is wrong
+        requests.append(request)
     return requests
 
 
