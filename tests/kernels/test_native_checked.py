@@ -94,7 +94,7 @@ def test_the_operators_stay_within_their_memory_and_the_language(monkeypatch) ->
     names = ("fused_transformer", "convolution", "native_numbers")
     tests = [f"tests/kernels/test_{name}.py" for name in names]
     # Those that are left out choose a library themselves, or take the whole codec through.
-    chosen = ["-k", "not without and not in_one_pass", "-p", "no:cacheprovider", "-q", *tests]
+    chosen = ["-k", "not without and not in_one_pass", "-p", "no:cacheprovider", "-qs", *tests]
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(library), *chosen],
         cwd=PROJECT,
