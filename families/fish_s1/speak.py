@@ -16,6 +16,7 @@ import torch
 from engine.lm.placement import placement_for
 from ensemble.contract.facts import max_prompt_length
 from ensemble.contract.options import Sampling, sampling_from
+from ensemble.contract.recording import conditioned
 from ensemble.contract.settings import server_settings
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
@@ -58,13 +59,15 @@ class UpstreamSpeaker:
         """Encode a recording: float32 (samples,), mono, -> int64 (codebooks, frames).
 
         Raises:
-            ValueError: If it is longer than upstream's tables, or than a prompt may be.
+            ValueError: If it is longer than upstream's tables, or than a prompt may be, or holds no
+                voice.
         """
         if len(waveform) > self._limit_s * self.sample_rate_hz:
             raise ValueError(
                 f"lasts {len(waveform) / self.sample_rate_hz:.1f} s, expected at most "
                 f"{self._limit_s:.1f} s. Cut it: 5 to 30 s are enough for a voice."
             )
+        waveform = conditioned(waveform, self.sample_rate_hz)
         audio = torch.from_numpy(waveform).float().to(self._device)[None, None]
         codes, lengths = self._codec.encode(audio, torch.tensor([audio.shape[-1]]).to(audio.device))
         return codes[0, :, : int(lengths[0])].cpu().numpy().astype(np.int64)

@@ -1,6 +1,6 @@
 """fish_reference: reference_audio FP32 (samples,), reference_sample_rate?, chunk_size_s? ->
-waveform, padded, chunk_frames, reference_frames, checkpoint_id. See `ensemble.contract.tensors` and
-`ensemble.contract.reference`.
+waveform, conditioned and padded, chunk_frames, reference_frames, checkpoint_id. See
+`ensemble.contract.tensors` and `ensemble.contract.reference`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -9,12 +9,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ensemble.contract.facts import Facts
-from ensemble.contract.reference import chunk_frames, padded_reference
+from ensemble.contract.reference import chunk_frames, encoder_input
 from ensemble.serving import wire
 
 
 class TritonPythonModel:
-    """Checks a recording and pads it."""
+    """Checks a recording, conditions it and pads it."""
 
     def initialize(self, args: dict) -> None:
         self.facts = Facts.load(wire.version_folder(args))
@@ -27,7 +27,7 @@ class TritonPythonModel:
             rate = wire.array(request, "reference_sample_rate")
             size = wire.array(request, "chunk_size_s")
             chunk = chunk_frames(None if size is None else float(size[0]), self.facts)
-            waveform, frames = padded_reference(
+            waveform, frames = encoder_input(
                 wire.required(request, "reference_audio"),
                 None if rate is None else int(rate[0]),
                 self.facts,
