@@ -17,6 +17,7 @@ from voicereel.transport.http import HttpTransport
 from voicereel.transport.request import recording_tensors, speech_request
 from voicereel.transport.response import audio_from, chunk_from, features_from, in_order
 from voicereel.voice import Voice, VoiceFeatures
+from voicereel.words import require_words
 
 DEFAULT_URL = "127.0.0.1:8001"  # gRPC port that tritonserver has by default
 Protocol: TypeAlias = Literal["grpc", "http"]
@@ -119,6 +120,7 @@ class Client:
         Returns:
             Features of this recording; `+` joins those of several.
         """
+        require_words(text, f"the text of {path}")
         inputs = recording_tensors(path, chunk_size_s)
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)

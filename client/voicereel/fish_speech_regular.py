@@ -18,6 +18,7 @@ from voicereel.errors import ConfigurationError, InvalidRequest
 from voicereel.options import Options, option_tensors
 from voicereel.project import project_folder
 from voicereel.voice import Voice, VoiceFeatures
+from voicereel.words import require_words
 
 
 class RegularSpeaker:
@@ -52,6 +53,7 @@ class RegularSpeaker:
         **options: Unpack[Options],
     ) -> Audio:
         """Speak a text, like `Client.synthesize`; streaming options have no effect."""
+        require_words(text, "text")
         if isinstance(voice, str | os.PathLike):
             is_encoded = voice_text is None
             voice = (
@@ -75,6 +77,7 @@ class RegularSpeaker:
         self, path: str | os.PathLike[str], text: str, *, chunk_size_s: float | None = None
     ) -> VoiceFeatures:
         """Encode a recording, like `Client.encode_voice`, in one pass whatever the chunk size."""
+        require_words(text, f"the text of {path}")
         recording = read_recording(path)
         try:
             with self._lock:

@@ -18,6 +18,7 @@ from ensemble.contract.facts import max_prompt_length
 from ensemble.contract.options import Sampling, sampling_from
 from ensemble.contract.recording import conditioned
 from ensemble.contract.settings import server_settings
+from ensemble.contract.text import prompt_text
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
 from families.registry import CheckpointError
@@ -92,9 +93,11 @@ class UpstreamSpeaker:
             float32 (samples,), mono, in [-1, 1]; and "stop", or "length" if it was cut off.
 
         Raises:
-            ValueError: If an option is out of range, or the prompt too long.
+            ValueError: If an option is out of range, a text has no words, or the prompt too long.
         """
-        sampling = sampling_from(asked)
+        sampling, fold = sampling_from(asked), server_settings().fold_text
+        text = prompt_text(text, "text", fold)
+        reference_texts = [prompt_text(t, "reference_text", fold) for t in reference_texts]
         codes = self._codes(text, reference_texts, reference_codes, sampling)
         if not codes.shape[1]:
             return np.zeros(0, np.float32), "stop"
