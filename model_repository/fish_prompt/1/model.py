@@ -9,7 +9,7 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble.contract.settings import server_settings
 from ensemble.contract.text import prompt_text
-from ensemble.contract.voice import PromptError, references_from
+from ensemble.contract.voice import PromptError, codes_from_flat, references_from
 from ensemble.serving import wire
 from families.registry import prompt_builder
 
@@ -27,11 +27,12 @@ class TritonPythonModel:
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
             self._check_origin(wire.texts(request, "checkpoint_id"))
+            frames = wire.array(request, "reference_frames")
             (text,) = self._texts(request, "text")
             references = references_from(
                 self._texts(request, "reference_text"),
-                wire.array(request, "reference_codes"),
-                wire.array(request, "reference_frames"),
+                self._codes(request, frames),
+                frames,
             )
             prompt, prefix = self.builder.build(text, references)
         except Exception as problem:
@@ -42,6 +43,14 @@ class TritonPythonModel:
                 wire.tensor("prefix_length", [prefix], np.int32),
             ]
         )
+
+    def _codes(self, request, frames: np.ndarray | None) -> np.ndarray | None:
+        codes, flat = wire.array(request, "reference_codes"), wire.array(request, "codes")
+        if flat is None or not flat.size:
+            return codes
+        if codes is not None:
+            raise PromptError("got reference_codes and codes, expected one: they are the same.")
+        return codes_from_flat(flat, frames, self.builder.facts)
 
     def _texts(self, request, name: str) -> list[str]:
         found = wire.texts(request, name)
