@@ -1,6 +1,6 @@
 """How a checkpoint speaks, of any family: an optional file `speech.json` in its folder.
 
-    {"sentences_per_request": 1, "letters_per_s": [7.0, 19.0]}
+    {"letters_per_request": 42, "letters_per_s": [7.0, 19.0]}
 
 It is no part of the checkpoint's id: voices stay what they are when it changes.
 """
@@ -25,16 +25,16 @@ def speech_facts(folder: Path) -> dict[str, Any]:
         return {}
     try:
         asked = json.loads(path.read_text(encoding="utf-8"))
-        sentences = asked.pop("sentences_per_request", 0)
+        together = asked.pop("letters_per_request", 0)
         slowest, fastest = map(float, asked.pop("letters_per_s"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error!r}, expected {_FORM}") from None
-    if asked or sentences not in (0, 1) or not 0 < slowest < fastest:
+    if asked or not (isinstance(together, int) and together >= 0) or not 0 < slowest < fastest:
         raise CheckpointError(f"{path}: got {path.read_text(encoding='utf-8')!r}, expected {_FORM}")
-    return {"sentences_per_request": int(sentences), "letters_per_s": (slowest, fastest)}
+    return {"letters_per_request": together, "letters_per_s": (slowest, fastest)}
 
 
 _FORM = (
-    'an object with "sentences_per_request", 1 or 0 for any number, and "letters_per_s", '
-    "[slowest, fastest]"
+    'an object with "letters_per_s", [slowest, fastest], and "letters_per_request", a whole '
+    "number, 0 for no limit"
 )

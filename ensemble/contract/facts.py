@@ -35,7 +35,8 @@ class Facts:
         full_vocabulary: For parity: a logit for every token, and upstream's oddities when
             sampling. Otherwise only the semantic tokens and the end have logits.
         num_layers, num_kv_heads, head_dim: Extents of the KV cache.
-        sentences_per_request: Sentences that one request can say; 0: any number.
+        letters_per_request: What one request can say beyond a single sentence: sentences of so many
+            letters together. A longer text is sent sentence by sentence. 0: no limit.
         letters_per_s: Slowest and fastest speech, letters a second; what is beyond has lost words
             or repeats them. Counted as `client/voicereel/rate.py` does.
     """
@@ -58,7 +59,7 @@ class Facts:
     num_kv_heads: int
     head_dim: int
     # An export that was made before there were these has the defaults.
-    sentences_per_request: int = 0
+    letters_per_request: int = 0
     letters_per_s: tuple[float, float] = LETTERS_PER_S
 
     @property

@@ -43,6 +43,19 @@ def speech_request(
     return "fish_clone", tensors | recording_tensors(voice) | {"reference_text": words}
 
 
+def with_text(inputs: Tensors, part: str, attempt: int = 0) -> Tensors:
+    """The inputs for a part of the text; each further attempt has a seed of its own."""
+    asked = inputs | {"text": _texts(part)}
+    if attempt and "seed" in inputs:
+        asked["seed"] = inputs["seed"] + np.uint64(attempt)  # wraps round
+    return asked
+
+
+def facts_request() -> Tensors:
+    """Inputs of fish_facts that ask for all facts."""
+    return {"fact": _texts("")}
+
+
 def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None = None) -> Tensors:
     """A recording as inputs of fish_encode and fish_clone.
 
