@@ -7,6 +7,7 @@ import unicodedata
 _LETTERS_OF_A_SYLLABLE, _LETTERS_OF_A_DIGIT = 3, 4
 # Directions to the model, "(whispering) Yes.", may be spoken or not.
 _DIRECTION = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
+_SHOWN = 40  # characters of the text that a warning repeats
 _PAUSE_S = 1.0  # silence that speech may hold however short it is
 
 
@@ -32,7 +33,8 @@ def rate_warning(text: str, audio_s: float, letters_per_s: tuple[float, float]) 
     else:
         return None
     per_second = f"{rate / audio_s:.0f} letters a second" if audio_s else "no audio"
-    return f"{what} ({per_second}, expected {slowest:g} to {fastest:g})"
+    shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return f"{shown!r} is {what} ({per_second}, expected {slowest:g} to {fastest:g})"
 
 
 def _weight(character: str) -> int:

@@ -126,17 +126,13 @@ def in_parallel(parts: list[str], speak: Callable[[str], Audio], at_a_time: int)
 
 
 def joined(audios: list[Audio]) -> Audio:
-    """The parts of one text as one audio; it is cut off if any part is.
-
-    Warnings are kept.
-    """
+    """The parts of one text as one audio, with the warnings of all; cut off if any part is."""
     if len(audios) == 1:
         return audios[0]
-    cut = [audio.finish_reason for audio in audios if audio.finish_reason != "stop"]
     return Audio(
         np.concatenate([audio.waveform for audio in audios]),
         audios[0].sample_rate_hz,
-        cut[0] if cut else "stop",
+        _worst([audio.finish_reason for audio in audios]),
         tuple(warning for audio in audios for warning in audio.warnings),
     )
 
@@ -172,13 +168,15 @@ def streamed(
                 reasons.append(chunk.finish_reason)
                 warnings += chunk.warnings
             if ends:
-                cut = [reason for reason in reasons if reason != "stop"]
-                last = {"finish_reason": cut[0] if cut else "stop", "warnings": warnings}
-                yield replace(chunk, index=index, **last)
+                reason = _worst(reasons)
+                yield replace(chunk, index=index, finish_reason=reason, warnings=warnings)
             elif len(chunk.waveform):
-                unfinished = {"is_last": False, "finish_reason": "", "warnings": ()}
-                yield replace(chunk, index=index, **unfinished)
+                yield replace(chunk, index=index, is_last=False, finish_reason="", warnings=())
                 index += 1
+
+
+def _worst(finish_reasons: list[str]) -> str:
+    return next((reason for reason in finish_reasons if reason != "stop"), "stop")
 
 
 def _judged(

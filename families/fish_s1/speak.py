@@ -22,6 +22,7 @@ from ensemble.contract.text import prompt_text
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
 from families.registry import CheckpointError
+from families.speech import speech_facts
 
 __all__ = ["CheckpointError", "UpstreamSpeaker"]
 
@@ -34,6 +35,7 @@ class UpstreamSpeaker:
     Attributes:
         checkpoint_id: The checkpoint's id, as in `Checkpoint`.
         sample_rate_hz: Sample rate of the audio that it takes and gives.
+        speech: How the checkpoint speaks, see `families.speech`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +49,7 @@ class UpstreamSpeaker:
         self._device = placement.device
         self._llama = load_llama(checkpoint, placement.dtype).to(placement.device)
         self._codec = load_codec(checkpoint).to(placement.device)
-        self.checkpoint_id = checkpoint.checkpoint_id
+        self.checkpoint_id, self.speech = checkpoint.checkpoint_id, speech_facts(folder)
         self.sample_rate_hz = int(self._codec.sample_rate)
         frames = min(
             int(self._codec.quantizer.pre_module.config.block_size),
