@@ -12,6 +12,7 @@ its own. A text of more than 400 bytes becomes several such requests, whose audi
 import asyncio
 import threading
 from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 from typing_extensions import Unpack
 
@@ -78,7 +79,7 @@ def synthesize_script(
         ValueError: If max_workers, silence_s or on_error make no sense.
     """
     synthesis = ScriptSynthesis(script, speaker_features, limit=_limit_of(client), **how)
-    again = {"retries": synthesis.retries} if synthesis.retries else {}
+    again: dict[str, Any] = {"retries": synthesis.retries} if synthesis.retries else {}
     counter = ProgressCounter(synthesis, progress)
 
     def speak(part: Part) -> Generator[Sound]:
