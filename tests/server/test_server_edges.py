@@ -85,7 +85,8 @@ def test_two_recordings_by_curl(server) -> None:
 
 def test_generate_on_a_stream_names_generate_stream(server) -> None:
     """Triton's own words, with status 200; the pages say so."""
-    (answer,) = generate(server, "fish_tts_stream", {"text": TEXT, "max_new_tokens": 1})
+    several = {"max_new_tokens": 12, "first_chunk_frames": 2, "max_chunk_frames": 2}
+    (answer,) = generate(server, "fish_tts_stream", {"text": TEXT, **several})
     assert "use generate stream" in answer["error"]
 
 
@@ -110,6 +111,6 @@ def test_silence_and_softness_do_not_change_a_voice(server) -> None:
     assert 44 <= cut["reference_frames"][0] <= 56
     codes = [
         infer(server, "fish_encode", reference_audio=voice * np.float32(gain))["codes"]
-        for gain in (0.01, 0.003)
+        for gain in (0.02, 0.008)
     ]
     assert (codes[0] == codes[1]).mean() > 0.9

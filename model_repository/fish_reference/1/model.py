@@ -17,7 +17,7 @@ class TritonPythonModel:
     """Checks a recording, conditions it and pads it."""
 
     def initialize(self, args: dict) -> None:
-        self.facts = Facts.load(wire.version_folder(args))
+        self.facts, self.warned = Facts.load(wire.version_folder(args)), False
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]
@@ -25,6 +25,7 @@ class TritonPythonModel:
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
             rate = wire.array(request, "reference_sample_rate")
+            self._warn_once(rate)
             size = wire.array(request, "chunk_size_s")
             chunk = chunk_frames(None if size is None else float(size[0]), self.facts)
             waveform, frames = encoder_input(
@@ -42,3 +43,12 @@ class TritonPythonModel:
                 wire.tensor("checkpoint_id", [self.facts.checkpoint_id], np.object_),
             ]
         )
+
+    def _warn_once(self, rate: np.ndarray | None) -> None:
+        """Say in the log that a rate was not stated: the sound alone does not show a wrong one."""
+        if rate is None and not self.warned:
+            self.warned = True
+            pb_utils.Logger.log_warn(
+                "fish_reference: a recording came without reference_sample_rate and was taken to "
+                f"be at {self.facts.sample_rate} Hz. Callers should state its rate."
+            )

@@ -1,8 +1,9 @@
-"""fish_prompt folds texts, unless its setting says not to; fish_facts tells what it can."""
+"""The small models: fish_prompt folds texts, fish_facts tells, fish_reference warns."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support.facts import FACTS
@@ -47,3 +48,18 @@ def test_facts_of_an_export_from_before_are_none(tmp_path, capsys) -> None:
     assert "fish_facts: nothing to tell" in capsys.readouterr().out
     (answer,) = model.execute([Request(fact=[b""])])
     assert json.loads(answer.tensors["value"][0]) == {}
+
+
+def test_a_recording_without_a_rate_is_noted_once(tmp_path, capsys) -> None:
+    version = tmp_path / "1"
+    version.mkdir()
+    FACTS.save(version)
+    model = load(MODELS / "fish_reference" / "1" / "model.py").TritonPythonModel()
+    model.initialize({"model_repository": str(tmp_path), "model_version": "1"})
+    audio = np.random.default_rng(0).normal(0, 0.1, 44_100).astype(np.float32)
+    model.execute([Request(reference_audio=audio, reference_sample_rate=[44_100])])
+    assert capsys.readouterr().out == ""
+    answers = model.execute([Request(reference_audio=audio), Request(reference_audio=audio)])
+    assert [answer.tensors["reference_frames"].item() for answer in answers] == [22, 22]
+    noted = "came without reference_sample_rate and was taken to be at 44100 Hz"
+    assert capsys.readouterr().out.count(noted) == 1
