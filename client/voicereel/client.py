@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from typing import Literal, TypeAlias
@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from typing_extensions import Unpack
 
 from voicereel.audio import Audio, AudioChunk
-from voicereel.errors import VoiceReelError
+from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
 from voicereel.script.sentences import parts_of, sentences_of
 from voicereel.transport.base import Tensors, Transport
@@ -105,8 +105,9 @@ class Client:
             asked = with_text(inputs, part, attempt)
             return audio_from(self._transport.infer(model, asked, deadline.left()))
 
-        speak = partial(spoken, say=say, retries=retries, facts=self.speech_facts)
-        return joined(in_parallel(self._parts(text), speak, _PARTS_AT_A_TIME))
+        facts = partial(self._facts_within, deadline)
+        speak = partial(spoken, say=say, retries=retries, facts=facts)
+        return joined(in_parallel(_parts(text, facts), speak, _PARTS_AT_A_TIME))
 
     def stream(
         self,
@@ -135,7 +136,8 @@ class Client:
                 return _chunks(whole)
             return _chunks(self._transport.stream(model, with_text(inputs, part), deadline.left()))
 
-        return streamed(partial(self._parts, text), stream, self.speech_facts)
+        facts = partial(self._facts_within, deadline)
+        return streamed(partial(_parts, text, facts), stream, facts)
 
     def encode_voice(
         self,
@@ -163,22 +165,21 @@ class Client:
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)
 
-    def speech_facts(self) -> SpeechFacts:
-        """How the server's checkpoint speaks; asked once. Defaults if it cannot tell."""
+    def speech_facts(self, timeout_s: float = _READY_TIMEOUT_S) -> SpeechFacts:
+        """How the server's checkpoint speaks; asked once. Defaults if it cannot tell in time."""
         if self._facts is None:
             try:
-                told = self._transport.infer("fish_facts", facts_request(), _READY_TIMEOUT_S)
+                told = self._transport.infer("fish_facts", facts_request(), timeout_s)
                 self._facts = SpeechFacts.from_facts(facts_from(told))
             except VoiceReelError:
                 return SpeechFacts()  # of an older version, or away: the request itself tells
         return self._facts
 
-    def _parts(self, text: str) -> list[str]:
-        if len(sentences_of(text)) == 1:
-            return [text]
-        # Where there is no limit the text stays whole: long ones are for scripts.
-        limit = self.speech_facts().letters_per_request
-        return parts_of(text, letters_per_request=limit) if limit else [text]
+    def _facts_within(self, deadline: Deadline) -> SpeechFacts:
+        try:
+            return self.speech_facts(min(_READY_TIMEOUT_S, deadline.left()))
+        except DeadlineExceeded:  # what has been spoken is not lost for that
+            return self._facts or SpeechFacts()
 
     def health(self) -> dict[str, bool]:
         """Whether the server as a whole, and each of its front doors, is ready.
@@ -210,6 +211,15 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _parts(text: str, facts: Callable[[], SpeechFacts]) -> list[str]:
+    """The text, or its sentences for a checkpoint that cannot say them together."""
+    if len(sentences_of(text)) == 1:
+        return [text]
+    # Where there is no limit the text stays whole: long ones are for scripts.
+    limit = facts().letters_per_request
+    return parts_of(text, letters_per_request=limit) if limit else [text]
 
 
 def _chunks(responses: Generator[Tensors]) -> Generator[AudioChunk]:

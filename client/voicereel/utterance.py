@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from voicereel.audio import Audio, AudioChunk
-from voicereel.errors import DeadlineExceeded, InvalidRequest
+from voicereel.errors import DeadlineExceeded, InvalidRequest, VoiceReelError
 from voicereel.rate import letters, rate_warning
 from voicereel.script.sentences import smaller_parts
 from voicereel.script.workers import Sound, in_script_order
@@ -88,11 +88,19 @@ def spoken(
 
     Returns:
         The first that is right, or the one whose rate is nearest to that; with a warning.
+
+    Raises:
+        VoiceReelError: If the first request fails; a retry that fails is the last.
     """
     tries: list[Audio] = []
     for attempt in range(retries + 1):
         pieces = smaller_parts(text) if attempt > 1 else [text]
-        audio = joined([say(piece, attempt) for piece in pieces])
+        try:
+            audio = joined([say(piece, attempt) for piece in pieces])
+        except VoiceReelError:
+            if not tries:
+                raise
+            break  # what has been spoken is better than nothing
         audio = replace(audio, warnings=warnings_of(text, audio, facts))
         if not audio.warnings and audio.finish_reason != "runaway":
             return audio

@@ -4,10 +4,11 @@ import asyncio
 import re
 from collections.abc import Iterator
 
+import grpc
 import numpy as np
 import pytest
 
-from support.fake_server import RATE_HZ, FakeServer, chunk, inputs_of, whole
+from support.fake_server import RATE_HZ, FakeServer, Refusal, chunk, inputs_of, whole
 from voicereel import (
     Client,
     DeadlineExceeded,
@@ -210,6 +211,20 @@ def test_what_stays_wrong_is_the_best_of_all_tries(client, one_by_one) -> None:
     audio = client.synthesize(FIRST, retries=2)
     assert len(audio) == len(speech(FIRST, 21.0))
     assert "21 letters a second" in audio.warnings[0]
+
+
+def test_a_retry_that_fails_loses_nothing(client, one_by_one) -> None:
+    def once(inputs):
+        if len(one_by_one.requests) > 1:
+            raise Refusal(grpc.StatusCode.INTERNAL, "fish_llama: boom")
+        yield whole(speech(text_of(inputs), 40.0))
+
+    one_by_one.answer = once
+    audio = client.synthesize(FIRST, retries=3)
+    assert len(audio) == len(speech(FIRST, 40.0)) and audio.warnings
+    assert len(one_by_one.requests) == 2
+    with pytest.raises(ServerError, match="boom"):
+        client.synthesize(FIRST, retries=3)
 
 
 def test_without_retries_there_is_one_request(client, one_by_one) -> None:
