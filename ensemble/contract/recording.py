@@ -24,6 +24,7 @@ _RANGE_DB = 60.0  # what is further below the loudest counts as silence, however
 _ABOVE_NOISE_DB = 8.0  # room noise varies by less from window to window; voice rises above
 _RUN, _VOICED = 8, 5  # so many windows of so many in a row: 0.1 s of voice, more than a click
 _SILENT_DBFS = -100.0  # 16 bits end at -98
+_SMALL_OFFSET = 0.1  # of the voice's level: ordinary recordings have one, and codes depend on it
 _MAX_CLIPPED = 5e-3  # share of samples: a click may be clipped, a voice not
 _BLOCK = 4096  # windows that are transformed at a time, 58 MB at 44.1 kHz
 
@@ -70,7 +71,10 @@ def _raised(audio: np.ndarray, level: float) -> np.ndarray:
             f"reference_audio is too soft: its voice is at {level:.0f} dBFS, expected "
             f"{TARGET_DBFS - MAX_GAIN_DB:.0f} or more. Record again, nearer to the microphone."
         )
-    louder = (audio - audio.mean(dtype=np.float64)) * 10 ** (gain / 20)
+    offset = audio.mean(dtype=np.float64)
+    if abs(offset) < _SMALL_OFFSET * 10 ** (level / 20):
+        offset = 0.0
+    louder = (audio - offset) * 10 ** (gain / 20)
     if np.mean(np.abs(louder) > 1) > _MAX_CLIPPED:
         raise ValueError(
             f"reference_audio cannot be raised: its voice is at {level:.0f} dBFS, below louder "
