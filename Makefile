@@ -53,10 +53,10 @@ train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [M
 	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt
 	$(PYTHON_IN_VENV) -m training all $(if $(MINUTES),--minutes $(MINUTES)) $(if $(WITHIN),--within $(WITHIN))
 
-quality: setup  ## words and voice of a checkpoint, heard by a recogniser; needs espeak-ng: CHECKPOINT=DIR [PRECISION=full]
+quality: setup  ## words and voice of a checkpoint, heard by a recogniser; needs espeak-ng: CHECKPOINT=DIR [PRECISION=full] [JOINED=2]
 	@test -n "$(CHECKPOINT)" || { echo "quality: which checkpoint? make quality CHECKPOINT=DIR" >&2; exit 1; }
 	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt
-	$(PYTHON_IN_VENV) -m benchmarks.quality --checkpoint $(CHECKPOINT) $(if $(PRECISION),--precision $(PRECISION))
+	$(PYTHON_IN_VENV) -m benchmarks.quality --checkpoint $(CHECKPOINT) $(if $(PRECISION),--precision $(PRECISION)) $(if $(JOINED),--joined $(JOINED))
 
 clean:  ## remove what was built, not the virtual environment nor exported artefacts
 	rm -rf build out .pytest_cache .ruff_cache .hypothesis

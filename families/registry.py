@@ -77,7 +77,8 @@ class Family:
         stored_dtype: Checkpoint -> dtype of the language model's weights in the file.
         engine_llama: Upstream's language model, and whether every token is to get a logit ->
             `EngineLlama`.
-        language_facts: Checkpoint -> the fields of `Facts` that describe the language model.
+        language_facts: Checkpoint -> the fields of `Facts` that describe the language model and
+            how it speaks.
         prompt_files: Files of the checkpoint that its `PromptBuilder` reads.
         presets: Names that `make_checkpoint` knows.
         make_checkpoint: Writes a checkpoint that upstream's loaders accept; takes the arguments

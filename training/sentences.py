@@ -50,13 +50,19 @@ def words(text: str) -> str:
     return re.sub(r"[^a-z' ]", "", text.lower())
 
 
-def jsgf(rules: Rules) -> str:
-    """The same grammar in the JSpeech Grammar Format, for the recogniser."""
+def jsgf(rules: Rules, several: bool = False) -> str:
+    """The same grammar in the JSpeech Grammar Format, for the recogniser.
+
+    Args:
+        rules: The grammar.
+        several: Whether one or more sentences may follow each other.
+    """
     start = next(iter(rules))
     lines = ["#JSGF V1.0;", f"grammar {start};"]
+    lines += [f"public <text> = <{start}>+;"] if several else []
     for name, alternatives in rules.items():
         spoken = [_REFERENCE.sub(r"<\1>", _spoken(text)) for text in alternatives]
-        public = "public " if name == start else ""
+        public = "public " if name == start and not several else ""
         lines.append(f"{public}<{name}> = {' | '.join(spoken)};")
     return "\n".join(lines) + "\n"
 

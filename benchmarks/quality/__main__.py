@@ -51,12 +51,14 @@ class Spoken:
         references: The sentence of each voice that its features are made from.
         decoded: espeak-ng's sound through the codec.
         audios: The synthesis.
+        joined: Sentences of each text.
     """
 
     lines: list[Sentence]
     references: list[Sentence]
     decoded: list[np.ndarray]
     audios: list[Audio]
+    joined: int
 
     @property
     def synthesised(self) -> list[np.ndarray]:
@@ -70,7 +72,8 @@ class Spoken:
 
     def measured(self) -> dict[str, Measures]:
         """The measures of each way, and of comparing with wrong sentences."""
-        recogniser, true = Recogniser(jsgf(read_rules())), [line.true for line in self.lines]
+        grammar = jsgf(read_rules(), several=self.joined > 1)
+        recogniser, true = Recogniser(grammar), [line.true for line in self.lines]
         return {
             "espeak-ng": measured(recogniser, self.lines, true),
             "codec": measured(recogniser, self.lines, self.decoded),
@@ -83,15 +86,16 @@ def main(
     checkpoint: Annotated[Path, typer.Option(help="Fish-Speech checkpoint folder")],
     repository: Annotated[Path | None, typer.Option(help="The same, exported already")] = None,
     precision: Annotated[str, typer.Option(help="FISH_SPEECH_PRECISION")] = "half",
-    sentences: Annotated[int, typer.Option(help="How many; the goals are for 100")] = 100,
+    sentences: Annotated[int, typer.Option(help="How many texts; the goals are for 100")] = 100,
+    joined: Annotated[int, typer.Option(help="Sentences of each text", min=1)] = 1,
     in_flight: Annotated[int, typer.Option(help="At a time: 1 is never batched")] = 4,
     streamed: Annotated[bool, typer.Option(help="Chunk by chunk")] = False,
     compiled: Annotated[bool, typer.Option(help="With the codec on kernels")] = False,
     out: Annotated[Path, typer.Option(help="Folder for a picture and some sounds")] = ROOT / "out",
 ) -> None:
     """Measure and print; progress and the table go to stderr."""
-    every = held_out_sentences(sentences + len(voices()))
-    references, lines = every[: len(voices())], every[len(voices()) :]
+    references = held_out_sentences(len(voices()))
+    lines = held_out_sentences(sentences, len(voices()), joined)
     folder = load_checkpoint(checkpoint)
     with console.status("codec"):
         codec = load_codec(folder)
@@ -102,14 +106,19 @@ def main(
         served(at, {"FISH_SPEECH_PRECISION": precision}) as (server, _),
     ):
         audios = synthesised(server.grpc_url, references, lines, in_flight, streamed)
-    spoken = Spoken(lines, references, decoded, audios)
+    spoken = Spoken(lines, references, decoded, audios, joined)
     with console.status("listening"):
         ways, pitches = spoken.measured(), f0_errors(lines, references, spoken.synthesised)
     console.print(_table(ways, pitches))
     save(out, lines, decoded, spoken.synthesised)
     figures = _figures(ways, pitches) | {"stop_rate": spoken.stop_rate}
     result = {name: round(value, 4) for name, value in figures.items()}
-    about = {"sentences": sentences, "checkpoint": folder.checkpoint_id, "precision": precision}
+    about = {
+        "sentences": sentences,
+        "joined": joined,
+        "checkpoint": folder.checkpoint_id,
+        "precision": precision,
+    }
     print(json.dumps(result | about))
 
 

@@ -49,9 +49,16 @@ def spoken(text: str, variant: str) -> np.ndarray:
     return at_44100_hz(speak(text, Voice(variant, _PITCH, _SPEED_WPM)))
 
 
-def held_out_sentences(count: int) -> list[Sentence]:
-    """So many sentences, which take the voices in turns."""
-    texts = islice(sentences(_TEXT_SEED, held_out=True), count)
+def held_out_sentences(count: int, begin: int = 0, joined: int = 1) -> list[Sentence]:
+    """So many texts, which take the voices in turns.
+
+    Args:
+        count: Texts.
+        begin: Sentences to leave out before the first.
+        joined: Sentences of each text.
+    """
+    drawn = islice(sentences(_TEXT_SEED, held_out=True), begin, begin + count * joined)
+    texts = map(" ".join, zip(*[drawn] * joined, strict=True))
     chosen = [(text, voices()[i % len(voices())]) for i, text in enumerate(texts)]
     return [Sentence(text, variant, spoken(text, variant)) for text, variant in chosen]
 

@@ -31,11 +31,13 @@ class Audio:
         sample_rate_hz: Samples per second.
         finish_reason: "stop": the text was said to its end; "length": cut off by `max_new_tokens`;
             "runaway": stopped by the server, because the speech had become a loop.
+        warnings: What is suspicious: speech that is impossibly fast or slow for its text.
     """
 
     waveform: np.ndarray
     sample_rate_hz: int
     finish_reason: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -67,6 +69,7 @@ class AudioChunk:
         is_last: Whether the speech ends with this chunk.
         sample_rate_hz: Samples per second.
         finish_reason: As in `Audio`, with the last chunk; "" before.
+        warnings: As in `Audio`, with the last chunk.
     """
 
     waveform: np.ndarray
@@ -74,6 +77,7 @@ class AudioChunk:
     is_last: bool
     sample_rate_hz: int
     finish_reason: str
+    warnings: tuple[str, ...] = ()
 
 
 class AudioWriter:

@@ -2,26 +2,45 @@
 
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from typing import Literal, TypeAlias
 
 from typing_extensions import Unpack
 
 from voicereel.audio import Audio, AudioChunk
-from voicereel.errors import VoiceReelError
+from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
+from voicereel.script.sentences import parts_of, sentences_of
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
-from voicereel.transport.request import recording_tensors, speech_request
-from voicereel.transport.response import audio_from, chunk_from, features_from, in_order
+from voicereel.transport.request import facts_request, recording_tensors, speech_request, with_text
+from voicereel.transport.response import (
+    audio_from,
+    chunk_from,
+    facts_from,
+    features_from,
+    in_order,
+)
+from voicereel.utterance import (
+    Deadline,
+    SpeechFacts,
+    checked_retries,
+    in_parallel,
+    joined,
+    spoken,
+    streamed,
+)
 from voicereel.voice import Voice, VoiceFeatures
+from voicereel.words import require_words
 
 DEFAULT_URL = "127.0.0.1:8001"  # gRPC port that tritonserver has by default
 Protocol: TypeAlias = Literal["grpc", "http"]
 FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")
 _READY_TIMEOUT_S = 10.0  # a server answers at once; longer means that it hangs
+_PARTS_AT_A_TIME = 4  # requests in flight for one text
 
 
 class Client:
@@ -53,6 +72,7 @@ class Client:
             raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
         self._timeout_s = _checked(timeout_s)
         self._transport: Transport = transports[protocol](url)
+        self._facts: SpeechFacts | None = None
 
     def synthesize(
         self,
@@ -61,9 +81,10 @@ class Client:
         *,
         voice_text: str | None = None,
         timeout_s: float | None = None,
+        retries: int = 0,
         **options: Unpack[Options],
     ) -> Audio:
-        """Speak a text.
+        """Speak a text; a checkpoint that can say one sentence at a time gets it in parts.
 
         Args:
             text: What to say.
@@ -71,10 +92,22 @@ class Client:
                 None is the checkpoint's own voice.
             voice_text: The words spoken in the recording.
             timeout_s: Seconds for this call, instead of the client's.
+            retries: How often to try again if the speech is impossibly fast or slow for its text,
+                or a loop: first with another seed, then in smaller parts as well. What is still
+                so has a warning in `Audio.warnings`.
             **options: See `Options`.
         """
+        checked_retries(retries)
         model, inputs = speech_request(text, voice, voice_text, options)
-        return audio_from(self._transport.infer(model, inputs, self._timeout(timeout_s)))
+        deadline = Deadline(self._timeout(timeout_s))
+
+        def say(part: str, attempt: int) -> Audio:
+            asked = with_text(inputs, part, attempt)
+            return audio_from(self._transport.infer(model, asked, deadline.left()))
+
+        facts = partial(self._facts_within, deadline)
+        speak = partial(spoken, say=say, retries=retries, facts=facts)
+        return joined(in_parallel(_parts(text, facts), speak, _PARTS_AT_A_TIME))
 
     def stream(
         self,
@@ -95,8 +128,16 @@ class Client:
             ServerError: If the request fails, or the stream ends before its last chunk.
         """
         model, inputs = speech_request(text, voice, voice_text, options)
-        responses = self._transport.stream(f"{model}_stream", inputs, self._timeout(timeout_s))
-        return _chunks(responses)
+        deadline, model = Deadline(self._timeout(timeout_s)), f"{model}_stream"
+        whole = self._transport.stream(model, inputs, deadline.left())  # raises over HTTP
+
+        def stream(part: str) -> Generator[AudioChunk]:
+            if part == text:
+                return _chunks(whole)
+            return _chunks(self._transport.stream(model, with_text(inputs, part), deadline.left()))
+
+        facts = partial(self._facts_within, deadline)
+        return streamed(partial(_parts, text, facts), stream, facts)
 
     def encode_voice(
         self,
@@ -119,9 +160,26 @@ class Client:
         Returns:
             Features of this recording; `+` joins those of several.
         """
+        require_words(text, f"the text of {path}")
         inputs = recording_tensors(path, chunk_size_s)
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)
+
+    def speech_facts(self, timeout_s: float = _READY_TIMEOUT_S) -> SpeechFacts:
+        """How the server's checkpoint speaks; asked once. Defaults if it cannot tell in time."""
+        if self._facts is None:
+            try:
+                told = self._transport.infer("fish_facts", facts_request(), timeout_s)
+                self._facts = SpeechFacts.from_facts(facts_from(told))
+            except VoiceReelError:
+                return SpeechFacts()  # of an older version, or away: the request itself tells
+        return self._facts
+
+    def _facts_within(self, deadline: Deadline) -> SpeechFacts:
+        try:
+            return self.speech_facts(min(_READY_TIMEOUT_S, deadline.left()))
+        except DeadlineExceeded:  # what has been spoken is not lost for that
+            return self._facts or SpeechFacts()
 
     def health(self) -> dict[str, bool]:
         """Whether the server as a whole, and each of its front doors, is ready.
@@ -153,6 +211,15 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _parts(text: str, facts: Callable[[], SpeechFacts]) -> list[str]:
+    """The text, or its sentences for a checkpoint that cannot say them together."""
+    if len(sentences_of(text)) == 1:
+        return [text]
+    # Where there is no limit the text stays whole: long ones are for scripts.
+    limit = facts().letters_per_request
+    return parts_of(text, letters_per_request=limit) if limit else [text]
 
 
 def _chunks(responses: Generator[Tensors]) -> Generator[AudioChunk]:

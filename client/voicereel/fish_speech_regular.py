@@ -17,7 +17,9 @@ from voicereel.audio import Audio, read_recording
 from voicereel.errors import ConfigurationError, InvalidRequest
 from voicereel.options import Options, option_tensors
 from voicereel.project import project_folder
+from voicereel.utterance import SpeechFacts, checked_retries, spoken
 from voicereel.voice import Voice, VoiceFeatures
+from voicereel.words import require_words
 
 
 class RegularSpeaker:
@@ -49,9 +51,11 @@ class RegularSpeaker:
         *,
         voice_text: str | None = None,
         timeout_s: float | None = None,
+        retries: int = 0,
         **options: Unpack[Options],
     ) -> Audio:
         """Speak a text, like `Client.synthesize`; streaming options have no effect."""
+        require_words(text, "text")
         if isinstance(voice, str | os.PathLike):
             is_encoded = voice_text is None
             voice = (
@@ -64,17 +68,27 @@ class RegularSpeaker:
             )
         asked = {name: tensor.item() for name, tensor in option_tensors(options).items()}
         texts, codes = (voice.texts, voice.split_codes()) if voice else ((), ())
-        try:
-            with self._lock:
-                waveform, reason = self._upstream.speak(text, texts, codes, asked)
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from None
-        return Audio(waveform, self._upstream.sample_rate_hz, reason)
+
+        def say(part: str, attempt: int) -> Audio:
+            seed = {"seed": (asked["seed"] + attempt) % 2**64} if "seed" in asked else {}
+            try:
+                with self._lock:
+                    waveform, reason = self._upstream.speak(part, texts, codes, asked | seed)
+            except ValueError as error:
+                raise InvalidRequest(str(error)) from None
+            return Audio(waveform, self._upstream.sample_rate_hz, reason)
+
+        return spoken(text, say, checked_retries(retries), self.speech_facts)
+
+    def speech_facts(self) -> SpeechFacts:
+        """How the checkpoint speaks."""
+        return SpeechFacts.from_facts(self._upstream.speech)
 
     def encode_voice(
         self, path: str | os.PathLike[str], text: str, *, chunk_size_s: float | None = None
     ) -> VoiceFeatures:
         """Encode a recording, like `Client.encode_voice`, in one pass whatever the chunk size."""
+        require_words(text, f"the text of {path}")
         recording = read_recording(path)
         try:
             with self._lock:

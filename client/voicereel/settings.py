@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         alias="VOICEREEL_VOICES",
         description="folder of the voices that `voicereel voice add` keeps",
     )
+    fold_text: Flag = Field(
+        True,
+        alias="VOICEREEL_FOLD_TEXT",
+        description="true: full-width letters, accents and odd spaces of a text are folded",
+        json_schema_extra={"expected": "true or false", "server": True},
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Speaker(Protocol):
         *,
         voice_text: str | None = None,
         timeout_s: float | None = None,
+        retries: int = 0,
         **options: Unpack[Options],
     ) -> Audio: ...
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 FILE_NAME = "checkpoint.json"
 FORMAT = 1  # of the file and of all artefacts beside it; raised when an older export cannot serve
+LETTERS_PER_S = (3.0, 30.0)  # of any checkpoint: people speak with 8 to 20
 
 
 def max_prompt_length(max_seq_len: int) -> int:
@@ -34,6 +35,10 @@ class Facts:
         full_vocabulary: For parity: a logit for every token, and upstream's oddities when
             sampling. Otherwise only the semantic tokens and the end have logits.
         num_layers, num_kv_heads, head_dim: Extents of the KV cache.
+        letters_per_request: What one request can say beyond a single sentence: sentences of so many
+            letters together. A longer text is sent sentence by sentence. 0: no limit.
+        letters_per_s: Slowest and fastest speech, letters a second; what is beyond has lost words
+            or repeats them. Counted as `client/voicereel/rate.py` does.
     """
 
     family: str
@@ -53,6 +58,9 @@ class Facts:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    # An export that was made before there were these has the defaults.
+    letters_per_request: int = 0
+    letters_per_s: tuple[float, float] = LETTERS_PER_S
 
     @property
     def num_codebooks(self) -> int:
@@ -91,5 +99,5 @@ class Facts:
                 f"{who}: {path} has format {found}, expected {FORMAT}. "
                 "Re-export with: make export CHECKPOINT=DIR"
             )
-        values["codebook_sizes"] = tuple(values["codebook_sizes"])
-        return cls(**values)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values | lists)

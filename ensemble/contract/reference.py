@@ -1,10 +1,11 @@
-"""Checks a caller's recording and pads it for the encoder."""
+"""A caller's recording becomes what the encoder takes: checked, conditioned, padded."""
 
 import math
 
 import numpy as np
 
 from ensemble.contract.facts import Facts
+from ensemble.contract.recording import conditioned
 
 MIN_SECONDS = 0.1  # two frames: less cannot hold a voice
 MAX_PEAK = 4.0  # 12 dB above full scale: louder samples are integers that were not scaled
@@ -25,6 +26,20 @@ def chunk_frames(chunk_size_s: float | None, facts: Facts) -> int:
     return math.ceil(min(chunk_size_s / facts.seconds(1), facts.max_reference_frames))
 
 
+def encoder_input(
+    audio: np.ndarray, sample_rate: int | None, facts: Facts
+) -> tuple[np.ndarray, int]:
+    """Check a recording, bring it into an ordinary state (`conditioned`), and pad it.
+
+    Arguments and results are those of `padded_reference`.
+
+    Raises:
+        ValueError: If it is no recording the encoder can take, or holds no voice.
+    """
+    _check(audio, sample_rate, facts)
+    return padded_reference(conditioned(audio, facts.sample_rate), sample_rate, facts)
+
+
 def padded_reference(
     audio: np.ndarray, sample_rate: int | None, facts: Facts
 ) -> tuple[np.ndarray, int]:
@@ -41,14 +56,27 @@ def padded_reference(
     Raises:
         ValueError: If it is no recording the encoder can take.
     """
-    rate, frame = facts.sample_rate, facts.samples_per_frame
+    _check(audio, sample_rate, facts)
+    frame = facts.samples_per_frame
+    frames = -(-len(audio) // frame)
+    padded = bucket(frames, facts)
+    return np.pad(audio, (0, padded * frame - len(audio))), frames
+
+
+def bucket(frames: int, facts: Facts) -> int:
+    """Frames of a recording with its padding."""
+    return min(-(-frames // BUCKET_FRAMES) * BUCKET_FRAMES, facts.max_reference_frames)
+
+
+def _check(audio: np.ndarray, sample_rate: int | None, facts: Facts) -> None:
+    rate = facts.sample_rate
     if sample_rate is not None and sample_rate != rate:
         raise ValueError(
             f"reference_sample_rate is {sample_rate} Hz, expected {rate}. "
             "Resample the recording (voicereel.Client does)."
         )
     _check_samples(audio, rate)
-    frames = -(-len(audio) // frame)
+    frames = -(-len(audio) // facts.samples_per_frame)
     limit = min(facts.max_reference_frames, facts.max_prompt_length)
     if frames > limit:
         raise ValueError(
@@ -56,8 +84,6 @@ def padded_reference(
             f"{facts.seconds(limit):.1f} s, which is what the prompt can hold, less one frame for "
             "each piece of text. Cut it: 5 to 30 s are enough for a voice."
         )
-    padded = min(-(-frames // BUCKET_FRAMES) * BUCKET_FRAMES, facts.max_reference_frames)
-    return np.pad(audio, (0, padded * frame - len(audio))), frames
 
 
 def _check_samples(audio: np.ndarray, rate: int) -> None:

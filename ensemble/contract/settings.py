@@ -22,6 +22,7 @@ class ServerSettings:
     batch_size: VOICEREEL_BATCH_SIZE: requests decoded together, at most; 0: automatic.
     llama_threads: VOICEREEL_LLAMA_THREADS: CPU threads of the LLaMA stage; 0: as torch has it.
     grpc_url: VOICEREEL_GRPC_URL: HOST:PORT of this server, or "" to find it.
+    fold_text: VOICEREEL_FOLD_TEXT: whether texts are folded before the tokenizer.
     """
 
     device: str = ""
@@ -30,6 +31,7 @@ class ServerSettings:
     batch_size: int = 0
     llama_threads: int = 0
     grpc_url: str = ""
+    fold_text: bool = True
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -45,6 +47,7 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         batch_size=_count(environment, "VOICEREEL_BATCH_SIZE"),
         llama_threads=_count(environment, "VOICEREEL_LLAMA_THREADS"),
         grpc_url=environment.get("VOICEREEL_GRPC_URL", "").strip(),
+        fold_text=_boolean(environment, "VOICEREEL_FOLD_TEXT"),
     )
 
 

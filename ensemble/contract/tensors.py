@@ -52,7 +52,12 @@ _VOICE_AS_CODES = (  # left out, or of 0 frames: the checkpoint's own voice
     Tensor("reference_codes", "INT64", (ANY, ANY), optional=True),  # codebooks, all frames
     Tensor("reference_frames", "INT32", (ANY,), optional=True),  # frames of each reference
     Tensor("checkpoint_id", "BYTES", (1,), optional=True),  # that made the codes
+    # The same as reference_codes, as Triton's HTTP generate extension gives it, which knows no
+    # shapes: all numbers in a row, padding included, one answer of fish_encode after the other.
+    Tensor("codes", "INT64", (ANY,), optional=True),
 )
+# Inputs that stand for another one: a step that is given the second needs not the first.
+INSTEAD_OF = {"codes": "reference_codes"}
 _TEXT = Tensor("text", "BYTES", (1,))
 
 # What comes back beside the audio, from the LLaMA stage through to the caller.
@@ -112,6 +117,8 @@ MODELS = {
     "fish_cancel": Signature(
         (Tensor("cancel_token", "BYTES", (1,)),), (Tensor("cancelled", "BOOL", (1,)),)
     ),
+    # What the checkpoint is: a field of `facts.Facts`, or all of them, as JSON.
+    "fish_facts": Signature((Tensor("fact", "BYTES", (1,)),), (Tensor("value", "BYTES", (1,)),)),
     "fish_tts_stream": Signature((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
     "fish_clone_stream": Signature((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
     "fish_tts": Signature((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ensemble.contract.facts import Facts
+from ensemble.contract.reference import bucket
+
 
 class PromptError(ValueError):
     """The text cannot be spoken in that voice; the message says why and what to do."""
@@ -20,6 +23,40 @@ class Reference:
 
     text: str
     codes: np.ndarray
+
+
+def codes_from_flat(flat: np.ndarray, frames: np.ndarray | None, facts: Facts) -> np.ndarray:
+    """Codes that have lost their shape, as Triton's HTTP generate extension gives them.
+
+    Args:
+        flat: int64 (numbers,): answers of fish_encode one after the other, each (codebooks, frames)
+            row by row, with its padding or without.
+        frames: int32 (references,), frames of each that are no padding; None if there is one,
+            without padding.
+        facts: The checkpoint's.
+
+    Returns:
+        int64 (codebooks, frames), all references side by side, without padding.
+
+    Raises:
+        PromptError: If the numbers are not so many.
+    """
+    books = facts.num_codebooks
+    counts = [len(flat) // books] if frames is None else [int(n) for n in frames]
+    widths = [bucket(n, facts) for n in counts]
+    if len(counts) == 1 or books * sum(widths) != len(flat):
+        widths = counts if len(counts) != 1 else [len(flat) // books]
+    fits = all(0 < n <= width for n, width in zip(counts, widths, strict=True))
+    if not fits or books * sum(widths) != len(flat):
+        raise PromptError(
+            f"codes has {len(flat)} numbers for reference_frames {counts}, expected {books} rows "
+            "of that many frames each. Send what fish_encode answered: codes, reference_frames "
+            "and checkpoint_id."
+        )
+    blocks = np.split(flat, np.cumsum([books * width for width in widths])[:-1])
+    return np.concatenate(
+        [block.reshape(books, -1)[:, :n] for block, n in zip(blocks, counts, strict=True)], axis=1
+    )
 
 
 def references_from(

@@ -12,6 +12,7 @@ from engine.lm.shape import DualArShape, TransformerShape
 from families.fish_s1.checkpoint import Checkpoint
 from families.fish_s1.upstream import DualARModelArgs, FishTokenizer
 from families.registry import EngineLlama
+from families.speech import speech_facts
 
 _TOP_CODES = 1024  # upstream samples residual codes from the first 1024 logits only
 # Parts of upstream's names -> parts of the engine's.
@@ -37,7 +38,7 @@ def engine_llama(genuine: Any, full_vocabulary: bool) -> EngineLlama:
 
 
 def language_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields of `Facts` that describe the language model."""
+    """The fields of `Facts` that describe the language model and how it speaks."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     return {
         "vocab_size": int(config.vocab_size),
@@ -48,6 +49,7 @@ def language_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "num_layers": int(config.n_layer),
         "num_kv_heads": int(config.n_local_heads),
         "head_dim": int(config.head_dim),
+        **speech_facts(checkpoint.path),
     }
 
 

@@ -33,6 +33,7 @@ from families.fish_s1.upstream import (
 )
 from families.fish_s1.weights import read_codec, read_llama
 from families.registry import CheckpointError
+from families.speech import FILE_NAME as SPEECH
 
 
 def make_checkpoint(
@@ -98,6 +99,8 @@ def _write(preset: Preset, folder: Path, seed: int, endless: bool, device: str) 
     codec_config = OmegaConf.merge(packaged_config(), preset.codec)
     if preset.codec:
         OmegaConf.save(codec_config, folder / CODEC_CONFIG, resolve=True)
+    if preset.speech:
+        (folder / SPEECH).write_text(json.dumps(preset.speech) + "\n", "utf-8")
     if preset.weights:
         _expand(preset.weights, folder)
     else:

@@ -94,6 +94,7 @@ class Preset:
         num_speakers: Number of tokens `<|speaker:N|>`; without them upstream spells the marker out.
         dtype: Dtype of the transformers' weights.
         weights: Folder of the `model.pth` and `codec.pth` to expand; None: random weights.
+        speech: What `families.speech` reads; None: no such file.
     """
 
     llama: dict[str, Any]
@@ -102,6 +103,7 @@ class Preset:
     num_speakers: int = 1
     dtype: torch.dtype = torch.float32
     weights: Path | None = None
+    speech: dict[str, Any] | None = None
 
 
 PRESETS = {
@@ -118,5 +120,7 @@ PRESETS = {
         num_speakers=0,
     ),
     "tiny-tied": Preset(_TINY | {"tie_word_embeddings": True}),
-    "demo": Preset(demo.LLAMA, demo.CODEC, demo.TEXT_TOKENS, weights=demo.WEIGHTS),
+    "demo": Preset(
+        demo.LLAMA, demo.CODEC, demo.TEXT_TOKENS, weights=demo.WEIGHTS, speech=demo.SPEECH
+    ),
 }

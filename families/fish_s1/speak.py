@@ -16,10 +16,13 @@ import torch
 from engine.lm.placement import placement_for
 from ensemble.contract.facts import max_prompt_length
 from ensemble.contract.options import Sampling, sampling_from
+from ensemble.contract.recording import conditioned
 from ensemble.contract.settings import server_settings
+from ensemble.contract.text import prompt_text
 from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama
 from families.fish_s1.upstream import decode_one_token_ar, generate_long
 from families.registry import CheckpointError
+from families.speech import speech_facts
 
 __all__ = ["CheckpointError", "UpstreamSpeaker"]
 
@@ -32,6 +35,7 @@ class UpstreamSpeaker:
     Attributes:
         checkpoint_id: The checkpoint's id, as in `Checkpoint`.
         sample_rate_hz: Sample rate of the audio that it takes and gives.
+        speech: How the checkpoint speaks, see `families.speech`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +49,7 @@ class UpstreamSpeaker:
         self._device = placement.device
         self._llama = load_llama(checkpoint, placement.dtype).to(placement.device)
         self._codec = load_codec(checkpoint).to(placement.device)
-        self.checkpoint_id = checkpoint.checkpoint_id
+        self.checkpoint_id, self.speech = checkpoint.checkpoint_id, speech_facts(folder)
         self.sample_rate_hz = int(self._codec.sample_rate)
         frames = min(
             int(self._codec.quantizer.pre_module.config.block_size),
@@ -58,13 +62,15 @@ class UpstreamSpeaker:
         """Encode a recording: float32 (samples,), mono, -> int64 (codebooks, frames).
 
         Raises:
-            ValueError: If it is longer than upstream's tables, or than a prompt may be.
+            ValueError: If it is longer than upstream's tables, or than a prompt may be, or holds no
+                voice.
         """
         if len(waveform) > self._limit_s * self.sample_rate_hz:
             raise ValueError(
                 f"lasts {len(waveform) / self.sample_rate_hz:.1f} s, expected at most "
                 f"{self._limit_s:.1f} s. Cut it: 5 to 30 s are enough for a voice."
             )
+        waveform = conditioned(waveform, self.sample_rate_hz)
         audio = torch.from_numpy(waveform).float().to(self._device)[None, None]
         codes, lengths = self._codec.encode(audio, torch.tensor([audio.shape[-1]]).to(audio.device))
         return codes[0, :, : int(lengths[0])].cpu().numpy().astype(np.int64)
@@ -89,9 +95,11 @@ class UpstreamSpeaker:
             float32 (samples,), mono, in [-1, 1]; and "stop", or "length" if it was cut off.
 
         Raises:
-            ValueError: If an option is out of range, or the prompt too long.
+            ValueError: If an option is out of range, a text has no words, or the prompt too long.
         """
-        sampling = sampling_from(asked)
+        sampling, fold = sampling_from(asked), server_settings().fold_text
+        text = prompt_text(text, "text", fold)
+        reference_texts = [prompt_text(t, "reference_text", fold) for t in reference_texts]
         codes = self._codes(text, reference_texts, reference_codes, sampling)
         if not codes.shape[1]:
             return np.zeros(0, np.float32), "stop"

@@ -16,6 +16,7 @@ from launch.tritonserver import PROJECT
 TEMPLATE = PROJECT / "model_repository"
 # Files that the export puts beside the Python models; the configs name those of the other models.
 EXPORTED = {
+    "fish_facts": (facts.FILE_NAME,),
     "fish_llama": ("llama.pt", facts.FILE_NAME),
     "fish_prompt": ("tokenizer.tiktoken", "special_tokens.json", facts.FILE_NAME),
     "fish_reference": (facts.FILE_NAME,),

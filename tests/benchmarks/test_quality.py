@@ -75,3 +75,25 @@ def test_a_voice_has_its_own_pitch(line) -> None:
     from benchmarks.quality.measures import f0_errors
 
     assert f0_errors([line], [line], [line.true]) == {"en-us+f3": 0.0}
+
+
+def test_joined_sentences_are_drawn_and_understood(monkeypatch) -> None:
+    from benchmarks.quality import speech
+    from training.sentences import sentences
+
+    monkeypatch.setattr(speech, "spoken", lambda text, variant: np.zeros(0))
+    drawn = [text for text, _ in zip(sentences(20, held_out=True), range(12), strict=False)]
+    pairs = speech.held_out_sentences(4, begin=4, joined=2)
+    assert [pair.text for pair in pairs] == [" ".join(drawn[i : i + 2]) for i in (4, 6, 8, 10)]
+    assert [pair.variant for pair in pairs] == list(speech.voices())
+    assert [line.text for line in speech.held_out_sentences(3)] == drawn[:3]
+
+
+def test_the_recogniser_understands_several_sentences(line) -> None:
+    from benchmarks.quality.recogniser import Recogniser
+    from training.sentences import jsgf, read_rules, words
+
+    recogniser = Recogniser(jsgf(read_rules(), several=True))
+    twice = np.concatenate([line.true, line.true])
+    assert recogniser.words(twice, RATE_HZ) == f"{words(line.text)} {words(line.text)}"
+    assert recogniser.words(line.true, RATE_HZ) == words(line.text)

@@ -70,6 +70,18 @@ def copy(tmp_path: Path) -> Path:
             "step fish_llama takes sed, which no earlier step gives",
         ),
         ("fish_encode/config.pbtxt", '"fish_encoder"', '"fish_decoder"', "does not map input"),
+        (
+            "fish_tts_stream/config.pbtxt",
+            '      input_map { key: "codes" value: "codes" }\n',
+            "",
+            "input codes goes nowhere",
+        ),
+        (
+            "fish_clone_stream/config.pbtxt",
+            '      input_map { key: "reference_codes" value: "codes" }\n',
+            "",
+            "step fish_prompt does not map input codes",
+        ),
     ],
 )
 def test_a_planted_difference_is_found(copy, file, old, new, expected) -> None:

@@ -108,3 +108,47 @@ def test_ready(fake: FakeServer) -> None:
     assert code == 3
     assert "fish_clone: not ready" in out
     assert run("ready", "--url", "127.0.0.1:1")[0] == 3
+
+
+LONG = "Did the captain find the guitar last night?"
+
+
+def test_say_warns_of_speech_that_cannot_be_right(fake: FakeServer, tmp_path: Path) -> None:
+    fake.answer = lambda _: iter([whole(np.zeros(22_050))])
+    arguments = ["say", LONG, "-o", tmp_path / "a.wav", "--url", fake.url]
+    code, out, err = run(*arguments, "--json")
+    warning = (
+        "'Did the captain find the guitar last ...' is too short: words are missing "
+        "(70 letters a second, expected 3 to 30)"
+    )
+    assert (code, json.loads(out)["warnings"]) == (0, [warning])
+    assert f"warning: {warning}" in " ".join(err.split())
+    assert len(fake.requests) == 1
+
+
+def test_say_tries_again(fake: FakeServer, tmp_path: Path) -> None:
+    lengths = iter([22_050, 3 * 44_100])
+    fake.answer = lambda _: iter([whole(np.zeros(next(lengths)))])
+    arguments = ["say", LONG, "-o", tmp_path / "a.wav", "--url", fake.url, "--json"]
+    code, out, err = run(*arguments, "--retries", "1")
+    assert (code, json.loads(out)["audio_s"], json.loads(out)["warnings"]) == (0, 3.0, [])
+    assert "warning" not in err
+    code, _, err = run(*arguments, "--retries", "1", "--stream")
+    assert code == 2
+    assert "what was streamed cannot be taken back" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("text", ["...", "\u200b", "\U0001f600", " "])
+def test_nothing_to_say_needs_no_server(tmp_path: Path, text: str) -> None:
+    recording = tmp_path / "a.wav"
+    soundfile.write(recording, np.zeros(44_100), 44_100)
+    for arguments in (
+        ["say", text, "-o", tmp_path / "b.wav"],
+        ["say", "Hi", "-o", tmp_path / "b.wav", "--voice", recording, "--voice-text", text],
+        ["voice", "add", "Alice", recording, "--text", text],
+        ["voice", "encode", recording, "--text", text, "-o", tmp_path / "b.npz"],
+    ):
+        code, _, err = run(*arguments, "--url", "127.0.0.1:1")
+        assert code == 2
+        assert "words to say" in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == [recording]

@@ -120,3 +120,29 @@ def test_library_finds_files_and_names(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="which has none"):
         kept.find("Ann")
     assert kept.find("elsewhere.npz") == Path("elsewhere.npz")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frames", "words", "told"),
+    [
+        (3.0, 65, "Please bring me seven candles.", []),
+        (11.0, 77, "Please bring me seven candles.", ["7.4 s of silence around the voice were"]),
+        (1.0, 22, "Please bring me seven candles and some chocolate, as soon as you can.",
+         ["a.wav lasts 1.0 s: are these the words spoken in it? 'Please bring me"]),
+    ],
+)  # fmt: skip
+def test_what_was_noticed_of_a_recording(
+    fake: FakeServer, tmp_path: Path, seconds: float, frames: int, words: str, told: list[str]
+) -> None:
+    encoded = {
+        "codes": np.zeros((1, 10, 96), np.int64),
+        "reference_frames": np.array([[frames]], np.int32),
+        "checkpoint_id": np.array([[b"abc"]], np.object_),
+    }
+    fake.answer = lambda _: iter([encoded])
+    soundfile.write(tmp_path / "a.wav", np.zeros(int(seconds * 44_100)), 44_100)
+    arguments = [tmp_path / "a.wav", "--text", words, "-o", tmp_path / "a.npz"]
+    code, _, err = run("voice", "encode", *arguments, "--url", fake.url)
+    assert code == 0
+    assert err.count("warning") == len(told)
+    assert all(warning in " ".join(err.split()) for warning in told), err

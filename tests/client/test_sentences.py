@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicereel.script.sentences import LONGEST_PART_BYTES, parts_of
+from voicereel.script.sentences import (
+    LONGEST_PART_BYTES,
+    parts_of,
+    sentences_of,
+    smaller_parts,
+)
 
 ENGLISH = "Dr. Smith paid 1,000 dollars, i.e. too much. He was late. "
 CHINESE = "今天天气很好。你好吗？他说：“走吧。”然后走了！"
@@ -60,3 +65,49 @@ def test_nothing_is_lost(text: str) -> None:
     else:
         assert squeezed("".join(parts)) == squeezed(text)
         assert all(part.strip() for part in parts)
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["Dr. Smith paid 3.5 dollars at 5 p.m. in the U.S. market. ", "He was late."],
+        ["It cost approx. 5 dollars, see vol. 2, ch. 9. ", "Really?! ", "Yes."],
+        ['He said "Go. Now." and left. ', "Wait... what? ", "Well, no."],
+        ["1. First things first. ", "2. Then the rest."],
+        ["Version 2.5.1 works. ", "J. R. R. Tolkien wrote it... "],
+        ["今天天气很好。", "你好吗？"],
+        ["... no words before. ", "None behind. — !"],
+        ["no capitals. ", "none at all? ", "none"],
+    ],
+)
+def test_sentences(sentences: list[str]) -> None:
+    assert sentences_of("".join(sentences)) == sentences
+
+
+def test_a_limit_of_letters_joins_short_neighbours_only() -> None:
+    greeting = "Good morning, Bob. Did you sleep well?"
+    story = "Once upon a time, a sleepy dolphin lived inside the library."
+    text = f"{greeting} {story} {greeting}"
+    assert parts_of(text, "en", 42) == [greeting, story, greeting]
+    assert parts_of(text, "en", 1000) == parts_of(text) == [text]
+    assert parts_of(story, "en", 42) == [story]
+    assert parts_of(" a\n\nb ", "en", 42) == [" a\n\nb "]
+    long = f"{'He counted 1,000 sheep, ' * 40}. {greeting}"
+    parts = parts_of(long, "en", 42)
+    assert squeezed("".join(parts)) == squeezed(long)
+    assert max(map(size, parts)) <= LONGEST_PART_BYTES
+
+
+def test_smaller_parts() -> None:
+    assert smaller_parts("One. Two, three.") == ["One.", "Two, three."]
+    assert smaller_parts("When he came, 1,000 sheep slept.") == [
+        "When he came,",
+        "1,000 sheep slept.",
+    ]
+    assert smaller_parts("No clause here.") == ["No clause here."]
+
+
+@given(st.text(max_size=300), st.integers(1, 60))
+def test_no_letter_is_lost_by_a_limit(text: str, limit: int) -> None:
+    assert "".join(sentences_of(text)) == text
+    assert squeezed("".join(parts_of(text, "en", limit))) == squeezed(text)

@@ -17,8 +17,10 @@ def test_every_variable_has_its_field() -> None:
         "VOICEREEL_BATCH_SIZE": " 3",
         "VOICEREEL_LLAMA_THREADS": "2",
         "VOICEREEL_GRPC_URL": "triton:1",
+        "VOICEREEL_FOLD_TEXT": "FALSE",
     }
-    assert server_settings(environment) == ServerSettings("cpu", "full", False, 3, 2, "triton:1")
+    expected = ServerSettings("cpu", "full", False, 3, 2, "triton:1", fold_text=False)
+    assert server_settings(environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ def test_every_variable_has_its_field() -> None:
         ("FISH_SPEECH_DEVICE", "tpu", "cpu or cuda"),
         ("FISH_SPEECH_PRECISION", "int3", "half, full, bf16, fp16 or int8"),
         ("FISH_SPEECH_COMPILE", "perhaps", "true or false"),
+        ("VOICEREEL_FOLD_TEXT", "no", "true or false"),
         ("VOICEREEL_BATCH_SIZE", "many", "0 (automatic) to 1024"),
         ("VOICEREEL_LLAMA_THREADS", "all", "0 (automatic) to 1024"),
     ],

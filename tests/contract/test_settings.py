@@ -99,6 +99,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
         ),
         ("FISH_SPEECH_DEVICE", ["cpu", "CPU", "", "gpu", "cuda:0", "tpu"]),
         ("FISH_SPEECH_COMPILE", ["true", "FALSE", "1", " 0 ", "yes", "on", "t", "2", ""]),
+        ("VOICEREEL_FOLD_TEXT", ["true", "FALSE", "1", " 0 ", "yes", "on", "t", "2", ""]),
     ],
 )
 def test_the_server_takes_the_same_values(

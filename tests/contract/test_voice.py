@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.contract.reference import BUCKET_FRAMES, CHUNK_FRAMES, chunk_frames, padded_reference
-from ensemble.contract.voice import PromptError, references_from
+from ensemble.contract.voice import PromptError, codes_from_flat, references_from
 from support.facts import FACTS
 
 
@@ -82,3 +82,38 @@ def test_references_are_cut_apart() -> None:
 def test_references_that_do_not_fit_together(texts, codes, frames, message) -> None:
     with pytest.raises(PromptError, match=message):
         references_from(texts, codes, frames)
+
+
+def flattened(codes: list[np.ndarray], padded: bool) -> np.ndarray:
+    """What fish_encode answers for each recording, without shapes, one after the other."""
+    widths = [-(-c.shape[1] // BUCKET_FRAMES) * BUCKET_FRAMES * padded for c in codes]
+    return np.concatenate(
+        [
+            np.pad(c, ((0, 0), (0, max(0, width - c.shape[1])))).ravel()
+            for c, width in zip(codes, widths, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("frames", [[20], [32], [20, 33, 64]])
+def test_flat_codes_get_their_shape_back(frames, padded) -> None:
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(0, 64, (10, n)) for n in frames]
+    shaped = codes_from_flat(flattened(codes, padded), np.array(frames), FACTS)
+    np.testing.assert_array_equal(shaped, np.concatenate(codes, axis=1))
+
+
+def test_flat_codes_of_one_recording_need_no_count() -> None:
+    codes = np.arange(120).reshape(10, 12)
+    np.testing.assert_array_equal(codes_from_flat(codes.ravel(), None, FACTS), codes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "frames"),
+    [(15, None), (15, [1]), (320, [33]), (320, [0]), (320, []), (640, [20, 33]), (320, [-1])],
+)
+def test_flat_codes_that_are_not_so_many(numbers, frames) -> None:
+    counts = None if frames is None else np.array(frames)
+    with pytest.raises(PromptError, match=f"codes has {numbers} numbers .*what fish_encode answer"):
+        codes_from_flat(np.zeros(numbers, np.int64), counts, FACTS)

@@ -1,8 +1,10 @@
 """What the README and docs/ show is run: Python snippets, commands, options, links, the tree."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -76,6 +78,23 @@ def test_commands_run(server: Server, folder: Path, repository: Path) -> None:
     assert soundfile.info(folder / "morning.mp3").frames > 0
     captions = (folder / "reel.srt").read_text()
     assert "Alice: Good morning, Bob." in captions and captions.count("-->") == 2
+
+
+needs_jq = pytest.mark.skipif(
+    not (shutil.which("jq") and shutil.which("curl")), reason="needs jq and curl"
+)
+
+
+@needs_jq
+@pytest.mark.server
+@pytest.mark.parametrize(("page", "script"), blocks("bash"))
+def test_shell_scripts_run(server: Server, folder: Path, page: str, script: str) -> None:
+    """The pages' curl commands, and what they leave in speech.json."""
+    at = server.http_url.removeprefix("http://")
+    script = script.replace("localhost:8000", at).replace("python ", f"{sys.executable} ")
+    run(["bash", "-e", "-o", "pipefail", "-c", script], folder, server)
+    speech = json.loads((folder / "speech.json").read_text())
+    assert len(speech["audio"]) > 2048 and speech["sample_rate"] == 44_100, page
 
 
 def _commands(start: str) -> list[tuple[str, list[str]]]:

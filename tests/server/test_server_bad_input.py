@@ -25,6 +25,8 @@ def codes(rows: int = 10, frames: int = 20, value: int = 1) -> np.ndarray:
 TTS = [
     ({"text": ""}, "text is empty"),
     ({"text": "  \n"}, "text is empty"),
+    ({"text": "\u200b"}, r"text is '\\u200b', which has no letter or digit: no words to say"),
+    ({"text": "\U0001f600 ... —"}, "no words to say"),
     ({"text": "a" * 100_000}, "has 100000 characters, expected at most"),
     ({"text": "word " * 3000}, "positions .* expected at most .* Split the text"),
     ({"text": b"\xff\xfe\xfa"}, "text is not UTF-8"),
@@ -61,12 +63,28 @@ TTS = [
         {"text": TEXT, "reference_text": "W", "reference_codes": codes(), "checkpoint_id": "abc"},
         "were made by checkpoint abc, this server has",
     ),
+    (
+        {"text": TEXT, "reference_text": "...", "reference_codes": codes()},
+        r"reference_text\[0\] is '\.\.\.', which has no letter",
+    ),
+    (
+        {"text": TEXT, "reference_text": "W", "codes": np.arange(15)},
+        r"codes has 15 numbers for reference_frames \[1\], expected 10 rows",
+    ),
+    (
+        {"text": TEXT, "reference_text": "W", "codes": codes().ravel(), "reference_codes": codes()},
+        "got reference_codes and codes, expected one",
+    ),
     ({}, "text"),
 ]
 CLONE = [
     ({"reference_audio": GOOD[:0]}, "has 0 samples, expected at least"),
     ({"reference_audio": GOOD * np.nan}, "holds NaN or infinity"),
     ({"reference_audio": GOOD * 32767}, r"peaks at .* expected samples in \[-1, 1\]"),
+    ({"reference_audio": GOOD * 0}, "is silent: nothing above 80 Hz"),
+    ({"reference_audio": GOOD * 0 + 0.5}, "is silent"),
+    ({"reference_audio": GOOD / 500}, "is soft .* and steady: no voice rises above its noise"),
+    ({"reference_audio": GOOD, "reference_text": " "}, r"reference_text\[0\] is empty"),
     ({"reference_audio": np.tile(GOOD, 600)}, "lasts 600.0 s, expected at most"),
     ({"reference_audio": GOOD, "reference_sample_rate": 16000}, "16000 Hz, expected 44100"),
     ({"reference_audio": GOOD, "chunk_size_s": 0.0}, "chunk_size_s is 0, expected seconds above 0"),

@@ -77,6 +77,23 @@ def test_recordings_that_no_prompt_can_hold(
             engine.extract_speaker_features_fast(path, WORDS, use_chunking=True, chunk_size=3)
 
 
+def test_what_holds_no_voice_or_no_words(
+    regular: Engine, optimized: Engine, alice: VoiceFeatures, tmp_path: Path
+) -> None:
+    silent, soft = tmp_path / "silent.wav", tmp_path / "soft.wav"
+    soundfile.write(silent, np.zeros(3 * 44_100, np.float32), 44_100)
+    soundfile.write(soft, soundfile.read(ALICE)[0] / 32, 44_100, "FLOAT")  # -30 dB
+    found = []
+    for engine in (regular, optimized):
+        with pytest.raises(InvalidRequest, match="reference_audio is silent"):
+            engine.extract_speaker_features_fast(silent, WORDS)
+        with pytest.raises(InvalidRequest, match=r"is '\.\.\.', which has no letter or digit"):
+            engine.extract_speaker_features_fast(ALICE, "...")
+        found.append(engine.extract_speaker_features_fast(soft, WORDS))
+    np.testing.assert_array_equal(found[0].codes, found[1].codes)
+    assert (found[0].codes == alice.codes).mean() > 0.8
+
+
 @pytest.mark.parametrize("recordings", [0, 1, 2])
 def test_both_say_the_same(
     regular: Engine, optimized: Engine, alice: VoiceFeatures, recordings: int

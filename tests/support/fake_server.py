@@ -1,5 +1,6 @@
 """A gRPC server in this process that answers as a test says: every way a stream can go wrong."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         requests: What came, as protobuf.
         cancelled: Set when a stream is cancelled, by `fish_cancel` or its call, before its end.
         not_ready: Models that are not ready.
+        facts: What fish_facts tells; None: there is no such model. Not among `requests`.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests: list[Any] = []
         self.cancelled, self.not_ready = threading.Event(), set()
         self.taken_back: set[str] = set()
+        self.facts: dict[str, Any] | None = None
         self._server = grpc.server(
             ThreadPoolExecutor(32),
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
@@ -65,6 +68,12 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.requests.append(request)
             self.taken_back.add(inputs_of(request)["cancel_token"].item().decode())
             return _answer({"cancelled": np.array([[True]])})
+        if request.model_name == "fish_facts":
+            if self.facts is None:
+                unknown = "Request for unknown model: 'fish_facts' is not found"
+                return context.abort(grpc.StatusCode.NOT_FOUND, unknown)
+            told = np.array([[json.dumps(self.facts).encode()]], np.object_)
+            return _answer({"value": told})
         try:
             return _answer(next(self._outputs(request)))
         except Refusal as refusal:

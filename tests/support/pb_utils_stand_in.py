@@ -127,7 +127,8 @@ _PB_UTILS.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
 _PB_UTILS.TritonError, _PB_UTILS.Tensor, _PB_UTILS.InferenceResponse = Error, Tensor, Response
 _PB_UTILS.MetricFamily = Family
 _PB_UTILS.get_input_tensor_by_name = _tensor_of
-_PB_UTILS.Logger = type("Logger", (), dict.fromkeys(("log_info", "log_error"), staticmethod(print)))
+_LEVELS = ("log_info", "log_warn", "log_error")
+_PB_UTILS.Logger = type("Logger", (), dict.fromkeys(_LEVELS, staticmethod(print)))
 
 sys.modules.setdefault("triton_python_backend_utils", _PB_UTILS)
 

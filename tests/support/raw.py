@@ -9,6 +9,7 @@ import tritonclient.grpc as grpc
 
 KINDS = {
     "text": "BYTES", "reference_text": "BYTES", "checkpoint_id": "BYTES", "cancel_token": "BYTES",
+    "fact": "BYTES",
     "reference_audio": "FP32", "waveform": "FP32", "temperature": "FP32", "top_p": "FP32",
     "repetition_penalty": "FP32", "reference_codes": "INT64", "codes": "INT64",
     "new_frames": "INT64", "chunk_frames": "INT64", "chunk_size_s": "FP32",

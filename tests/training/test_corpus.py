@@ -39,6 +39,10 @@ def test_the_grammar_for_the_recogniser_has_no_punctuation() -> None:
         "#JSGF V1.0;\ngrammar sentence;\n"
         "public <sentence> = good <time> bob;\n<time> = day | night;\n"
     )
+    assert sentences.jsgf(rules, several=True) == (
+        "#JSGF V1.0;\ngrammar sentence;\npublic <text> = <sentence>+;\n"
+        "<sentence> = good <time> bob;\n<time> = day | night;\n"
+    )
 
 
 def test_features_follow_a_gliding_voice() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from voicereel.client import Protocol
 from voicereel.options import OPTIONS, PYTHON_TYPES
+from voicereel.utterance import MAX_RETRIES
 
 Url = Annotated[
     str | None,
@@ -15,6 +16,15 @@ Url = Annotated[
 ]
 Via = Annotated[Protocol, typer.Option("--protocol", help="grpc: port 8001; http: port 8000.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for the whole response.", min=0.001)]
+Retries = Annotated[
+    int,
+    typer.Option(
+        help="Speak again if the speech is impossibly fast or slow for its text: with another "
+        "seed, then in smaller parts.",
+        min=0,
+        max=MAX_RETRIES,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 Command = TypeVar("Command", bound=Callable[..., None])

@@ -24,6 +24,7 @@ class Spoken:
         ttfa_s: Seconds until the first chunk arrived; None if it came in one piece.
         sample_rate_hz: Samples per second.
         finish_reason: As in `voicereel.Audio`.
+        warnings: As in `voicereel.Audio`.
     """
 
     file: str
@@ -32,6 +33,7 @@ class Spoken:
     ttfa_s: float | None
     sample_rate_hz: int
     finish_reason: str
+    warnings: tuple[str, ...]
 
     @property
     def rtf(self) -> float:
@@ -73,7 +75,13 @@ def write_whole(synthesize: Callable[[], Audio], output: Path) -> Spoken:
     wall_s = time.perf_counter() - begin
     audio.save(output)
     return Spoken(
-        str(output), audio.duration_s, wall_s, None, audio.sample_rate_hz, audio.finish_reason
+        str(output),
+        audio.duration_s,
+        wall_s,
+        None,
+        audio.sample_rate_hz,
+        audio.finish_reason,
+        audio.warnings,
     )
 
 
@@ -104,7 +112,8 @@ def write_streamed(
         except VoiceReelError as error:
             held = f"{output} holds the first {samples / rate_hz:.2f} s only"
             raise type(error)(f"{error}\n{held}") from None
-    return Spoken(str(output), samples / rate_hz, wall_s, ttfa_s, rate_hz, chunk.finish_reason)
+    ending = chunk.finish_reason, chunk.warnings
+    return Spoken(str(output), samples / rate_hz, wall_s, ttfa_s, rate_hz, *ending)
 
 
 def write_reel(synthesize: Callable[[], Reel], output: Path, captions: Path | None) -> SpokenScript:
@@ -129,6 +138,7 @@ def write_reel(synthesize: Callable[[], Reel], output: Path, captions: Path | No
         None,
         reel.audio.sample_rate_hz,
         reel.audio.finish_reason,
+        reel.audio.warnings,
         captions=str(captions) if captions else None,
         segments=len(reel.captions),
         speakers=len({caption["speaker"] for caption in reel.captions}),

@@ -60,6 +60,14 @@ def library() -> VoiceLibrary:
     return VoiceLibrary(settings().voices)
 
 
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Say on stderr what is suspicious, one line each."""
+    for warning in warnings:
+        console.print(
+            f"[yellow]warning[/yellow]: {escape(warning)}", highlight=False, soft_wrap=True
+        )
+
+
 def print_result(result: Mapping[str, object] | Sequence[object] | str) -> None:
     """Print to stdout: a text unchanged, anything else as JSON."""
     shown = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typing_extensions import Unpack
 
 from voicereel.audio import check_suffix
-from voicereel.cli.options import Json, Timeout, Url, Via, takes_options
+from voicereel.cli.options import Json, Retries, Timeout, Url, Via, takes_options
 from voicereel.cli.output import write_reel, write_streamed, write_whole
-from voicereel.cli.session import connected, console, library, print_result
+from voicereel.cli.session import connected, console, library, print_result, print_warnings
 from voicereel.errors import InvalidRequest
 from voicereel.options import Options
 from voicereel.script.files import load_script
@@ -41,12 +41,15 @@ def say(
     stream: Annotated[
         bool, typer.Option("--stream", help="Write audio as it arrives; needs gRPC.")
     ] = False,
+    retries: Retries = 0,
     as_json: Json = False,
     **options: Unpack[Options],
 ) -> None:
     """Speak a text into an audio file."""
     with connected(url, protocol, timeout) as client, console.status("speaking") as status:
         check_suffix(output)
+        if stream and retries:
+            raise InvalidRequest("--retries with --stream: what was streamed cannot be taken back")
         file = library().find(voice) if voice else None
         if stream:
             chunks = client.stream(text, file, voice_text=voice_text, **options)
@@ -55,13 +58,17 @@ def say(
             )
         else:
             spoken = write_whole(
-                lambda: client.synthesize(text, file, voice_text=voice_text, **options), output
+                lambda: client.synthesize(
+                    text, file, voice_text=voice_text, retries=retries, **options
+                ),
+                output,
             )
     if spoken.finish_reason == "length":
         console.print(
             "[yellow]cut off by max_new_tokens[/yellow]: allow more, or speak a long text as a "
             "script of one segment, which is split into sentences"
         )
+    print_warnings(spoken.warnings)
     print_result(spoken.as_dict() if as_json else str(spoken))
 
 
@@ -94,6 +101,7 @@ def script(
         OnError,
         typer.Option(help="skip: a segment that fails leaves a gap, and its caption says so."),
     ] = "raise",
+    retries: Retries = 0,
     as_json: Json = False,
     **options: Unpack[Options],
 ) -> None:
@@ -112,6 +120,7 @@ def script(
                     on_error=on_error,
                     silence_s=silence,
                     language=language,
+                    retries=retries,
                     progress=bar.advance_one,
                     **options,
                 ),
@@ -120,6 +129,7 @@ def script(
             )
     for error in spoken.skipped:
         console.print(f"[yellow]skipped[/yellow] {escape(error)}", highlight=False, soft_wrap=True)
+    print_warnings(spoken.warnings)
     print_result(spoken.as_dict() if as_json else str(spoken))
 
 

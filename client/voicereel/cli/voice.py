@@ -1,19 +1,23 @@
 """`voicereel voice`: encode recordings, and keep voices by name."""
 
+from collections.abc import Iterator
 from functools import reduce
 from operator import add as join
 from pathlib import Path
 from typing import Annotated, Any
 
+import soundfile
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ
 from voicereel.cli.options import Json, Timeout, Url, Via
-from voicereel.cli.session import connected, library, print_result, reported
+from voicereel.cli.session import connected, library, print_result, print_warnings, reported
 from voicereel.client import Client
 from voicereel.errors import InvalidRequest
+from voicereel.rate import rate_warning
+from voicereel.utterance import SpeechFacts
 from voicereel.voice import VoiceFeatures
 
 app = typer.Typer(help="Voices, encoded once and used for many texts.", no_args_is_help=True)
@@ -22,6 +26,7 @@ Recordings = Annotated[list[Path], typer.Argument(help="Recordings of the voice,
 Words = Annotated[list[str], typer.Option(help="The words spoken; once for each recording.")]
 # Strides of S1-mini's encoder x downsampling of its quantizer; shows frames as seconds.
 SAMPLES_PER_FRAME = 2 * 4 * 8 * 8 * 4
+_NOTICED_CUT_S = 0.2  # the server cuts more than this, or nothing
 
 
 @app.command()
@@ -110,7 +115,20 @@ def _encoded(client: Client, recordings: list[Path], texts: list[str]) -> VoiceF
             f"{len(recordings)} recordings and {len(texts)} texts, expected --text for each "
             "recording: the words spoken in it"
         )
-    return reduce(join, map(client.encode_voice, recordings, texts))
+    voices = [client.encode_voice(*pair) for pair in zip(recordings, texts, strict=True)]
+    for path, voice in zip(recordings, voices, strict=True):
+        print_warnings(list(_noticed(path, voice)))
+    return reduce(join, voices)
+
+
+def _noticed(path: Path, voice: VoiceFeatures) -> Iterator[str]:
+    """What the server cut from a recording, and words that do not fit its length."""
+    seconds = voice.codes.shape[1] * SAMPLES_PER_FRAME / CODEC_SAMPLE_RATE_HZ
+    cut = soundfile.info(path).duration - seconds
+    if cut > _NOTICED_CUT_S:
+        yield f"{path}: {cut:.1f} s of silence around the voice were cut"
+    if wrong := rate_warning(voice.texts[0], seconds, SpeechFacts.letters_per_s):
+        yield f"{path} lasts {seconds:.1f} s: are these the words spoken in it? {wrong}"
 
 
 def _described(path: Path) -> dict[str, Any]:

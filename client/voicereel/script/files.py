@@ -1,7 +1,7 @@
 """Script files: JSON, YAML, or plain text, read with the line of each segment.
 
-- {speaker_id: ALICE, text: Good morning., silence_after_s: 0.5}
-- {speaker_id: BOB, text: Is it?, options: {temperature: 0.9}}
+- {speaker_id: ALICE, text: "Good morning, Bob. Did you sleep well?", silence_after_s: 0.5}
+- {speaker_id: BOB, text: "Good morning, Alice. Let us begin.", options: {temperature: 0.9}}
 """
 
 import json

@@ -38,6 +38,7 @@ class ReelPiece:
         caption: Of the segment, with its last piece, which is the silence after it; None before.
         finish_reason: As in `Audio`, with the last piece; "" before, and for a skipped segment.
         error: The error for which the segment was skipped.
+        warnings: As in `Audio`, with the last piece; each names the segment.
     """
 
     segment: int
@@ -46,6 +47,7 @@ class ReelPiece:
     caption: Caption | None = None
     finish_reason: str = ""
     error: VoiceReelError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def captioned(
@@ -63,7 +65,7 @@ def captioned(
     # Before the first sound the rate is taken to be the codec's, for the gaps of failed segments.
     rate_hz, is_known = CODEC_SAMPLE_RATE_HZ, False
     start = position = 0  # first sample of the segment, and of what follows in it
-    finish_reason = ""
+    finish_reason, warnings = "", []
     for number, event in events:
         request = requests[number]
         if isinstance(event, Audio | AudioChunk):
@@ -76,6 +78,7 @@ def captioned(
             if finish_reason in ("", "stop"):  # a segment is cut off if any part of it is
                 finish_reason = event.finish_reason
             position += len(event.waveform)
+            warnings += [f"{request.name}: {warning}" for warning in event.warnings]
             yield ReelPiece(number, event.waveform, rate_hz)
             continue
         gap = round(SKIPPED_GAP_S * rate_hz) if event else 0
@@ -83,7 +86,9 @@ def captioned(
         caption = _caption(request, start / rate_hz, (position + gap) / rate_hz, event)
         start = position = position + silence
         finished, finish_reason = "" if event else finish_reason, ""
-        yield ReelPiece(number, np.zeros(silence, np.float32), rate_hz, caption, finished, event)
+        told, warnings = tuple(warnings), []
+        silent = np.zeros(silence, np.float32)
+        yield ReelPiece(number, silent, rate_hz, caption, finished, event, told)
 
 
 def _caption(
@@ -108,4 +113,5 @@ def joined(pieces: list[ReelPiece]) -> Reel:
     is_cut = any(piece.finish_reason == "length" for piece in pieces)
     waveform = np.concatenate([piece.waveform for piece in pieces])
     finish_reason = "length" if is_cut else "stop"
-    return Reel(Audio(waveform, pieces[0].sample_rate_hz, finish_reason), captions)
+    warnings = tuple(warning for piece in pieces for warning in piece.warnings)
+    return Reel(Audio(waveform, pieces[0].sample_rate_hz, finish_reason, warnings), captions)

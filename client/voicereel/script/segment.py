@@ -17,6 +17,7 @@ from pydantic import (
 
 from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
+from voicereel.words import has_words
 
 MAX_SILENCE_S = 60.0  # a longer silence is taken for a mistake, such as milliseconds
 _FIELDS = "speaker_id, text, options, silence_after_s"
@@ -25,6 +26,12 @@ _FIELDS = "speaker_id, text, options, silence_after_s"
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("expected at least one visible character")
+    return text
+
+
+def _has_words(text: str) -> str:
+    if not has_words(_not_blank(text)):
+        raise ValueError("expected at least one letter or digit: no words to say")
     return text
 
 
@@ -37,7 +44,8 @@ def _known_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-Words = Annotated[StrictStr, AfterValidator(_not_blank)]
+Name = Annotated[StrictStr, AfterValidator(_not_blank)]
+Words = Annotated[StrictStr, AfterValidator(_has_words)]
 
 
 class Segment(BaseModel):
@@ -52,7 +60,7 @@ class Segment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    speaker_id: Words
+    speaker_id: Name
     text: Words
     options: Annotated[
         dict[str, StrictInt | StrictFloat | None], AfterValidator(_known_options)

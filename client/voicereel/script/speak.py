@@ -11,11 +11,13 @@ its own. A text of more than 400 bytes becomes several such requests, whose audi
 
 import asyncio
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 from typing_extensions import Unpack
 
 from voicereel.client import Client
+from voicereel.errors import InvalidRequest
 from voicereel.options import Options
 from voicereel.script.reel import Reel, ReelPiece, joined
 from voicereel.script.segment import ScriptLike
@@ -37,6 +39,7 @@ class ScriptOptions(Options, total=False):
             out.
         timeout_s: Seconds for each request, instead of the client's timeout.
         language: ISO 639 code, for the abbreviations in long texts; "en" if left out.
+        retries: As in `Client.synthesize`, for each part; 0 if left out. Not for streams.
     """
 
     max_workers: int
@@ -45,6 +48,7 @@ class ScriptOptions(Options, total=False):
     silence_s: float
     timeout_s: float | None
     language: str
+    retries: int
 
 
 def synthesize_script(
@@ -74,11 +78,12 @@ def synthesize_script(
             "skip" only if all segments failed.
         ValueError: If max_workers, silence_s or on_error make no sense.
     """
-    synthesis = ScriptSynthesis(script, speaker_features, **how)
+    synthesis = ScriptSynthesis(script, speaker_features, limit=_limit_of(client), **how)
+    again: dict[str, Any] = {"retries": synthesis.retries} if synthesis.retries else {}
     counter = ProgressCounter(synthesis, progress)
 
     def speak(part: Part) -> Generator[Sound]:
-        audio = client.synthesize(part.text, **part.request.arguments)
+        audio = client.synthesize(part.text, **part.request.arguments, **again)
         counter.add_part(part.segment, audio.duration_s)
         yield audio
 
@@ -119,9 +124,17 @@ def stream_script(
     segment would be heard. Closing the iterator cancels all requests. A segment that fails after
     it has begun, and is skipped, keeps the audio that had arrived.
     """
-    synthesis = ScriptSynthesis(script, speaker_features, **how)
+    if how.get("retries"):
+        raise InvalidRequest("retries is for whole answers: what was streamed cannot be taken back")
+    synthesis = ScriptSynthesis(script, speaker_features, limit=_limit_of(client), **how)
 
     def speak(part: Part) -> Generator[Sound]:
         yield from client.stream(part.text, **part.request.arguments)
 
     return synthesis.pieces(speak, range(len(synthesis.parts)), threading.Event())
+
+
+def _limit_of(speaker: Speaker) -> Callable[[], int]:
+    """What one request can say; a speaker that does not tell has no limit."""
+    facts = getattr(speaker, "speech_facts", None)
+    return (lambda: facts().letters_per_request) if facts else lambda: 0

@@ -11,11 +11,13 @@ from typing_extensions import Unpack
 
 from voicereel.errors import VoiceReelError
 from voicereel.options import Options
+from voicereel.script.languages import check_language
 from voicereel.script.reel import ReelPiece, captioned
 from voicereel.script.requests import SegmentRequest, requests_of
 from voicereel.script.segment import ScriptLike
-from voicereel.script.sentences import parts_of
+from voicereel.script.sentences import parts_of, sentences_of
 from voicereel.script.workers import Event, Sound, in_script_order
+from voicereel.utterance import checked_retries
 from voicereel.voice import Voice
 
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -58,17 +60,30 @@ class ScriptSynthesis:
         silence_s: float = 0.0,
         timeout_s: float | None = None,
         language: str = "en",
+        retries: int = 0,
+        limit: Callable[[], int] = lambda: 0,
         **options: Unpack[Options],
     ) -> None:
+        """Check a script and cut it into parts.
+
+        Args:
+            script: As for `synthesize_script`, like all others that are not named here.
+            limit: Gives the letters that one request can say at most, beyond a single sentence; 0:
+                no limit. Called only for a script with a text of several sentences.
+        """
+        check_language(language)
         if max_workers < 1:
             raise ValueError(f"max_workers is {max_workers}, expected at least 1")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}, expected raise or skip")
         self.requests = requests_of(script, speaker_features, silence_s, timeout_s, options)
+        self.retries = checked_retries(retries)
+        several = any(len(sentences_of(request.text, language)) > 1 for request in self.requests)
+        most = limit() if several else 0
         self.parts = [
             Part(number, request, text, is_last=index + 1 == len(texts))
             for number, request in enumerate(self.requests)
-            for texts in [parts_of(request.text, language)]
+            for texts in [parts_of(request.text, language, most)]
             for index, text in enumerate(texts)
         ]
         self._max_workers, self._skip = max_workers if parallel else 1, on_error == "skip"

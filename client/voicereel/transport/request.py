@@ -15,6 +15,7 @@ from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
 from voicereel.transport.base import Tensors
 from voicereel.voice import Voice, VoiceFeatures
+from voicereel.words import require_words
 
 
 def speech_request(
@@ -23,9 +24,11 @@ def speech_request(
     """Name and inputs of the model that speaks a text; the streaming model is NAME_stream.
 
     Raises:
-        InvalidRequest: If voice_text is missing or superfluous, or voice or an option is unusable.
+        InvalidRequest: If a text has no words, voice_text is missing or superfluous, or voice or
+            an option is unusable.
         TypeError: If there is no such option, or its value is of another type.
     """
+    require_words(text, "text")
     tensors = {"text": _texts(text), **option_tensors(options)}
     if isinstance(voice, str | os.PathLike) and Path(voice).suffix.lower() == ".npz":
         voice = VoiceFeatures.load(voice)
@@ -36,9 +39,21 @@ def speech_request(
                 + ("give voice=PATH too" if voice is None else "features hold their own words")
             )
         return "fish_tts", tensors | (features_tensors(voice) if voice else {})
-    return "fish_clone", tensors | recording_tensors(voice) | {
-        "reference_text": _texts(_words_of(voice, voice_text))
-    }
+    words = _texts(_words_of(voice, voice_text))  # checked before the recording is read
+    return "fish_clone", tensors | recording_tensors(voice) | {"reference_text": words}
+
+
+def with_text(inputs: Tensors, part: str, attempt: int = 0) -> Tensors:
+    """The inputs for a part of the text; each further attempt has a seed of its own."""
+    asked = inputs | {"text": _texts(part)}
+    if attempt and "seed" in inputs:
+        asked["seed"] = inputs["seed"] + np.uint64(attempt)  # wraps round
+    return asked
+
+
+def facts_request() -> Tensors:
+    """Inputs of fish_facts that ask for all facts."""
+    return {"fact": _texts("")}
 
 
 def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None = None) -> Tensors:
@@ -68,6 +83,7 @@ def features_tensors(voice: VoiceFeatures) -> Tensors:
 def _words_of(voice: str | os.PathLike[str], voice_text: str | None) -> str:
     if voice_text is None:
         raise InvalidRequest(f"voice {voice} needs voice_text: the words spoken in the recording")
+    require_words(voice_text, "voice_text")
     return voice_text
 
 

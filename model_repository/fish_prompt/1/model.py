@@ -7,7 +7,9 @@ from __future__ import annotations  # pb_utils gets its classes only after this 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ensemble.contract.voice import PromptError, references_from
+from ensemble.contract.settings import server_settings
+from ensemble.contract.text import prompt_text
+from ensemble.contract.voice import PromptError, codes_from_flat, references_from
 from ensemble.serving import wire
 from families.registry import prompt_builder
 
@@ -17,6 +19,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict) -> None:
         self.builder = prompt_builder(wire.version_folder(args))
+        self.fold = server_settings().fold_text
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]
@@ -24,12 +27,14 @@ class TritonPythonModel:
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
             self._check_origin(wire.texts(request, "checkpoint_id"))
+            frames = wire.array(request, "reference_frames")
+            (text,) = self._texts(request, "text")
             references = references_from(
-                wire.texts(request, "reference_text"),
-                wire.array(request, "reference_codes"),
-                wire.array(request, "reference_frames"),
+                self._texts(request, "reference_text"),
+                self._codes(request, frames),
+                frames,
             )
-            prompt, prefix = self.builder.build(wire.texts(request, "text")[0], references)
+            prompt, prefix = self.builder.build(text, references)
         except Exception as problem:
             return wire.error("fish_prompt", problem)
         return pb_utils.InferenceResponse(
@@ -38,6 +43,19 @@ class TritonPythonModel:
                 wire.tensor("prefix_length", [prefix], np.int32),
             ]
         )
+
+    def _codes(self, request, frames: np.ndarray | None) -> np.ndarray | None:
+        codes, flat = wire.array(request, "reference_codes"), wire.array(request, "codes")
+        if flat is None or not flat.size:
+            return codes
+        if codes is not None:
+            raise PromptError("got reference_codes and codes, expected one: they are the same.")
+        return codes_from_flat(flat, frames, self.builder.facts)
+
+    def _texts(self, request, name: str) -> list[str]:
+        found = wire.texts(request, name)
+        names = [name] if name == "text" else [f"{name}[{i}]" for i in range(len(found))]
+        return [prompt_text(*pair, self.fold) for pair in zip(found, names, strict=True)]
 
     def _check_origin(self, checkpoint_ids: list[str]) -> None:
         served = self.builder.facts.checkpoint_id

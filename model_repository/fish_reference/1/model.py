@@ -1,6 +1,6 @@
 """fish_reference: reference_audio FP32 (samples,), reference_sample_rate?, chunk_size_s? ->
-waveform, padded, chunk_frames, reference_frames, checkpoint_id. See `ensemble.contract.tensors` and
-`ensemble.contract.reference`.
+waveform, conditioned and padded, chunk_frames, reference_frames, checkpoint_id. See
+`ensemble.contract.tensors` and `ensemble.contract.reference`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -9,15 +9,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ensemble.contract.facts import Facts
-from ensemble.contract.reference import chunk_frames, padded_reference
+from ensemble.contract.reference import chunk_frames, encoder_input
 from ensemble.serving import wire
 
 
 class TritonPythonModel:
-    """Checks a recording and pads it."""
+    """Checks a recording, conditions it and pads it."""
 
     def initialize(self, args: dict) -> None:
-        self.facts = Facts.load(wire.version_folder(args))
+        self.facts, self.warned = Facts.load(wire.version_folder(args)), False
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]
@@ -25,9 +25,10 @@ class TritonPythonModel:
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
             rate = wire.array(request, "reference_sample_rate")
+            self._warn_once(rate)
             size = wire.array(request, "chunk_size_s")
             chunk = chunk_frames(None if size is None else float(size[0]), self.facts)
-            waveform, frames = padded_reference(
+            waveform, frames = encoder_input(
                 wire.required(request, "reference_audio"),
                 None if rate is None else int(rate[0]),
                 self.facts,
@@ -42,3 +43,12 @@ class TritonPythonModel:
                 wire.tensor("checkpoint_id", [self.facts.checkpoint_id], np.object_),
             ]
         )
+
+    def _warn_once(self, rate: np.ndarray | None) -> None:
+        """Say in the log that a rate was not stated: the sound alone does not show a wrong one."""
+        if rate is None and not self.warned:
+            self.warned = True
+            pb_utils.Logger.log_warn(
+                "fish_reference: a recording came without reference_sample_rate and was taken to "
+                f"be at {self.facts.sample_rate} Hz. Callers should state its rate."
+            )
