@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import VoiceReelError
 from voicereel.options import Options
+from voicereel.text import checked_words
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
@@ -119,6 +120,7 @@ class Client:
         Returns:
             Features of this recording; `+` joins those of several.
         """
+        checked_words(text, "text")
         inputs = recording_tensors(path, chunk_size_s)
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)

@@ -17,6 +17,7 @@ from voicereel.audio import Audio, read_recording
 from voicereel.errors import ConfigurationError, InvalidRequest
 from voicereel.options import Options, option_tensors
 from voicereel.project import project_folder
+from voicereel.text import checked_text, checked_words
 from voicereel.voice import Voice, VoiceFeatures
 
 
@@ -52,6 +53,7 @@ class RegularSpeaker:
         **options: Unpack[Options],
     ) -> Audio:
         """Speak a text, like `Client.synthesize`; streaming options have no effect."""
+        checked_text(text, "text")
         if isinstance(voice, str | os.PathLike):
             is_encoded = voice_text is None
             voice = (
@@ -75,6 +77,7 @@ class RegularSpeaker:
         self, path: str | os.PathLike[str], text: str, *, chunk_size_s: float | None = None
     ) -> VoiceFeatures:
         """Encode a recording, like `Client.encode_voice`, in one pass whatever the chunk size."""
+        checked_words(text, "text")
         recording = read_recording(path)
         try:
             with self._lock:

@@ -13,6 +13,7 @@ import numpy as np
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
+from voicereel.text import checked_text, checked_words
 from voicereel.transport.base import Tensors
 from voicereel.voice import Voice, VoiceFeatures
 
@@ -23,10 +24,11 @@ def speech_request(
     """Name and inputs of the model that speaks a text; the streaming model is NAME_stream.
 
     Raises:
-        InvalidRequest: If voice_text is missing or superfluous, or voice or an option is unusable.
+        InvalidRequest: If text or voice_text cannot be sent, voice_text is missing or superfluous,
+            or voice or an option is unusable.
         TypeError: If there is no such option, or its value is of another type.
     """
-    tensors = {"text": _texts(text), **option_tensors(options)}
+    tensors = {"text": _texts(checked_text(text, "text")), **option_tensors(options)}
     if isinstance(voice, str | os.PathLike) and Path(voice).suffix.lower() == ".npz":
         voice = VoiceFeatures.load(voice)
     if voice is None or isinstance(voice, VoiceFeatures):
@@ -36,9 +38,8 @@ def speech_request(
                 + ("give voice=PATH too" if voice is None else "features hold their own words")
             )
         return "fish_tts", tensors | (features_tensors(voice) if voice else {})
-    return "fish_clone", tensors | recording_tensors(voice) | {
-        "reference_text": _texts(_words_of(voice, voice_text))
-    }
+    words = _texts(_words_of(voice, voice_text))
+    return "fish_clone", tensors | recording_tensors(voice) | {"reference_text": words}
 
 
 def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None = None) -> Tensors:
@@ -57,6 +58,8 @@ def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None =
 
 def features_tensors(voice: VoiceFeatures) -> Tensors:
     """An encoded voice as inputs of fish_tts."""
+    for text in (*voice.texts, voice.checkpoint_id):
+        checked_text(text, "a text of the voice")
     return {
         "reference_text": _texts(*voice.texts),
         "reference_codes": voice.codes[None],
@@ -68,7 +71,7 @@ def features_tensors(voice: VoiceFeatures) -> Tensors:
 def _words_of(voice: str | os.PathLike[str], voice_text: str | None) -> str:
     if voice_text is None:
         raise InvalidRequest(f"voice {voice} needs voice_text: the words spoken in the recording")
-    return voice_text
+    return checked_words(voice_text, "voice_text")
 
 
 def _texts(*texts: str) -> np.ndarray:
