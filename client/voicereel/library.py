@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from voicereel.errors import InvalidRequest
+from voicereel.places import check_place
 from voicereel.text import broken_character, composed
 from voicereel.voice import VoiceFeatures
 
@@ -76,6 +77,8 @@ class VoiceLibrary:
         path = self.path_of(name)
         if path.exists() and not replace:
             raise InvalidRequest(f"voice {name} exists: {path}. Replace it with --force")
+        folder = next(f for f in (self.folder, *self.folder.absolute().parents) if f.exists())
+        check_place(folder / path.name if folder == self.folder else folder / ".voicereel")
         return path
 
     def names(self) -> list[str]:
