@@ -99,7 +99,7 @@ class AudioWriter:
         self._keep_true = KEEP_TRUE.get(suffix)
         with self._named_errors():
             self._file = soundfile.SoundFile(
-                path, "w", sample_rate_hz, channels=1, format=_FORMATS[suffix]
+                _name(path), "w", sample_rate_hz, channels=1, format=_FORMATS[suffix]
             )
 
     def write(self, waveform: np.ndarray) -> None:
@@ -179,17 +179,22 @@ def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
     return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots slightly
 
 
+def _name(path: str | os.PathLike[str]) -> str | bytes:
+    """A file's name as soundfile takes it: names on POSIX are bytes, and need not be UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else os.fspath(path)
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """Read float32 (samples, channels), up to a second more than allowed; and the rate in Hz."""
     if not Path(path).is_file():
         raise InvalidRequest(f"{path}: no such file")
     try:
-        with soundfile.SoundFile(streamed_wav(path, MAX_RECORDING_S + 1) or path) as file:
+        with soundfile.SoundFile(streamed_wav(path, MAX_RECORDING_S + 1) or _name(path)) as file:
             limit = int((MAX_RECORDING_S + 1) * file.samplerate)
             return file.read(limit, dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
-        name = shlex.quote(str(path))
+        name, reason = shlex.quote(str(path)), getattr(error, "error_string", error)
         raise InvalidRequest(
-            f"{path} cannot be read as audio: {error} WAV, FLAC, OGG (Vorbis, Opus), MP3 and AIFF "
+            f"{path} cannot be read as audio: {reason} WAV, FLAC, OGG (Vorbis, Opus), MP3 and AIFF "
             f"are read. Convert others: ffmpeg -i {name} -ac 1 recording.wav"
         ) from None

@@ -108,26 +108,40 @@ def test_captions_that_cannot_be_written(tmp_path: Path) -> None:
             save_captions(captions, tmp_path / f"a{suffix}")
 
 
-def test_the_command_line_never_shows_a_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["say", LATIN, "-o", "a.wav"],
+        ["say", "Hi", "-o", "a.wav", "--voice", LATIN],
+        ["say", "Hi", "-o", LATIN],
+        ["say", "Hi", "-o", "a.wav", "--voice", "a.wav", "--voice-text", LATIN],
+        ["script", LATIN, "-o", "a.wav"],
+        ["voice", "add", LATIN, "a.wav", "--text", "x"],
+        ["voice", "add", "Ann", "a.wav", "--text", LATIN],
+        ["voice", "show", LATIN],
+    ],
+)
+def test_arguments_that_are_not_utf_8(tmp_path: Path, arguments, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.wav").write_bytes(b"")
+    code, _, err = run(*arguments, *(["--url", "127.0.0.1:1"] if arguments[1] != "show" else []))
+    assert (code, "InvalidRequest" in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_bytes_that_are_not_utf_8_reach_the_messages(fake: FakeServer, tmp_path: Path) -> None:
+    """In a process of its own: there the terminal's encoding has a say."""
+    fake.answer = lambda _: iter([whole(np.zeros(10))])
     latin = b"Gr\xfc\xdfe"
-    for arguments in (
-        [b"say", latin, b"-o", b"a.wav"],
-        [b"say", b"Hi", b"-o", b"a.wav", b"--voice", latin],
-        [b"say", b"Hi", b"-o", latin],
-        [b"say", b"Hi", b"-o", b"a.wav", b"--voice", b"a.wav", b"--voice-text", latin],
-        [b"script", latin, b"-o", b"a.wav"],
-        [b"voice", b"add", latin, b"a.wav", b"--text", b"x"],
-        [b"voice", b"add", b"Ann", b"a.wav", b"--text", latin],
-        [b"voice", b"show", latin],
+    python = [os.fsencode(sys.executable), b"-m", b"voicereel", b"say", b"--url", fake.url.encode()]
+    for words, rc, stream, shown in (
+        ([latin, b"-o", b"a.wav"], 2, "stderr", b"text: character 3 is the byte 0xfc"),
+        ([b"Hi", b"-o", latin + b".wav", b"--json"], 0, "stdout", b"Gr\\udcfc\\udcdfe.wav"),
     ):
-        done = subprocess.run(
-            [os.fsencode(sys.executable), b"-m", b"voicereel", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"VOICEREEL_VOICES": str(tmp_path), "VOICEREEL_URL": "127.0.0.1:1"},
-            capture_output=True,
-        )
-        assert done.returncode == 2, (arguments, done.stderr)
-        assert b"InvalidRequest" in done.stderr and b"Traceback" not in done.stderr, done.stderr
+        done = subprocess.run([*python, *words], cwd=tmp_path, capture_output=True)
+        assert done.returncode == rc, done.stderr
+        assert shown in getattr(done, stream) and b"Traceback" not in done.stderr
+    assert json.loads(done.stdout)["file"].encode(errors="surrogateescape") == latin + b".wav"
 
 
 @pytest.mark.parametrize(
