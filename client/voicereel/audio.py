@@ -179,7 +179,7 @@ def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
     return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots slightly
 
 
-def _name(path: str | os.PathLike[str]) -> str | bytes:
+def _name(path: str | os.PathLike[str]) -> Any:
     """A file's name as soundfile takes it: names on POSIX are bytes, and need not be UTF-8."""
     return os.fsencode(path) if os.name == "posix" else os.fspath(path)
 

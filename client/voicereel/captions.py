@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typing_extensions import NotRequired, TypedDict
 
-from voicereel.cues import CUE_LINES, LINE_CHARACTERS, Cue, Layout
+from voicereel.cues import CUE_LINES, LAYOUT, LINE_CHARACTERS, Cue, Layout
 from voicereel.errors import InvalidRequest
 from voicereel.text import broken_character
 
@@ -40,7 +40,7 @@ class Caption(TypedDict):
     parts: NotRequired[list[CaptionPart]]
 
 
-def srt(captions: Iterable[Caption], layout: Layout = Layout()) -> str:
+def srt(captions: Iterable[Caption], layout: Layout = LAYOUT) -> str:
     """The text of a SubRip file; times are rounded to milliseconds.
 
     A caption that does not fit into one cue becomes several; the first names the speaker.
@@ -54,7 +54,7 @@ def srt(captions: Iterable[Caption], layout: Layout = Layout()) -> str:
     )
 
 
-def vtt(captions: Iterable[Caption], layout: Layout = Layout()) -> str:
+def vtt(captions: Iterable[Caption], layout: Layout = LAYOUT) -> str:
     """The text of a WebVTT file, whose cues all name the speaker; times are as in `srt`."""
     cues = [
         f"{_times(cue, '.')}\n<v {_escaped(_one_line(c['speaker']))}>"
@@ -65,7 +65,7 @@ def vtt(captions: Iterable[Caption], layout: Layout = Layout()) -> str:
     return "\n".join(["WEBVTT\n", *cues])
 
 
-def as_json(captions: Iterable[Caption], layout: Layout = Layout()) -> str:
+def as_json(captions: Iterable[Caption], layout: Layout = LAYOUT) -> str:
     """The text of a JSON list, one object for each caption; times are exact to the sample."""
     return json.dumps(list(captions), ensure_ascii=False, indent=2) + "\n"
 

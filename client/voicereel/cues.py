@@ -15,9 +15,6 @@ from voicereel.errors import InvalidRequest
 
 LINE_CHARACTERS, CUE_LINES = 42, 2  # what broadcasters use for Latin scripts
 
-# East Asian characters that begin no line, and those that end none.
-_NOT_FIRST = frozenset("、。，．・：；？！）」』】〕〉》’”ー々ぁぃぅぇぉっゃゅょァィゥェォッャュョ…‥,.!?:;)]}")
-_NOT_LAST = frozenset("（「『【〔〈《‘“([{")
 _JOINER = "\u200d"
 
 
@@ -70,7 +67,7 @@ class Layout:
         text = prefix + " ".join(text for _, _, text in spans)
         whole = self._lines(text)
         by_sentence = [line for sentence in _sentences(text) for line in self._lines(sentence)]
-        if 1 < len(whole) and len(by_sentence) <= self.cue_lines:
+        if len(whole) > 1 and len(by_sentence) <= self.cue_lines:
             whole = by_sentence
         if len(whole) <= self.cue_lines:
             return [Cue(spans[0][0], spans[-1][1], whole, is_first=True)]
@@ -105,6 +102,9 @@ def _sentences(text: str) -> list[str]:
     return [sentence.strip() for sentence in sentences_of("en", text) if sentence.strip()]
 
 
+LAYOUT = Layout()
+
+
 def wrapped(text: str, width: int) -> list[str]:
     """Fill lines of at most `width` characters; a word that is longer is cut."""
     lines, line = [], ""
@@ -128,8 +128,8 @@ def _pieces(text: str) -> Iterator[str]:
         if before == " " or (
             (_is_wide(before) or _is_wide(after))
             and after != " "
-            and after not in _NOT_FIRST
-            and before not in _NOT_LAST
+            and not _begins_no_line(after)
+            and unicodedata.category(before) not in ("Ps", "Pi")  # opening brackets and quotes
             and not _continues(text, at)
         ):
             yield text[start:at]
@@ -146,6 +146,12 @@ def _continues(text: str, at: int) -> bool:
     """Whether the character at this place belongs to the one before it."""
     mark = unicodedata.category(text[at])[0] == "M" or "\U0001f3fb" <= text[at] <= "\U0001f3ff"
     return mark or _JOINER in text[at - 1 : at + 1]
+
+
+def _begins_no_line(character: str) -> bool:
+    """Whether it ends a phrase, lengthens or repeats the one before, or is a small kana."""
+    closes = unicodedata.category(character) in ("Pe", "Pf", "Po", "Lm")
+    return closes or "LETTER SMALL" in unicodedata.name(character, "")
 
 
 def _is_wide(character: str) -> bool:

@@ -1,4 +1,4 @@
-"""Places for files: checked before the work, and another one when the work is done and they fail."""
+"""Places for files: checked before the work, and replaced by another when one fails after it."""
 
 import math
 import os

@@ -40,16 +40,18 @@ def fed(stdin: str | bytes, *arguments: object) -> tuple[int, bytes, str]:
 def test_text_of_a_file_and_of_standard_input(fake: FakeServer) -> None:
     Path("chapter.txt").write_text("\ufeffOnce upon\r\na time.\r\n", newline="")
     for arguments in (["--text-file", "chapter.txt"], ["--text-file", "-"], ["-"]):
-        code, _, err = fed("Once upon\na time.\n", "say", *arguments, "-o", "a.wav", "--url", fake.url)
+        code, _, err = fed(
+            "Once upon\na time.\n", "say", *arguments, "-o", "a.wav", "--url", fake.url
+        )
         assert (code, said(fake)) == (0, "Once upon\na time."), err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chapter.txt"], "'chapter.txt' is a file. To speak what is in it: --text-file chapter.txt"),
+        (["chapter.txt"], "is a file. To speak what is in it: --text-file chapter.txt. To speak"),
         (["letter"], "'letter' is a file. To speak"),
-        (["play.yaml"], "'play.yaml' is a file. To speak what is in it: voicereel script play.yaml"),
+        (["play.yaml"], "'play.yaml' is a file. .* what is in it: voicereel script play.yaml"),
         (["missing.TXT"], "looks like the name of a file, and there is none here"),
         (["../book.md"], "looks like the name of a file"),
         (["subs.srt"], "voicereel script subs.srt"),
@@ -61,7 +63,7 @@ def test_text_of_a_file_and_of_standard_input(fake: FakeServer) -> None:
         (["Hi", "--text-file", "chapter.txt"], "there are two texts"),
         ([], "there is no text. Give one, or --text-file FILE; a single dash reads"),
         (["-only"], "begins with a dash goes last, after two dashes"),
-        (["Hi", "--voice", "a.wav", "--voice-text", "chapter.txt"], r'--voice-text "\$\(cat chapter'),
+        (["Hi", "--voice", "a.wav", "--voice-text", "letter"], r'--voice-text "\$\(cat letter'),
     ],
 )  # fmt: skip
 def test_texts_that_are_none_are_refused(fake: FakeServer, arguments, message) -> None:
@@ -97,7 +99,9 @@ def test_empty_standard_input_is_refused(fake: FakeServer) -> None:
     assert code == 2 and "standard input, line 1: invalid start byte, expected UTF-8" in err
 
 
-@pytest.mark.parametrize("text", ["- Good morning.", "-5 degrees", "-5", "-x marks it", "--- so ---"])
+@pytest.mark.parametrize(
+    "text", ["- Good morning.", "-5 degrees", "-5", "-x marks it", "--- so ---"]
+)
 def test_a_text_may_begin_with_a_dash(fake: FakeServer, text: str) -> None:
     told = ["-o", "a.wav", "--url", fake.url]
     for arguments in ([text, *told], [*told, text], [*told, "--", text]):
@@ -136,7 +140,11 @@ def test_a_stream_on_standard_output(fake: FakeServer) -> None:
 def test_a_script_through_pipes(fake: FakeServer) -> None:
     VoiceFeatures(np.ones((10, 3), np.int64), (3,), ("hello",), "id").save("v.npz")
     told = ["-o", "-", "--voice", "A=v.npz", "--captions", "a.srt", "--url", fake.url]
-    for text in ("A: Hello.", '[{"speaker_id": "A", "text": "Hello."}]', "- {speaker_id: A, text: Hi}"):
+    for text in (
+        "A: Hello.",
+        '[{"speaker_id": "A", "text": "Hello."}]',
+        "- {speaker_id: A, text: Hi}",
+    ):
         code, out, err = fed(text, "script", "-", *told)
         assert code == 0, err
         assert soundfile.info(io.BytesIO(out)).frames == 22_050
@@ -187,3 +195,45 @@ def test_a_list_whose_reader_leaves_ends_quietly(tmp_path: Path) -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_a_chapter_is_spoken_in_parts(fake: FakeServer, more: list[str]) -> None:
+    def answer(inputs):
+        if "text" not in inputs:
+            yield {
+                "codes": np.arange(10 * 32).reshape(1, 10, 32),
+                "reference_frames": np.array([[22]], np.int32),
+                "checkpoint_id": np.array([[b"abc"]], np.object_),
+            }
+        elif more:
+            yield chunk(0, is_last=True)
+        else:
+            yield whole(np.zeros(50))
+
+    fake.answer = answer
+    chapter = "Once upon a time there was a dolphin. " * 40
+    Path("chapter.txt").write_text(chapter)
+    soundfile.write("a.wav", np.zeros(44_100), 44_100)
+    told = [
+        "say",
+        "--text-file",
+        "chapter.txt",
+        "--seed",
+        7,
+        "-o",
+        "b.wav",
+        "--url",
+        fake.url,
+        *more,
+    ]
+    assert run(*told, "--voice", "a.wav", "--voice-text", "hello")[0] == 0
+    first, *rest = map(inputs_of, fake.requests)
+    assert "reference_audio" in first and len(rest) > 1
+    assert {inputs["reference_text"].item() for inputs in rest} == {b"hello"}
+    assert {inputs["seed"].item() for inputs in rest} == {7}
+    texts = sorted(inputs["text"].item().decode() for inputs in rest)
+    assert "".join(sorted(" ".join(texts).split())) == "".join(sorted(chapter.split()))
+    assert soundfile.info("b.wav").frames == 50 * len(rest)
+    for wrong in (["--voice-text", "x"], ["--voice", "a.wav"]):
+        assert run(*told, *wrong)[0] == 2

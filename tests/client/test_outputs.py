@@ -61,7 +61,7 @@ def fake(fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
             for kind, end in ((SAY, "wav"), ([*SAY[:2], "--stream", "-o"], "flac"),
                               (SCRIPT, "mp3"), (ENCODE, "npz"))
             for path, message in (
-                ("nowhere/x.{}", r"cannot write nowhere/x\.\w+: there is no folder .*nowhere. Create"),
+                ("nowhere/x.{}", r"cannot write nowhere/x\.\w+: there is no folder .*nowhere"),
                 ("play.json/x.{}", r"cannot write play\.json/x\.\w+: there is no folder"),
                 ("x.xyz", "cannot write x.xyz: expected a name in "),
                 ("x" * 300 + ".{}", "File name too long"),
@@ -76,7 +76,7 @@ def fake(fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
         ([*SCRIPT, "x.wav", "--captions", "link.vtt"], "link.vtt: the same file is written twice"),
         (["script", "play.srt", *SCRIPT[2:], "x.wav", "--captions", "./play.srt"], "is read too"),
         ([*SAY, "a.wav", "--voice", "a.wav", "--voice-text", "x"], "a.wav: the same file is read"),
-        (["voice", "encode", "v.npz", "--text", "x", "-o", "v.npz"], "v.npz: the same file is read"),
+        (["voice", "encode", "v.npz", "--text", "x", "-o", "v.npz"], "the same file is read"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_refused_first(fake: FakeServer, command, message) -> None:
@@ -112,7 +112,7 @@ def test_a_check_leaves_everything_as_it_was(tmp_path: Path) -> None:
         check_place(tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {"old.wav", "dangling.wav", "pipe.wav"}
     assert (tmp_path / "old.wav").read_bytes() == b"precious"
-    with pytest.raises(InvalidRequest, match="cannot write a\0b.wav: .*null"):
+    with pytest.raises(InvalidRequest, match=r"cannot write a\x00b\.wav: .*null"):
         check_place("a\0b.wav")
 
 
@@ -131,7 +131,8 @@ def test_permission_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "name"),
     [([*SAY, "out/x.wav"], "x.wav"), ([*SAY, "out/x.mp3"], "x.mp3"),
-     ([*SCRIPT, "out/x.flac", "--captions", "out/x.srt"], "x.flac"), ([*ENCODE, "out/x.npz"], "x.npz"),
+     ([*SCRIPT, "out/x.flac", "--captions", "out/x.srt"], "x.flac"),
+     ([*ENCODE, "out/x.npz"], "x.npz"),
      (["voice", "add", "x", "a.wav", "--text", "hello"], "x.npz")],
 )  # fmt: skip
 def test_what_is_finished_is_kept(fake: FakeServer, command, name, monkeypatch, tmp_path) -> None:

@@ -188,5 +188,5 @@ def test_a_script_without_a_name_is_known_by_its_first_lines(text: str, tmp_path
         load_script(written(tmp_path, "play", text)),
     ):
         assert [(s.speaker_id, s.text) for s in script] == expected
-    with pytest.raises(InvalidRequest, match="^standard input, line 2: got 'what'"):
+    with pytest.raises(InvalidRequest, match=r"^standard input, line 2: got 'what'"):
         parse_script_text(b"A: x\nwhat", "standard input")

@@ -183,7 +183,8 @@ def test_a_recording_that_is_empty_stays_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a b.m4a", b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(100)), ("a.webm", b"\x1aE\xdf\xa3" + bytes(99)),
+    [("a b.m4a", b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(100)),
+     ("a.webm", b"\x1aE\xdf\xa3" + bytes(99)),
      ("a.wav", b"RIFF\0\0\0\0WAVEfmt "), ("a.aac", bytes(50)), ("b.wav", b"")],
 )  # fmt: skip
 def test_a_format_that_is_not_read_says_what_to_do(tmp_path: Path, name, content) -> None:

@@ -1,4 +1,4 @@
-"""How commands end: what was written is closed first, whatever ends them, and the status is Unix's."""
+"""How commands end: files are closed first, whatever the end, and the status is Unix's."""
 
 import os
 import signal

@@ -93,7 +93,9 @@ class Outputs:
     def is_stdout(self) -> bool:
         return self.audio == STANDARD_OUTPUT
 
-    def check(self, text_bytes: int, silence_s: float = 0.0, read: Iterable[Path | None] = ()) -> None:
+    def check(
+        self, text_bytes: int, silence_s: float = 0.0, read: Iterable[Path | None] = ()
+    ) -> None:
         """Refuse what cannot be written, before any request.
 
         Args:

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from voicereel.cli.options import Json, Timeout, Url, Via, takes_options
 from voicereel.cli.output import Outputs, Spoken, write_reel, write_streamed, write_whole
 from voicereel.cli.session import connected, console, library, print_result
+from voicereel.cli.speech import Speech
 from voicereel.cli.texts import (
     STANDARD_INPUT,
     check_is_no_file,
@@ -61,28 +62,25 @@ def say(
     as_json: Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Speak a text into an audio file."""
+    """Speak a text into an audio file; a long one in parts that end with its sentences."""
     with connected(url, protocol, timeout) as client, console.status("speaking") as status:
         words = given_text(text, text_file)
         if voice_text is not None:
             check_is_no_file(voice_text, '--voice-text "$(cat {})"')
         file = library().find(voice) if voice else None
         outputs = Outputs(output)
-        outputs.check(_size(words), read=[file])
+        speech = Speech(client, words, file, voice_text, options)
+        outputs.check(speech.text_bytes, read=[file])
         if stream:
-            chunks = client.stream(words, file, voice_text=voice_text, **options)
             spoken = write_streamed(
-                chunks, outputs, lambda audio_s, wall_s: status.update(_speed(audio_s, wall_s))
+                speech.chunks(),
+                outputs,
+                lambda audio_s, wall_s: status.update(_speed(audio_s, wall_s)),
             )
         else:
-            spoken = write_whole(
-                lambda: client.synthesize(words, file, voice_text=voice_text, **options), outputs
-            )
+            spoken = write_whole(speech.whole, outputs)
     if spoken.finish_reason == "length":
-        console.print(
-            "[yellow]cut off by max_new_tokens[/yellow]: allow more, or speak a long text as a "
-            "script of one segment, which is split into sentences"
-        )
+        console.print("[yellow]cut off by max_new_tokens[/yellow]: allow more, or shorten the text")
     _report(spoken, outputs, as_json)
 
 
@@ -135,7 +133,7 @@ def script(
         voices = _voices(segments, voice or [])
         outputs = Outputs(output, captions)
         pauses_s = sum(silence if (s := one.silence_after_s) is None else s for one in segments)
-        text_bytes = sum(_size(one.text) for one in segments)
+        text_bytes = sum(len(one.text.encode()) for one in segments)
         outputs.check(text_bytes, pauses_s, [file, *voices.values()])
         with _Bar(len(segments)) as bar:
             spoken = write_reel(
@@ -163,11 +161,6 @@ def _script_in(file: Path) -> Script:
     if str(file) == STANDARD_INPUT:
         return parse_script_text(read_standard_input(), "standard input")
     return load_script(file)
-
-
-def _size(text: str) -> int:
-    """Bytes of a text; one that cannot be encoded is refused where it is sent."""
-    return len(text.encode(errors="replace"))
 
 
 def _report(spoken: Spoken, outputs: Outputs, as_json: bool) -> None:

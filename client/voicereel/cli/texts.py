@@ -95,7 +95,7 @@ def check_is_no_file(text: str, remedy: str) -> None:
         remedy: What to write instead; {} is the file's name.
 
     Raises:
-        InvalidRequest: If there is such a file, or the text is a single word with the ending of one.
+        InvalidRequest: If there is such a file, or the text is one word with the ending of one.
     """
     try:
         exists = os.path.isfile(text)

@@ -12,8 +12,8 @@ from rich.table import Table
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ
 from voicereel.cli.options import Json, Timeout, Url, Via
 from voicereel.cli.session import connected, library, print_result, reported
-from voicereel.client import Client
 from voicereel.cli.texts import check_is_no_file
+from voicereel.client import Client
 from voicereel.errors import InvalidRequest
 from voicereel.library import VoiceLibrary
 from voicereel.places import check_different, check_place, save_somewhere

@@ -47,8 +47,12 @@ def parse_script_text(raw: bytes, source: str) -> Script:
 
 def _script(text: str, source: str, suffix: str) -> Script:
     readers = {
-        ".json": _json, ".yaml": _yaml, ".yml": _yaml, ".srt": read_subtitles, ".vtt": read_subtitles
-    }  # fmt: skip
+        ".json": _json,
+        ".yaml": _yaml,
+        ".yml": _yaml,
+        ".srt": read_subtitles,
+        ".vtt": read_subtitles,
+    }
     reader = readers.get(suffix.lower() or _format_of(text), _plain)
     segments, lines = reader(text, source)
     return parse_script(segments, source=source, lines=lines)

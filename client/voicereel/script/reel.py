@@ -102,7 +102,9 @@ def _caption(
 ) -> Caption:
     if error is None:
         caption = Caption(start=start, end=end, speaker=request.speaker, text=request.text)
-        return caption | {"parts": parts} if parts else caption
+        if parts:
+            caption["parts"] = parts
+        return caption
     text = f"[not spoken: {type(error).__name__}] {request.text}"
     return Caption(start=start, end=end, speaker=request.speaker, text=text, error=str(error))
 

@@ -28,7 +28,6 @@ from voicereel.script.workers import Sound
 from voicereel.speaker import Speaker
 from voicereel.voice import Voice
 
-
 _waiting: ThreadPoolExecutor  # has the threads of `synthesize_script_async`
 
 
