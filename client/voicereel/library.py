@@ -50,8 +50,12 @@ class VoiceLibrary:
 
     def _stored(self, name: str) -> Path | None:
         """The file of a voice that is kept, in whatever form its name was written."""
+        name = composed(name)
+        path = self.folder / f"{name}.npz"
+        if not _problem(name) and path.is_file():  # whatever the file system makes of its case
+            return path
         kept = {composed(path.stem): path for path in self.folder.glob("*.npz")}
-        return kept.get(composed(name))
+        return kept.get(name)
 
     def __contains__(self, name: str) -> bool:
         return self._stored(name) is not None

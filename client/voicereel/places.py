@@ -25,7 +25,8 @@ def check_place(path: str | os.PathLike[str], expected_bytes: int = 0) -> None:
         place = Path(os.path.realpath(path))
         if not place.parent.is_dir():
             raise InvalidRequest(
-                f"cannot write {path}: there is no folder {place.parent}. Create it: mkdir -p"
+                f"cannot write {path}: there is no folder {place.parent}. Create it, or "
+                "correct the name."
             )
         is_new = not place.exists()
         if is_new or place.is_file():  # to open a pipe would wait for its reader
@@ -70,25 +71,33 @@ def check_different(outputs: Iterable[Path | None], inputs: Iterable[Path | None
         seen[real] = "is written twice"
 
 
-def save_somewhere(save: Callable[[Path], None], path: Path) -> str:
+def save_somewhere(save: Callable[[Path], None], path: Path, name: str = "") -> str:
     """Save what is finished in its place; if that fails, in another one.
 
     Args:
         save: Writes the file of a name.
         path: Its place.
+        name: Of the file in another place; that of `path` if left out.
 
     Returns:
         "", or why its place failed and where the file is.
+
+    Raises:
+        BrokenPipeError: If nobody reads it any more.
     """
     try:
         save(path)
         return ""
+    except BrokenPipeError:  # the reader of standard output wants no more
+        raise
     except (InvalidRequest, OSError) as error:
         is_ours = isinstance(error, InvalidRequest)
         problem = str(error) if is_ours else f"cannot write {path}: {error.strerror}"
     for folder in dict.fromkeys([tempfile.gettempdir(), os.curdir, Path.home(), "/dev/shm"]):
         try:
-            kept = Path(tempfile.mkdtemp(prefix="voicereel-", dir=folder), path.name).resolve()
+            kept = Path(
+                tempfile.mkdtemp(prefix="voicereel-", dir=folder), name or path.name
+            ).resolve()
         except OSError:
             continue
         try:

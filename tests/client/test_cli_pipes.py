@@ -57,6 +57,7 @@ def test_text_of_a_file_and_of_standard_input(fake: FakeServer) -> None:
         (["subs.srt"], "voicereel script subs.srt"),
         (["--text-file", "missing.txt"], "cannot read missing.txt: No such file"),
         (["--text-file", "latin.txt"], "latin.txt, line 2: .* expected UTF-8"),
+        (["--text-file", "play.yaml"], "is a script, expected a text. Speak it: voicereel script"),
         (["--text-file", "."], "cannot read .: Is a directory"),
         (["--text-file", "empty.txt"], "empty.txt has no words to say"),
         (["--text-file", "zeros.txt"], "zeros.txt is no text: it holds NUL bytes"),
@@ -135,6 +136,19 @@ def test_a_stream_on_standard_output(fake: FakeServer) -> None:
     assert out[4:8] == out[40:44] == b"\xff" * 4
     back, rate_hz = soundfile.read(io.BytesIO(out), dtype="int16")
     assert rate_hz == 44_100 and back.tolist() == [0] * 50 + [32767] * 7
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_behind_standard_output_loses_nothing(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with open("/dev/full", "w") as full, monkeypatch.context() as patched:
+        patched.setattr(stdout, "sys", type("sys", (), {"stdout": full}))
+        code, _, err = run("say", "Hi", "-o", "-", "--url", fake.url)
+    assert code == 2 and "cannot write to standard output: No space left on device" in err
+    kept = re.search(r"not lost: (\S+/speech.wav)", err)
+    assert kept and soundfile.info(kept[1]).frames == 22_050
 
 
 def test_a_script_through_pipes(fake: FakeServer) -> None:

@@ -123,13 +123,18 @@ class Outputs:
         Raises:
             InvalidRequest: If a file could not be written; says where it is instead.
         """
+
+        def save(place: Path) -> None:
+            if place == STANDARD_OUTPUT:
+                write_wav(audio.waveform, audio.sample_rate_hz)
+            else:
+                audio.save(place)
+
         problems = []
-        if not self.is_stdout:
-            problems.append(save_somewhere(audio.save, self.audio))
-        if captions and self.captions:
+        if captions and self.captions:  # first: the reader of standard output may leave
             problems.append(save_somewhere(captions, self.captions))
-        if self.is_stdout:
-            write_wav(audio.waveform, audio.sample_rate_hz)
+        name = "speech.wav" if self.is_stdout else self.audio.name
+        problems.insert(0, save_somewhere(save, self.audio, name))
         if any(problems):
             raise InvalidRequest("\n".join(filter(None, problems)))
 
@@ -176,7 +181,8 @@ def write_streamed(
                     samples += len(chunk.waveform)
                     progress(samples / rate_hz, wall_s)
             except (VoiceReelError, Stopped, KeyboardInterrupt) as error:
-                held = f"{outputs.audio} holds the first {samples / rate_hz:.2f} s only"
+                where = "standard output" if outputs.is_stdout else outputs.audio
+                held = f"{where} holds the first {samples / rate_hz:.2f} s only"
                 if isinstance(error, VoiceReelError):
                     raise type(error)(f"{error}\n{held}") from None
                 console.print(f"stopped: {held}", markup=False, highlight=False, soft_wrap=True)

@@ -76,6 +76,10 @@ def given_text(argument: str | None, file: str | None) -> str:
     if STANDARD_INPUT in (argument, file):
         text, source = decoded(read_standard_input(), "standard input"), "standard input"
     elif file is not None:
+        if Path(file).suffix.lower() in _SCRIPTS:
+            raise InvalidRequest(
+                f"{file} is a script, expected a text. Speak it: voicereel script {file} -o FILE"
+            )
         text, source = read_text(file), file
     else:
         check_is_no_file(argument or "", "--text-file {}")
