@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,10 @@ class AudioWriter:
                 self._write_length()
 
     def _write_length(self) -> None:
-        if self._keep_true and self._path.is_file():  # a device has no header
-            with self._path.open("r+b") as file:
+        """Keep the header true, once there is one; a device has none."""
+        if self._keep_true and self._samples and self._path.is_file():
+            # On some file systems a full disk refuses this too: then the last length stays.
+            with suppress(OSError), self._path.open("r+b") as file:
                 self._keep_true(file, self._samples)
 
     @contextmanager

@@ -57,6 +57,16 @@ def test_pieces_make_the_same_file_as_the_whole(tmp_path: Path, suffix: str) -> 
         assert whole == plain
 
 
+@pytest.mark.parametrize("suffix", HELD_BACK)
+def test_no_samples_make_a_file_too(tmp_path: Path, suffix: str) -> None:
+    with AudioWriter(tmp_path / f"a.{suffix}", RATE_HZ) as writer:
+        for piece in (NOISE[:0], NOISE[:100], NOISE[:0]):
+            writer.write(piece)
+    assert len(soundfile.read(tmp_path / f"a.{suffix}")[0]) >= 100
+    Audio(NOISE[:0], RATE_HZ, "stop").save(tmp_path / f"b.{suffix}")
+    assert (tmp_path / f"b.{suffix}").exists()
+
+
 @contextmanager
 def longest_file(size: int) -> Iterator[None]:
     """What a full disk does: no file may become longer."""
