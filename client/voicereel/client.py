@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import VoiceReelError
 from voicereel.options import Options
-from voicereel.text import checked_words
+from voicereel.text import checked_text, checked_words
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
@@ -52,6 +52,7 @@ class Client:
         transports = {"grpc": GrpcTransport, "http": HttpTransport}
         if protocol not in transports:
             raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
+        checked_text(url, "url")
         self._timeout_s = _checked(timeout_s)
         self._transport: Transport = transports[protocol](url)
 

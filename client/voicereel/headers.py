@@ -86,7 +86,7 @@ def streamed_wav(path: str | os.PathLike[str], longest_s: float) -> BinaryIO | N
                 struct.pack_into("<I", header, start - 4, UNKNOWN_SIZE)
                 return io.BytesIO(header + file.read(int(bytes_per_s * longest_s)))
             if name == b"fmt ":
-                bytes_per_s = struct.unpack("<8xI", file.read(12))[0]
+                bytes_per_s = int.from_bytes(file.read(12)[8:], "little")
                 size -= 12
             file.seek(size + size % 2, os.SEEK_CUR)
     return None

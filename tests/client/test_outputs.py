@@ -89,6 +89,17 @@ def test_what_cannot_be_written_is_refused_first(fake: FakeServer, command, mess
     assert Path("old.wav").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("folder", ["play.json", "play.json/voices", "v.npz/a/b"])
+def test_a_voice_that_cannot_be_kept_is_refused_first(fake, folder: str, monkeypatch) -> None:
+    from voicereel.settings import settings
+
+    monkeypatch.setenv("VOICEREEL_VOICES", folder)
+    settings.cache_clear()
+    code, _, err = run("voice", "add", "Ann", "a.wav", "--text", "hello", "--url", fake.url)
+    assert (code, fake.requests) == (2, [])
+    assert "cannot write" in err and "there is no folder" in err
+
+
 Usage = namedtuple("Usage", "total used free")
 
 

@@ -70,7 +70,7 @@ def say(
         file = library().find(voice) if voice else None
         outputs = Outputs(output)
         speech = Speech(client, words, file, voice_text, options)
-        outputs.check(speech.text_bytes, read=[file])
+        outputs.check(speech.text_bytes, read=[file, Path(text_file) if text_file else None])
         if stream:
             spoken = write_streamed(
                 speech.chunks(),

@@ -83,12 +83,12 @@ def given_text(argument: str | None, file: str | None) -> str:
         text, source = read_text(file), file
     else:
         check_is_no_file(argument or "", "--text-file {}")
-        return argument or ""
+        text, source = argument or "", "the text"
     if not text.strip():
         raise InvalidRequest(f"{source} has no words to say")
     if "\0" in text:
         raise InvalidRequest(f"{source} is no text: it holds NUL bytes")
-    return text.strip()
+    return text if source == "the text" else text.strip()
 
 
 def check_is_no_file(text: str, remedy: str) -> None:
