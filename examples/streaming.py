@@ -6,9 +6,7 @@ The demo voice can say what training/sentences.txt lists; a real checkpoint says
 import sys
 import time
 
-import soundfile
-
-from voicereel import Client
+from voicereel import AudioWriter, Client
 
 with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
     begin = time.perf_counter()
@@ -18,9 +16,8 @@ with Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
         voice_text="The train to Paris leaves at seven in the morning.",
         seed=7,
     )
-    with soundfile.SoundFile("streamed.wav", "w", samplerate=44_100, channels=1) as file:
+    with AudioWriter("streamed.wav", sample_rate_hz=44_100) as file:
         for chunk in chunks:
-            file.write(chunk.waveform)
-            file.flush()  # a player may read along
+            file.write(chunk.waveform)  # a player may read along
             what = "time to first audio" if chunk.index == 0 else f"chunk {chunk.index}"
             print(f"{what}: {time.perf_counter() - begin:.3f} s, {len(chunk.waveform)} samples")

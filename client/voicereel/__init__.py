@@ -1,6 +1,6 @@
 """VoiceReel: the client of voicereel-triton, Fish-Speech served by NVIDIA Triton."""
 
-from voicereel.audio import Audio, AudioChunk
+from voicereel.audio import Audio, AudioChunk, AudioWriter
 from voicereel.captions import Caption, save_captions
 from voicereel.client import Client
 from voicereel.errors import (
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Audio",
     "AudioChunk",
+    "AudioWriter",
     "Cancelled",
     "Caption",
     "Client",

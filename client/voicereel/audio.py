@@ -1,6 +1,9 @@
 """Audio in and out: recordings of a voice, and the speech that the server returns."""
 
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ import soundfile
 import soxr
 
 from voicereel.errors import InvalidRequest
+from voicereel.headers import KEEP_TRUE, streamed_wav
+from voicereel.places import check_place, free_bytes
 
 # Sample rate of Fish-Speech's codec. It is sent with every recording, so that a server with another
 # codec refuses the recording instead of encoding it at a wrong speed.
@@ -83,28 +88,59 @@ class AudioChunk:
 class AudioWriter:
     """An audio file written piece by piece, in the format of its suffix.
 
+    What has been written can be played at any time, whatever ends the process.
+
     Raises:
         InvalidRequest: If the suffix is none of .wav, .flac, .ogg, .mp3, or the file cannot be
-            created.
+            created or written, for example on a full disk.
     """
 
     def __init__(self, path: str | os.PathLike[str], sample_rate_hz: int) -> None:
         check_suffix(path)
-        try:
+        check_place(path)
+        self._path, self._samples, self._failed = Path(path), 0, False
+        suffix = self._path.suffix.lower()
+        self._keep_true = KEEP_TRUE.get(suffix)
+        with self._named_errors():
             self._file = soundfile.SoundFile(
-                path, "w", sample_rate_hz, channels=1, format=_FORMATS[Path(path).suffix.lower()]
+                _name(path), "w", sample_rate_hz, channels=1, format=_FORMATS[suffix]
             )
-        except soundfile.LibsndfileError as error:
-            raise InvalidRequest(f"cannot write {path}: {error.error_string}") from None
 
     def write(self, waveform: np.ndarray) -> None:
         """Append float32 (samples,) in [-1, 1]; louder samples are clipped."""
         block = self._file.samplerate  # libsndfile overflows its stack on long Vorbis writes
         for start in range(0, len(waveform), block):
-            self._file.write(np.clip(waveform[start : start + block], -1.0, 1.0))
+            piece = np.clip(waveform[start : start + block], -1.0, 1.0)
+            with self._named_errors():
+                self._file.write(piece)
+            self._samples += len(piece)
+        self._write_length()
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            with self._named_errors():
+                self._file.close()
+        finally:
+            if self._failed:
+                self._write_length()
+
+    def _write_length(self) -> None:
+        """Keep the header true, once there is one; a device has none."""
+        if self._keep_true and self._samples and self._path.is_file():
+            # On some file systems a full disk refuses this too: then the last length stays.
+            with suppress(OSError), self._path.open("r+b") as file:
+                self._keep_true(file, self._samples)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            self._failed = True
+            free = free_bytes(self._path) / 1e6
+            raise InvalidRequest(
+                f"cannot write {self._path}: {error.error_string} {free:.1f} MB are free there"
+            ) from None
 
     def __enter__(self) -> "AudioWriter":
         return self
@@ -149,13 +185,22 @@ def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
     return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots slightly
 
 
+def _name(path: str | os.PathLike[str]) -> Any:
+    """A file's name as soundfile takes it: names on POSIX are bytes, and need not be UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else os.fspath(path)
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """Read float32 (samples, channels), up to a second more than allowed; and the rate in Hz."""
     if not Path(path).is_file():
         raise InvalidRequest(f"{path}: no such file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(streamed_wav(path, MAX_RECORDING_S + 1) or _name(path)) as file:
             limit = int((MAX_RECORDING_S + 1) * file.samplerate)
             return file.read(limit, dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
-        raise InvalidRequest(f"{path} cannot be read as audio: {error}") from None
+        name, reason = shlex.quote(str(path)), getattr(error, "error_string", error)
+        raise InvalidRequest(
+            f"{path} cannot be read as audio: {reason} WAV, FLAC, OGG (Vorbis, Opus), MP3 and AIFF "
+            f"are read. Convert others: ffmpeg -i {name} -ac 1 recording.wav"
+        ) from None

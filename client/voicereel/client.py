@@ -13,6 +13,7 @@ from voicereel.audio import Audio, AudioChunk
 from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
 from voicereel.script.sentences import parts_of, sentences_of
+from voicereel.text import checked_text
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
@@ -70,6 +71,7 @@ class Client:
         transports = {"grpc": GrpcTransport, "http": HttpTransport}
         if protocol not in transports:
             raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
+        checked_text(url, "url")
         self._timeout_s = _checked(timeout_s)
         self._transport: Transport = transports[protocol](url)
         self._facts: SpeechFacts | None = None

@@ -1,8 +1,10 @@
 """Whether a text has words to say: the server's rule, so that a call fails before any work."""
 
 import unicodedata
+from typing import Any
 
 from voicereel.errors import InvalidRequest
+from voicereel.text import checked_text
 
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # Hangul fillers: letters by category, never seen
 _SHOWN = 20  # characters of a text that an error repeats
@@ -16,14 +18,15 @@ def has_words(text: str) -> bool:
     return any(unicodedata.category(c)[0] in "LN" and c not in _BLANK_LETTERS for c in text)
 
 
-def require_words(text: str, name: str) -> None:
-    """Refuse a text without words.
+def require_words(text: Any, what: str) -> str:
+    """The text, if it can be sent and has words.
 
     Raises:
-        InvalidRequest: Names the text.
+        InvalidRequest: If not; names the text.
     """
-    if not text.strip():
-        raise InvalidRequest(f"{name} is empty, expected words to say")
+    if not checked_text(text, what).strip():
+        raise InvalidRequest(f"{what} is empty, expected words to say")
     if not has_words(text):
         shown = ascii(text[:_SHOWN])
-        raise InvalidRequest(f"{name} is {shown}, which has no letter or digit: no words to say")
+        raise InvalidRequest(f"{what} is {shown}, which has no letter or digit: no words to say")
+    return text

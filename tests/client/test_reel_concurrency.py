@@ -1,6 +1,8 @@
 """Requests of a script in flight together: their number and order, streams, cancelling, asyncio."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from voicereel import (
     synthesize_script,
     synthesize_script_async,
 )
+from voicereel.script import speak
 
 
 @pytest.fixture
@@ -143,3 +146,67 @@ def test_cancelling_async_begins_no_more(fake: FakeServer, client: Client) -> No
 
     asyncio.run(cancelled_during_the_first_request())
     assert len(fake.requests) == 1
+
+
+def test_async_scripts_delay_no_other_thread(fake: FakeServer, client: Client) -> None:
+    go_on = threading.Event()
+
+    def slow(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        go_on.wait(20)
+        yield from spoken(inputs)
+
+    fake.answer = slow
+
+    async def forty() -> list[Any]:
+        speaking = [
+            asyncio.create_task(synthesize_script_async(client, SCRIPT[:1], VOICES))
+            for _ in range(40)
+        ]
+        await asyncio.sleep(0.1)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 5)
+        finally:
+            go_on.set()
+        return await asyncio.gather(*speaking)
+
+    assert {reel.audio.duration_s for reel in asyncio.run(forty())} == {10 / RATE_HZ}
+
+
+def test_a_script_that_waits_for_its_thread_can_be_cancelled(
+    fake: FakeServer, client: Client
+) -> None:
+    go_on = threading.Event()
+
+    def slow(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        go_on.wait(20)
+        yield from spoken(inputs)
+
+    fake.answer = slow
+
+    async def cancelled_while_waiting() -> None:
+        speaking = [
+            asyncio.create_task(synthesize_script_async(client, SCRIPT, VOICES, parallel=False))
+            for _ in range(60)
+        ]
+        await asyncio.sleep(0.3)
+        for task in speaking:
+            task.cancel()
+        assert all(
+            isinstance(end, asyncio.CancelledError)
+            for end in await asyncio.gather(*speaking, return_exceptions=True)
+        )
+        go_on.set()
+
+    asyncio.run(cancelled_while_waiting())
+    time.sleep(0.2)
+    assert len(fake.requests) <= 32  # one for each that had begun, as many as there are threads
+
+
+def test_async_has_threads_in_a_forked_process(client: Client) -> None:
+    asyncio.run(synthesize_script_async(client, SCRIPT[:1], VOICES))
+    before = speak._waiting
+    if (pid := os.fork()) == 0:
+        signal.alarm(20)  # a child that hangs ends, and fails the test
+        is_new = speak._waiting is not before
+        os._exit(0 if is_new and speak._waiting.submit(int).result(5) == 0 else 1)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from voicereel import InvalidRequest, Segment, load_script, parse_script
+from voicereel.script.files import parse_script_text
 
 SEGMENTS = [
     {"speaker_id": "ALICE", "text": "Good morning: Bob.", "silence_after_s": 0.5},
@@ -99,7 +100,7 @@ def test_what_is_no_list_of_segments(wrong: Any) -> None:
         ("a.json", '{"speaker_id": "A"}', "expected a list"),
         ("a.json", "[" * 100_000, "expected JSON"),
         ("a.yaml", YAML + "- {text: y}\n", r"segment 3 \(line 7\): speaker_id is missing"),
-        ("a.yaml", YAML + "- {speaker_id: NO, text: y}\n", r"\(line 7\): speaker_id is False"),
+        ("a.yaml", YAML + "- {speaker_id: [NO], text: y}\n", r"\(line 7\): speaker_id is \[False"),
         ("a.yaml", YAML + "- {speaker_id: [\n", "a.yaml, line 8: expected YAML, but expected"),
         ("a.yaml", "- !!python/object:os.system {}", "line 1: expected YAML, but could not"),
         ("a.yaml", "- 2026-99-99", "expected YAML, but month"),
@@ -139,3 +140,53 @@ def test_a_message_stays_short_however_long_the_value(tmp_path: Path) -> None:
 def test_segments_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Segment(speaker_id="A", text="x").text = "y"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["12:30", "yes", "NO", "on", "1e3", "0x10", "1_000", "2024-01-01", "2026-99-99", "null", ".inf",
+     "750", "3.0", "007", "2001-12-14t21:59:43Z", "true", "0b1", "<<", "="],
+)  # fmt: skip
+def test_yaml_words_are_what_is_written(tmp_path: Path, word: str) -> None:
+    path = written(tmp_path, "a.yaml", f"- {{speaker_id: {word}, text: {word}}}\n")
+    assert [(s.speaker_id, s.text) for s in load_script(path)] == [(word, word)]
+    base = f"- &a {{speaker_id: A, text: {word}}}\n- {{<<: *a, options: {{seed: 0x10}}}}\n"
+    assert [s.text for s in load_script(written(tmp_path, "a.yaml", base))] == [word, word]
+    assert load_script(tmp_path / "a.yaml")[1].options == {"seed": 16}
+
+
+def test_yaml_that_is_empty_is_no_word(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="text is '', expected at least one visible"):
+        load_script(written(tmp_path, "a.yaml", "- {speaker_id: A, text: }\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Alice\uff1aGood morning, Bob.\nBob \uff1a12:30.",
+        "\ufeffAlice: Good morning, Bob.\r\n\r\nBob: 12:30.\r\n",
+        "Alice: Good morning, Bob.\rBob: 12:30.",
+        "Alice\u00a0: Good morning, Bob.\u2028Bob\ufe55 12:30.",
+        "Alice:\n\u3000Good morning,\n\u3000Bob.\n\ufeffBob\ufe1312:30.",
+        "# a play\nAlice:Good morning, Bob.\n\u2029Bob\t:\t12:30.",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_colons_and_line_ends_of_all_kinds(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    said = [(s.speaker_id, s.text.strip()) for s in load_script(tmp_path / "a.txt")]
+    assert said == [("Alice", "Good morning, Bob."), ("Bob", "12:30.")]
+
+
+@pytest.mark.parametrize(
+    "text", [PLAIN, YAML, json.dumps(SEGMENTS), json.dumps(SEGMENTS, indent=1), f"---\n{YAML}"]
+)
+def test_a_script_without_a_name_is_known_by_its_first_lines(text: str, tmp_path: Path) -> None:
+    expected = [(s.speaker_id, s.text) for s in parse_script(SEGMENTS)]
+    for script in (
+        parse_script_text(text.encode(), "standard input"),
+        load_script(written(tmp_path, "play", text)),
+    ):
+        assert [(s.speaker_id, s.text) for s in script] == expected
+    with pytest.raises(InvalidRequest, match=r"^standard input, line 2: got 'what'"):
+        parse_script_text(b"A: x\nwhat", "standard input")

@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def test_snippets_run(server: Server, folder: Path, page: str, snippet: str) -> None:
     code = snippet.replace("127.0.0.1:8001", server.grpc_url)
     run([sys.executable, "-c", code], folder, server)
-    for name in re.findall(r'(?:save\(|SoundFile\(\s*)"([^"]+)"', snippet):
+    for name in re.findall(r'(?:save\(|SoundFile\(\s*|AudioWriter\()"([^"]+)"', snippet):
         assert soundfile.info(folder / name).frames > 0
     for name in re.findall(r'save_captions\(captions, "([^"]+)"', snippet):
         assert "-->" in (folder / name).read_text()

@@ -1,6 +1,7 @@
 """requirements/ is complete, exact and of one mind, so that `make setup` resolves nothing."""
 
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 
@@ -45,3 +46,11 @@ def test_what_the_pinned_packages_need_is_pinned() -> None:
             if need.marker is None or need.marker.evaluate({"extra": ""}):
                 known = normal(need.name) in pinned or BROUGHT_BY_TORCH.match(need.name)
                 assert known, f"{name} needs {text}"
+
+
+def test_tritonclient_can_share_memory() -> None:
+    """It imports a part of setuptools that newer versions lack."""
+    from tritonclient.utils import shared_memory
+
+    region = shared_memory.create_shared_memory_region("test", f"/voicereel-test-{os.getpid()}", 64)
+    shared_memory.destroy_shared_memory_region(region)

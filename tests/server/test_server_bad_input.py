@@ -1,5 +1,9 @@
 """What callers get wrong: a clear error for them, and nothing at all for everybody else."""
 
+import re
+import urllib.error
+import urllib.request
+
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -30,6 +34,8 @@ TTS = [
     ({"text": "a" * 100_000}, "has 100000 characters, expected at most"),
     ({"text": "word " * 3000}, "positions .* expected at most .* Split the text"),
     ({"text": b"\xff\xfe\xfa"}, "text is not UTF-8"),
+    ({"text": b"Hi \xed\xa0\xbd"}, "text is not UTF-8"),  # half of an emoji
+    ({"text": TEXT, "checkpoint_id": b"\xff"}, "checkpoint_id is not UTF-8"),
     ({"text": TEXT, "temperature": -1.0}, "temperature is -1, expected 0 to 2"),
     ({"text": TEXT, "temperature": float("nan")}, "temperature is nan"),
     ({"text": TEXT, "top_p": 2.0}, "top_p is 2, expected"),
@@ -90,6 +96,7 @@ CLONE = [
     ({"reference_audio": GOOD, "chunk_size_s": 0.0}, "chunk_size_s is 0, expected seconds above 0"),
     ({"reference_audio": GOOD, "chunk_size_s": np.nan}, "chunk_size_s is nan, expected"),
     ({"reference_audio": GOOD, "reference_text": ""}, r"reference_text\[0\] is empty"),
+    ({"reference_audio": GOOD, "reference_text": b"Gr\xfc\xdfe"}, "reference_text is not UTF-8"),
 ]
 
 
@@ -165,3 +172,19 @@ def test_raw_prompt_that_cannot_be(server, prompt) -> None:
 def test_codes_of_wrong_shape_at_the_decoder(server) -> None:
     with pytest.raises(InferenceServerException):
         infer(server, "fish_decoder", codes=codes(rows=2), new_frames=np.arange(20))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"text": "Gr\xfc\xdfe"}', "UTF-8|[Ii]nvalid encoding"),
+        (b'{"text": "Good morning \\ud83d"}', "surrogate"),
+    ],
+)
+def test_generate_takes_no_broken_text(server, body: bytes, message: str) -> None:
+    address = server.http_url.removeprefix("http://")
+    url = f"http://{address}/v2/models/fish_tts/generate"
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(urllib.request.Request(url, body))
+    assert raised.value.code in (400, 500)
+    assert re.search(message, raised.value.read().decode())

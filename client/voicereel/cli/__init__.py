@@ -2,15 +2,17 @@
 
 Exit codes: 0 done; 1 the server failed, the request was cancelled, or doctor found something
 broken; 2 wrong usage, an invalid request or a wrong setting; 3 no server; 4 overloaded or out of
-time, worth another try; 130 interrupted.
+time, worth another try; 130 interrupted, 141 the reader of the output has left.
 """
 
 import typer
 
 from voicereel.cli import doctor, machine, speak, voice
+from voicereel.cli.ending import Commands
+from voicereel.cli.texts import TextCommand
 
-app = typer.Typer(help=__doc__, no_args_is_help=True)
-app.command()(speak.say)
+app = typer.Typer(cls=Commands, help=__doc__, no_args_is_help=True)
+app.command(cls=TextCommand)(speak.say)
 app.command()(speak.script)
 app.add_typer(voice.app, name="voice")
 app.command()(machine.ready)

@@ -1,6 +1,7 @@
 """What every command does: connect, report errors as exit codes, print results."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -68,7 +69,13 @@ def print_warnings(warnings: Sequence[str]) -> None:
         )
 
 
-def print_result(result: Mapping[str, object] | Sequence[object] | str) -> None:
-    """Print to stdout: a text unchanged, anything else as JSON."""
+def print_result(
+    result: Mapping[str, object] | Sequence[object] | str, *, on_stderr: bool = False
+) -> None:
+    r"""Print to stdout: a text unchanged, anything else as JSON.
+
+    What the terminal cannot show, such as bytes of a file's name, is printed as in "\udcfc".
+    """
     shown = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-    typer.echo(shown)
+    encoding = getattr(sys.stderr if on_stderr else sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=on_stderr)

@@ -10,25 +10,43 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typing_extensions import Unpack
 
-from voicereel.audio import check_suffix
 from voicereel.cli.options import Json, Retries, Timeout, Url, Via, takes_options
-from voicereel.cli.output import write_reel, write_streamed, write_whole
+from voicereel.cli.output import Outputs, Spoken, write_reel, write_streamed, write_whole
 from voicereel.cli.session import connected, console, library, print_result, print_warnings
+from voicereel.cli.speech import Speech
+from voicereel.cli.texts import (
+    STANDARD_INPUT,
+    check_is_no_file,
+    given_text,
+    read_standard_input,
+)
+from voicereel.cues import CUE_LINES, LINE_CHARACTERS, Layout
 from voicereel.errors import InvalidRequest
 from voicereel.options import Options
-from voicereel.script.files import load_script
+from voicereel.script.files import load_script, parse_script_text
 from voicereel.script.segment import Script
 from voicereel.script.speak import synthesize_script
 from voicereel.script.synthesis import OnError
 from voicereel.settings import settings
+from voicereel.text import composed
 
-Output = Annotated[Path, typer.Option("-o", "--output", help=".wav, .flac, .ogg or .mp3")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", help=".wav, .flac, .ogg or .mp3; - is a WAV file on standard output."
+    ),
+]
 
 
 @takes_options
 def say(
-    text: Annotated[str, typer.Argument(help="What to say.")],
     output: Output,
+    text: Annotated[
+        str | None, typer.Argument(help="What to say; - reads it from standard input.")
+    ] = None,
+    text_file: Annotated[
+        str | None, typer.Option(help="File of what to say, UTF-8; - is standard input.")
+    ] = None,
     voice: Annotated[
         str | None, typer.Option(help="Name of a kept voice, its .npz file, or a recording.")
     ] = None,
@@ -45,36 +63,38 @@ def say(
     as_json: Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Speak a text into an audio file."""
+    """Speak a text into an audio file; a long one in parts that end with its sentences."""
     with connected(url, protocol, timeout) as client, console.status("speaking") as status:
-        check_suffix(output)
         if stream and retries:
             raise InvalidRequest("--retries with --stream: what was streamed cannot be taken back")
+        words = given_text(text, text_file)
+        if voice_text is not None:
+            check_is_no_file(voice_text, '--voice-text "$(cat {})"')
         file = library().find(voice) if voice else None
+        outputs = Outputs(output)
+        speech = Speech(client, words, file, voice_text, options, retries)
+        outputs.check(speech.text_bytes, read=[file, Path(text_file) if text_file else None])
         if stream:
-            chunks = client.stream(text, file, voice_text=voice_text, **options)
             spoken = write_streamed(
-                chunks, output, lambda audio_s, wall_s: status.update(_speed(audio_s, wall_s))
+                speech.chunks(),
+                outputs,
+                lambda audio_s, wall_s: status.update(_speed(audio_s, wall_s)),
             )
         else:
-            spoken = write_whole(
-                lambda: client.synthesize(
-                    text, file, voice_text=voice_text, retries=retries, **options
-                ),
-                output,
-            )
+            spoken = write_whole(speech.whole, outputs)
     if spoken.finish_reason == "length":
-        console.print(
-            "[yellow]cut off by max_new_tokens[/yellow]: allow more, or speak a long text as a "
-            "script of one segment, which is split into sentences"
-        )
-    print_warnings(spoken.warnings)
-    print_result(spoken.as_dict() if as_json else str(spoken))
+        console.print("[yellow]cut off by max_new_tokens[/yellow]: allow more, or shorten the text")
+    _report(spoken, outputs, as_json)
 
 
 @takes_options
 def script(
-    file: Annotated[Path, typer.Argument(help=".json, .yaml, or lines of SPEAKER: text")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help=".json, .yaml, .srt, .vtt, or lines of SPEAKER: text; - is standard input."
+        ),
+    ],
     output: Output,
     voice: Annotated[
         list[str] | None,
@@ -84,6 +104,12 @@ def script(
         ),
     ] = None,
     captions: Annotated[Path | None, typer.Option(help=".srt, .vtt or .json")] = None,
+    caption_chars: Annotated[
+        int, typer.Option(help="Characters of a line of captions, at most.", min=8)
+    ] = LINE_CHARACTERS,
+    caption_lines: Annotated[
+        int, typer.Option(help="Lines that captions show at a time, at most.", min=1)
+    ] = CUE_LINES,
     url: Url = None,
     protocol: Via = "grpc",
     timeout: Timeout = 300.0,
@@ -107,8 +133,12 @@ def script(
 ) -> None:
     """Speak a script of many speakers into one audio file, with captions."""
     with connected(url, protocol, timeout) as client:
-        segments = load_script(file)
+        segments = _script_in(file)
         voices = _voices(segments, voice or [])
+        outputs = Outputs(output, captions)
+        pauses_s = sum(silence if (s := one.silence_after_s) is None else s for one in segments)
+        text_bytes = sum(len(one.text.encode()) for one in segments)
+        outputs.check(text_bytes, pauses_s, [file, *voices.values()])
         with _Bar(len(segments)) as bar:
             spoken = write_reel(
                 lambda: synthesize_script(
@@ -124,13 +154,24 @@ def script(
                     progress=bar.advance_one,
                     **options,
                 ),
-                output,
-                captions,
+                outputs,
+                Layout(caption_chars, caption_lines),
             )
     for error in spoken.skipped:
         console.print(f"[yellow]skipped[/yellow] {escape(error)}", highlight=False, soft_wrap=True)
+    _report(spoken, outputs, as_json)
+
+
+def _script_in(file: Path) -> Script:
+    if str(file) == STANDARD_INPUT:
+        return parse_script_text(read_standard_input(), "standard input")
+    return load_script(file)
+
+
+def _report(spoken: Spoken, outputs: Outputs, as_json: bool) -> None:
+    """Print warnings, and the result: on stderr where stdout holds the audio."""
     print_warnings(spoken.warnings)
-    print_result(spoken.as_dict() if as_json else str(spoken))
+    print_result(spoken.as_dict() if as_json else str(spoken), on_stderr=outputs.is_stdout)
 
 
 def _voices(segments: Script, given: list[str]) -> dict[str, Path]:
@@ -141,7 +182,7 @@ def _voices(segments: Script, given: list[str]) -> dict[str, Path]:
         speaker, _, name = pair.partition("=")
         if not (speaker and name):
             raise InvalidRequest(f"--voice is {pair!r}, expected SPEAKER=VOICE")
-        voices[speaker] = kept.find(name)
+        voices[composed(speaker)] = kept.find(name)
     for speaker in dict.fromkeys(segment.speaker_id for segment in segments):
         if speaker not in voices:
             voices[speaker] = kept.find(speaker)

@@ -14,11 +14,15 @@ from rich.table import Table
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ
 from voicereel.cli.options import Json, Timeout, Url, Via
 from voicereel.cli.session import connected, library, print_result, print_warnings, reported
+from voicereel.cli.texts import check_is_no_file
 from voicereel.client import Client
 from voicereel.errors import InvalidRequest
+from voicereel.library import VoiceLibrary
+from voicereel.places import check_different, check_place, save_somewhere
 from voicereel.rate import rate_warning
 from voicereel.utterance import SpeechFacts
 from voicereel.voice import VoiceFeatures
+from voicereel.words import require_words
 
 app = typer.Typer(help="Voices, encoded once and used for many texts.", no_args_is_help=True)
 
@@ -41,11 +45,13 @@ def encode(
 ) -> None:
     """Encode recordings into a voice file, which `say --voice` takes."""
     with connected(url, protocol, timeout) as client:
+        if output.suffix.lower() != ".npz":
+            raise InvalidRequest(f"cannot write {output}: expected a name in .npz")
+        check_different([output], recordings)
+        check_place(output)
         voice = _encoded(client, recordings, text)
-        try:
-            voice.save(output)
-        except OSError as error:
-            raise InvalidRequest(f"cannot write {output}: {error.strerror}") from None
+        if problem := save_somewhere(voice.save, output):
+            raise InvalidRequest(problem)
     _print(output, voice, as_json)
 
 
@@ -67,7 +73,9 @@ def add(
         kept = library()
         kept.place_for(name, replace=force)  # fails before the recordings are encoded
         voice = _encoded(client, recordings, text)
-        path = kept.add(name, voice, replace=force)
+        path = kept.path_of(name)
+        if problem := save_somewhere(lambda place: _keep(kept, name, voice, place, force), path):
+            raise InvalidRequest(problem)
     _print(path, voice, as_json)
 
 
@@ -115,6 +123,9 @@ def _encoded(client: Client, recordings: list[Path], texts: list[str]) -> VoiceF
             f"{len(recordings)} recordings and {len(texts)} texts, expected --text for each "
             "recording: the words spoken in it"
         )
+    for number, words in enumerate(texts, start=1):
+        check_is_no_file(words, '--text "$(cat {})"')
+        require_words(words, f"--text {number}" if len(texts) > 1 else "--text")
     voices = [client.encode_voice(*pair) for pair in zip(recordings, texts, strict=True)]
     for path, voice in zip(recordings, voices, strict=True):
         print_warnings(list(_noticed(path, voice)))
@@ -129,6 +140,14 @@ def _noticed(path: Path, voice: VoiceFeatures) -> Iterator[str]:
         yield f"{path}: {cut:.1f} s of silence around the voice were cut"
     if wrong := rate_warning(voice.texts[0], seconds, SpeechFacts.letters_per_s):
         yield f"{path} lasts {seconds:.1f} s: are these the words spoken in it? {wrong}"
+
+
+def _keep(kept: VoiceLibrary, name: str, voice: VoiceFeatures, place: Path, force: bool) -> None:
+    """Add a voice to the library; where that fails, `save_somewhere` names another place."""
+    if place.parent == kept.folder:
+        kept.add(name, voice, replace=force)
+    else:
+        voice.save(place)
 
 
 def _described(path: Path) -> dict[str, Any]:

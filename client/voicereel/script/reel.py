@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, Audio, AudioChunk
-from voicereel.captions import Caption
+from voicereel.captions import Caption, CaptionPart
 from voicereel.errors import ServerError, VoiceReelError
 from voicereel.script.requests import SegmentRequest
 from voicereel.script.workers import Event
@@ -51,13 +51,14 @@ class ReelPiece:
 
 
 def captioned(
-    requests: list[SegmentRequest], events: Iterable[tuple[int, Event]]
+    requests: list[SegmentRequest], events: Iterable[tuple[int, Event | str]]
 ) -> Generator[ReelPiece]:
     """Yield every sound as a piece, and after each segment a piece of silence with its caption.
 
     Args:
         requests: One for each segment.
-        events: Segment numbers in order, each with its sounds and then None or an error.
+        events: Segment numbers in order, each with its sounds and then None or an error. A text
+            says that a part of a long segment ends, which said it.
 
     Raises:
         ServerError: If segments arrive with different sample rates.
@@ -66,6 +67,7 @@ def captioned(
     rate_hz, is_known = CODEC_SAMPLE_RATE_HZ, False
     start = position = 0  # first sample of the segment, and of what follows in it
     finish_reason, warnings = "", []
+    parts: list[CaptionPart] = []
     for number, event in events:
         request = requests[number]
         if isinstance(event, Audio | AudioChunk):
@@ -81,10 +83,15 @@ def captioned(
             warnings += [f"{request.name}: {warning}" for warning in event.warnings]
             yield ReelPiece(number, event.waveform, rate_hz)
             continue
+        if isinstance(event, str):
+            begin = parts[-1]["end"] if parts else start / rate_hz
+            parts.append(CaptionPart(start=begin, end=position / rate_hz, text=event))
+            continue
         gap = round(SKIPPED_GAP_S * rate_hz) if event else 0
         silence = gap + round(request.silence_after_s * rate_hz)
-        caption = _caption(request, start / rate_hz, (position + gap) / rate_hz, event)
-        start = position = position + silence
+        caption = _caption(request, start / rate_hz, (position + gap) / rate_hz, event, parts)
+        start, parts = position + silence, []
+        position = start
         finished, finish_reason = "" if event else finish_reason, ""
         told, warnings = tuple(warnings), []
         silent = np.zeros(silence, np.float32)
@@ -92,10 +99,17 @@ def captioned(
 
 
 def _caption(
-    request: SegmentRequest, start: float, end: float, error: VoiceReelError | None
+    request: SegmentRequest,
+    start: float,
+    end: float,
+    error: VoiceReelError | None,
+    parts: list[CaptionPart],
 ) -> Caption:
     if error is None:
-        return Caption(start=start, end=end, speaker=request.speaker, text=request.text)
+        caption = Caption(start=start, end=end, speaker=request.speaker, text=request.text)
+        if parts:
+            caption["parts"] = parts
+        return caption
     text = f"[not spoken: {type(error).__name__}] {request.text}"
     return Caption(start=start, end=end, speaker=request.speaker, text=text, error=str(error))
 

@@ -11,6 +11,7 @@ from typing import Any
 from voicereel.errors import InvalidRequest, VoiceReelError
 from voicereel.options import option_tensors
 from voicereel.script.segment import MAX_SILENCE_S, Script, ScriptLike, parse_script
+from voicereel.text import composed
 from voicereel.voice import Voice, VoiceFeatures
 
 _SHOWN = 40  # characters of a segment's text that an error message repeats
@@ -97,6 +98,7 @@ def _voices(
     segments: Script, names: list[str], speaker_features: Mapping[str, Voice | None]
 ) -> dict[str, VoiceFeatures | None]:
     """The voice of each speaker in the script; every voice file is read once."""
+    speaker_features = {composed(name): voice for name, voice in speaker_features.items()}
     for name, segment in zip(names, segments, strict=True):
         if segment.speaker_id not in speaker_features:
             known = f", only {', '.join(speaker_features)}" if speaker_features else ""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictFloat,
@@ -17,10 +18,19 @@ from pydantic import (
 
 from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
+from voicereel.text import broken_character, composed
 from voicereel.words import has_words
 
 MAX_SILENCE_S = 60.0  # a longer silence is taken for a mistake, such as milliseconds
 _FIELDS = "speaker_id, text, options, silence_after_s"
+
+
+def _whole_characters(value: Any) -> Any:
+    """Pass on a text, or a mapping with texts as keys, without half characters."""
+    for text in value if isinstance(value, Mapping) else [value]:
+        if isinstance(text, str) and (problem := broken_character(text)):
+            raise ValueError(problem)
+    return value
 
 
 def _not_blank(text: str) -> str:
@@ -44,8 +54,9 @@ def _known_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-Name = Annotated[StrictStr, AfterValidator(_not_blank)]
-Words = Annotated[StrictStr, AfterValidator(_has_words)]
+# Before pydantic, which knows no half characters, and would say so in its own words.
+Name = Annotated[StrictStr, BeforeValidator(_whole_characters), AfterValidator(_not_blank)]
+Words = Annotated[StrictStr, BeforeValidator(_whole_characters), AfterValidator(_has_words)]
 
 
 class Segment(BaseModel):
@@ -60,10 +71,12 @@ class Segment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    speaker_id: Name
+    speaker_id: Annotated[Name, AfterValidator(composed)]
     text: Words
     options: Annotated[
-        dict[str, StrictInt | StrictFloat | None], AfterValidator(_known_options)
+        dict[str, StrictInt | StrictFloat | None],
+        BeforeValidator(_whole_characters),
+        AfterValidator(_known_options),
     ] = Field(default_factory=dict)
     silence_after_s: float | None = Field(
         None, ge=0, le=MAX_SILENCE_S, strict=True, allow_inf_nan=False

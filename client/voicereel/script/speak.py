@@ -10,8 +10,12 @@ its own. A text of more than 400 bytes becomes several such requests, whose audi
 """
 
 import asyncio
+import contextvars
+import os
 import threading
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from typing_extensions import Unpack
@@ -25,6 +29,19 @@ from voicereel.script.synthesis import OnError, Part, Progress, ProgressCounter,
 from voicereel.script.workers import Sound
 from voicereel.speaker import Speaker
 from voicereel.voice import Voice
+
+_waiting: ThreadPoolExecutor  # has the threads of `synthesize_script_async`
+
+
+def _renew_threads() -> None:
+    """Make an executor without threads; a forked process has none of its parent's."""
+    global _waiting
+    _waiting = ThreadPoolExecutor(thread_name_prefix="voicereel-async")
+
+
+_renew_threads()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_threads)
 
 
 class ScriptOptions(Options, total=False):
@@ -101,12 +118,18 @@ async def synthesize_script_async(
     progress: Progress | None = None,
     **how: Unpack[ScriptOptions],
 ) -> Reel:
-    """Speak a script like `synthesize_script`, from asyncio; cancelling starts no more requests."""
+    """Speak a script like `synthesize_script`, from asyncio; cancelling starts no more requests.
+
+    Scripts wait in threads of their own, as many as asyncio's executor has by default, so that any
+    number of them delays no `asyncio.to_thread`.
+    """
     stop = threading.Event()
+    speak = partial(
+        synthesize_script, client, script, speaker_features, progress=progress, stop=stop, **how
+    )
+    context = contextvars.copy_context()
     try:
-        return await asyncio.to_thread(
-            synthesize_script, client, script, speaker_features, progress=progress, stop=stop, **how
-        )
+        return await asyncio.get_running_loop().run_in_executor(_waiting, context.run, speak)
     finally:
         stop.set()
 

@@ -112,13 +112,22 @@ class ScriptSynthesis:
         with closing(events):
             yield from captioned(self.requests, self._by_segment(events))
 
-    def _by_segment(self, events: Iterable[tuple[int, Event]]) -> Generator[tuple[int, Event]]:
-        """Turn events of parts into events of segments; a failed segment ends with its error."""
+    def _by_segment(
+        self, events: Iterable[tuple[int, Event]]
+    ) -> Generator[tuple[int, Event | str]]:
+        """Turn events of parts into events of segments; a failed segment ends with its error.
+
+        The end of each part of a segment of several is told by its text.
+        """
         failed = -1
         for number, event in events:
             part = self.parts[number]
-            if part.segment == failed or (event is None and not part.is_last):
+            if part.segment == failed:
                 continue
+            if event is None and part.text != part.request.text:
+                yield part.segment, part.text
+                if not part.is_last:
+                    continue
             if isinstance(event, VoiceReelError):
                 failed = part.segment
             yield part.segment, event

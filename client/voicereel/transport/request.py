@@ -13,6 +13,7 @@ import numpy as np
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
+from voicereel.text import checked_text
 from voicereel.transport.base import Tensors
 from voicereel.voice import Voice, VoiceFeatures
 from voicereel.words import require_words
@@ -24,12 +25,11 @@ def speech_request(
     """Name and inputs of the model that speaks a text; the streaming model is NAME_stream.
 
     Raises:
-        InvalidRequest: If a text has no words, voice_text is missing or superfluous, or voice or
-            an option is unusable.
+        InvalidRequest: If a text has no words or cannot be sent, voice_text is missing or
+            superfluous, or voice or an option is unusable.
         TypeError: If there is no such option, or its value is of another type.
     """
-    require_words(text, "text")
-    tensors = {"text": _texts(text), **option_tensors(options)}
+    tensors = {"text": _texts(require_words(text, "text")), **option_tensors(options)}
     if isinstance(voice, str | os.PathLike) and Path(voice).suffix.lower() == ".npz":
         voice = VoiceFeatures.load(voice)
     if voice is None or isinstance(voice, VoiceFeatures):
@@ -72,6 +72,8 @@ def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None =
 
 def features_tensors(voice: VoiceFeatures) -> Tensors:
     """An encoded voice as inputs of fish_tts."""
+    for text in (*voice.texts, voice.checkpoint_id):
+        checked_text(text, "a text of the voice")
     return {
         "reference_text": _texts(*voice.texts),
         "reference_codes": voice.codes[None],
@@ -83,8 +85,7 @@ def features_tensors(voice: VoiceFeatures) -> Tensors:
 def _words_of(voice: str | os.PathLike[str], voice_text: str | None) -> str:
     if voice_text is None:
         raise InvalidRequest(f"voice {voice} needs voice_text: the words spoken in the recording")
-    require_words(voice_text, "voice_text")
-    return voice_text
+    return require_words(voice_text, "voice_text")
 
 
 def _texts(*texts: str) -> np.ndarray:

@@ -1,0 +1,86 @@
+"""Texts as callers give them: bytes become text, and what cannot be sent or spoken is refused."""
+
+import codecs
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from voicereel.errors import InvalidRequest
+
+
+def checked_text(text: Any, what: str) -> str:
+    """The text, if it can be written as UTF-8.
+
+    Args:
+        text: Any value.
+        what: What the text is, for the message: "text" or "reference_text".
+
+    Raises:
+        InvalidRequest: If it is no str, or holds half a character; says which one.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{what} is {type(text).__name__}, expected str")
+    if problem := broken_character(text):
+        raise InvalidRequest(f"{what}: {problem}")
+    return text
+
+
+def broken_character(text: str) -> str:
+    """What is wrong with the first character that UTF-8 cannot express; "" if there is none.
+
+    Python keeps such characters where bytes were not UTF-8 (an argument of the command line), and
+    where JSON holds one half of a surrogate pair (an emoji cut in two).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        place = f"character {error.start + 1}"
+        if 0xDC80 <= code <= 0xDCFF:  # PEP 383: a byte that was not UTF-8
+            return (
+                f"{place} is the byte 0x{code - 0xDC00:02x}, which is not UTF-8. Encode the text "
+                "as UTF-8."
+            )
+        return (
+            f"{place} is \\u{code:04x}, one half of a character that is written as two (an emoji, "
+            "for example). Send it whole, or leave it out."
+        )
+    return ""
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file.
+
+    Raises:
+        InvalidRequest: If it cannot be read, or is not UTF-8; names the line at fault.
+    """
+    try:
+        return decoded(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
+
+
+def decoded(raw: bytes, source: str) -> str:
+    r"""Decode UTF-8, or UTF-16 with a byte order mark; lines end with \n.
+
+    Raises:
+        InvalidRequest: If it is neither; names the line at fault in `source`.
+    """
+    is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = raw.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InvalidRequest(
+            f"{source}, line {line}: {error.reason}, expected UTF-8. Save it as such."
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def composed(name: str) -> str:
+    """A name with its marks in composed form (NFC), so that equal names are equal strings.
+
+    macOS decomposes: it writes an e and an accent where others write one letter.
+    """
+    return unicodedata.normalize("NFC", name)
