@@ -88,7 +88,7 @@ def test_words_of_a_recording_that_name_a_file_are_refused(fake: FakeServer) -> 
     assert '--text "$(cat words.txt)"' in err
 
 
-@pytest.mark.parametrize("text", ["See README.md for more.", "Visit example.com", "and/or", "..."])
+@pytest.mark.parametrize("text", ["See README.md for more.", "Visit example.com", "and/or", "1..."])
 def test_texts_that_name_no_file_are_spoken(fake: FakeServer, text: str) -> None:
     assert run("say", text, "-o", "a.wav", "--url", fake.url)[0] == 0
     assert said(fake) == text

@@ -145,7 +145,7 @@ def test_segments_do_not_change() -> None:
 @pytest.mark.parametrize(
     "word",
     ["12:30", "yes", "NO", "on", "1e3", "0x10", "1_000", "2024-01-01", "2026-99-99", "null", ".inf",
-     "750", "3.0", "007", "2001-12-14t21:59:43Z", "true", "0b1", "<<", "="],
+     "750", "3.0", "007", "2001-12-14t21:59:43Z", "true", "0b1"],
 )  # fmt: skip
 def test_yaml_words_are_what_is_written(tmp_path: Path, word: str) -> None:
     path = written(tmp_path, "a.yaml", f"- {{speaker_id: {word}, text: {word}}}\n")
