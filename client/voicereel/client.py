@@ -47,7 +47,7 @@ class Client:
             protocol: "http" cannot stream.
             timeout_s: Seconds for each call as a whole, unless the call has its own. The server
                 drops a request that waits longer in its queues. A server that has answered before
-                and is gone is waited for, a minute at most, and within this time.
+                and is gone is waited for, two minutes at most, and within this time.
 
         Raises:
             InvalidRequest: If the URL is not one.

@@ -23,7 +23,7 @@ from voicereel.transport.repeats import NoConnection, Repeats
 
 _pb: Any = service_pb2  # its classes are created at import, so type checkers do not see them
 # How gRPC says that a call failed by its connection; a server's own UNAVAILABLE has other words.
-_UNSENT = re.compile("failed to connect to all addresses|DNS resolution failed")
+_UNSENT = re.compile("failed to connect to all addresses|errors resolving|DNS resolution failed")
 _BROKEN = re.compile(
     "Socket closed|Connection reset|Broken pipe|Stream removed|GOAWAY|Connection timed out|"
     "Endpoint closing|end of TCP stream",

@@ -12,7 +12,7 @@ import time
 from voicereel.errors import ServerUnavailable
 from voicereel.transport.address import Address
 
-RETURN_S = 60.0  # seconds that a server known to this client may take to come back
+RETURN_S = 120.0  # seconds that a server known to this client may take to come back
 _PAUSE_S = 0.2  # between two attempts: short beside a server's start
 
 

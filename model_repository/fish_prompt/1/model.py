@@ -23,6 +23,7 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
+            wire.parameters("fish_prompt", request)
             self._check_origin(wire.texts(request, "checkpoint_id"))
             references = references_from(
                 wire.texts(request, "reference_text"),

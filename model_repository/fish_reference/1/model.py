@@ -24,6 +24,7 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
+            wire.parameters("fish_reference", request)
             rate = wire.array(request, "reference_sample_rate")
             size = wire.array(request, "chunk_size_s")
             chunk = chunk_frames(None if size is None else float(size[0]), self.facts)
