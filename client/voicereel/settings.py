@@ -130,6 +130,14 @@ class Settings(BaseSettings):
         alias="VOICEREEL_CHECKPOINT",
         description="folder of the checkpoint for upstream's code in this process",
     )
+    drain_s: Whole = Field(
+        300,
+        ge=0,
+        le=86_400,
+        alias="VOICEREEL_DRAIN_S",
+        description="seconds that a stopping server waits for requests in flight; 0: none",
+        json_schema_extra={"expected": "0 to 86400", "server": True},
+    )
     voices: Path = Field(
         default_factory=lambda: Path(typer.get_app_dir("voicereel"), "voices"),
         alias="VOICEREEL_VOICES",

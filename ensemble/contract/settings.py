@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 PRECISIONS = ("half", "full", "bf16", "fp16", "int8")
 MOST = 1024  # requests or threads; a larger number is a slip of the keyboard
+DRAIN_S = 300  # as long as the client's calls may take unless they say otherwise
+MOST_DRAIN_S = 86_400  # a day
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class ServerSettings:
     batch_size: VOICEREEL_BATCH_SIZE: requests decoded together, at most; 0: automatic.
     llama_threads: VOICEREEL_LLAMA_THREADS: CPU threads of the LLaMA stage; 0: as torch has it.
     grpc_url: VOICEREEL_GRPC_URL: HOST:PORT of this server, or "" to find it.
+    drain_s: VOICEREEL_DRAIN_S: seconds that requests in flight may take to end when `make serve`
+        is stopped; 0: none.
+    drain_pipe: VOICEREEL_DRAIN_PIPE: set by the launcher; see `ensemble.serving.drain`.
     """
 
     device: str = ""
@@ -30,6 +35,8 @@ class ServerSettings:
     batch_size: int = 0
     llama_threads: int = 0
     grpc_url: str = ""
+    drain_s: int = DRAIN_S
+    drain_pipe: str = ""
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -45,6 +52,8 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         batch_size=_count(environment, "VOICEREEL_BATCH_SIZE"),
         llama_threads=_count(environment, "VOICEREEL_LLAMA_THREADS"),
         grpc_url=environment.get("VOICEREEL_GRPC_URL", "").strip(),
+        drain_s=_seconds(environment, "VOICEREEL_DRAIN_S", DRAIN_S),
+        drain_pipe=environment.get("VOICEREEL_DRAIN_PIPE", ""),
     )
 
 
@@ -69,4 +78,11 @@ def _count(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "0").strip()
     if not text.isdecimal() or int(text) > MOST:
         raise ValueError(f"{name} is {text!r}, expected 0 (automatic) to {MOST}.")
+    return int(text)
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, str(default)).strip()
+    if not text.isdecimal() or int(text) > MOST_DRAIN_S:
+        raise ValueError(f"{name} is {text!r}, expected 0 to {MOST_DRAIN_S}.")
     return int(text)
