@@ -15,6 +15,7 @@ import pytest
 from support.command_line import run
 from support.fake_server import FakeServer, chunk, whole
 from voicereel import Client, InvalidRequest, ServerUnavailable
+from voicereel import settings as settings_module
 from voicereel.transport import repeats
 from voicereel.transport.address import Address, address_of
 
@@ -77,7 +78,9 @@ def test_the_command_line_takes_what_the_ready_line_prints(
     for url in (fake.url, f"grpc://{fake.url}", fake.url.replace("127.0.0.1", "localhost")):
         assert run("ready", "--url", url)[0] == 0
         monkeypatch.setenv("VOICEREEL_URL", url)
+        settings_module.settings.cache_clear()
         assert run("ready")[0] == 0
+    settings_module.settings.cache_clear()
     code, out, err = run("ready", "--url", "https://speech:1")
     assert (code, out) == (2, "")
     assert "speaks no TLS" in err and "Traceback" not in err
