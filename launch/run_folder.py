@@ -33,6 +33,14 @@ class RunFolder:
         """A name unique on this machine; the names of the server's shared memory start with it."""
         return self.path.name
 
+    @property
+    def drain_pipe(self) -> Path:
+        """A pipe: to open it tells the server's models to close the front doors.
+
+        It is gone as soon as they have done so.
+        """
+        return self.path / "drain"
+
     @classmethod
     def create(cls) -> "RunFolder":
         """Make a folder for a new server, and remove what ended servers left behind."""

@@ -10,14 +10,17 @@ import ctypes
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from launch import startup_log, tritonserver
+from launch.address import ListenAddress
+from launch.doors import try_doors
+from launch.drain import drain
 from launch.run_folder import RunFolder
 from launch.tritonserver import LaunchError
 
@@ -37,7 +40,7 @@ class Server:
     """A tritonserver of this machine, serving one repository.
 
     Attributes:
-        address: The address it listens at.
+        address: The address it listens at, as it was given.
         ports: Port numbers by service: http, grpc, metrics.
         log_path: The server's log; a clean stop removes it unless the caller named it.
     """
@@ -55,13 +58,14 @@ class Server:
         log_path: Path | None = None,
         environment: dict[str, str] | None = None,
         flags: Sequence[str] = (),
+        drains: bool = False,
     ) -> None:
         """Describe what to serve and where; nothing happens before `start`.
 
         Args:
             repository: The model repository.
             profile: `configs/<profile>.pbtxt` of each model that has one; None: config.pbtxt.
-            address: The address to listen at.
+            address: The address to listen at: a name or an IP address of this machine.
             http_port: 0 takes a free one.
             grpc_port: 0 takes a free one.
             metrics_port: 0 takes a free one.
@@ -69,8 +73,10 @@ class Server:
             log_path: File for the server's log, replaced.
             environment: Variables for the server and its models, in addition to this process's.
             flags: Further arguments of tritonserver.
+            drains: Whether `drain` can be called. Nobody can ask such a server's repository API.
         """
-        self.repository, self.profile, self.address = Path(repository), profile, address
+        self.repository, self.profile = Path(repository), profile
+        self.address, self.drains = address, drains
         self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         self.deadline_s, self.environment, self.flags = deadline_s, environment or {}, tuple(flags)
         self.log_path = log_path
@@ -79,18 +85,22 @@ class Server:
 
     @property
     def http_url(self) -> str:
-        """host:port, as tritonclient.http takes it."""
-        return f"{self.address}:{self.ports['http']}"
+        """host:port, as tritonclient.http takes it, for clients on this machine."""
+        return self._listen.url(self.ports["http"])
 
     @property
     def grpc_url(self) -> str:
-        """host:port, as tritonclient.grpc takes it."""
-        return f"{self.address}:{self.ports['grpc']}"
+        """host:port, as tritonclient.grpc takes it, for clients on this machine."""
+        return self._listen.url(self.ports["grpc"])
 
     @property
     def metrics_url(self) -> str:
         """The address of the Prometheus page."""
-        return f"http://{self.address}:{self.ports['metrics']}/metrics"
+        return f"http://{self._listen.url(self.ports['metrics'])}/metrics"
+
+    @cached_property
+    def _listen(self) -> ListenAddress:
+        return ListenAddress.of(self.address)
 
     @property
     def pid(self) -> int:
@@ -118,24 +128,57 @@ class Server:
             LaunchError: If that fails or takes too long; nothing is left running.
         """
         self._check_repository()
-        self._choose_ports()
+        self.ports = self._listen.free_ports(self.ports)
         self._folder = folder = RunFolder.create()
+        if self.drains:
+            os.mkfifo(folder.drain_pipe)
         self.log_path = self.log_path or folder.path / "server.log"
         try:
             installation = tritonserver.find(folder.path / "backends")
             self._process = process = self._spawn(installation, folder, self.log_path)
             self._wait_until_ready(process, self.log_path)
+            try_doors(self.repository, self._listen.host, self.ports["http"])
         except BaseException:  # a signal's too: whatever ends the wait ends the server
             self._end(patience_s=5)
             folder.abandon()
             raise
 
-    def stop(self) -> None:
-        """End the server and its stubs, and remove what they left. Does nothing the second time."""
-        self._end(patience_s=EXIT_TIMEOUT_S + 5)
-        if self._folder is not None:
-            self._folder.remove()
-            self._folder = None
+    def drain(self, limit_s: float) -> bool:
+        """Refuse new requests, and wait until those in flight have ended.
+
+        The server is not ready from the moment in which it hears of it.
+
+        Args:
+            limit_s: How long to wait, in seconds.
+
+        Returns:
+            Whether nothing is in flight any more; also true if its models cannot drain.
+        """
+        if self._folder is None:
+            return True
+
+        def is_over() -> bool:
+            return not self.running or self._answer("http", "/v2/health/ready") is not None
+
+        return drain(
+            self._folder.drain_pipe,
+            limit_s,
+            is_over,
+            lambda: self._answer("metrics", "/metrics") or "",
+        )
+
+    def stop(self, patience_s: float = EXIT_TIMEOUT_S + 5) -> None:
+        """End the server and its stubs, and remove what they left. Does nothing the second time.
+
+        Args:
+            patience_s: Seconds before it is killed.
+        """
+        try:
+            self._end(patience_s)
+        finally:
+            if self._folder is not None:
+                self._folder.remove()
+                self._folder = None
 
     def wait(self) -> int:
         """Wait for the server to end; its exit status, negative for a signal's number."""
@@ -154,30 +197,13 @@ class Server:
                 f"profiles there: {', '.join(sorted(profiles)) or 'none'}"
             )
 
-    def _choose_ports(self) -> None:
-        """Check the given ports, so that one in use fails at once, and choose the others."""
-        held = []
-        for use, port in self.ports.items():
-            probe = socket.socket()
-            held.append(probe)  # kept open until all are chosen, so that no port is chosen twice
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.address, port))
-            except OSError as error:
-                raise LaunchError(
-                    f"{use} port {port} at {self.address}: {error.strerror}. "
-                    f"Choose another with --{use}-port"
-                ) from None
-            self.ports[use] = probe.getsockname()[1]
-        for probe in held:
-            probe.close()
-
     def _command(self, installation: tritonserver.Installation, folder: RunFolder) -> list[str]:
         command = [
             str(installation.binary),
             *installation.flags,
             f"--model-repository={self.repository.resolve()}",
             *([f"--model-config-name={self.profile}"] if self.profile else []),
+            *(tritonserver.own_control() if self.drains else []),
             "--disable-auto-complete-config",  # every config is complete; saves a stub per model
             f"--backend-config=python,shm-region-prefix-name={folder.name}_",
             f"--cache-config=local,size={CACHE_BYTES}",
@@ -186,7 +212,7 @@ class Server:
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         ]
         for use, port in self.ports.items():
-            command += [f"--{use}-address={self.address}", f"--{use}-port={port}"]
+            command += [f"--{use}-address={self._listen.flag(use)}", f"--{use}-port={port}"]
         return [*command, *self.flags]
 
     def _spawn(
@@ -200,7 +226,13 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**_OPENMP, **os.environ, **installation.environment, **self.environment},
+                env={
+                    **_OPENMP,
+                    **os.environ,
+                    **installation.environment,
+                    **({"VOICEREEL_DRAIN_PIPE": str(folder.drain_pipe)} if self.drains else {}),
+                    **self.environment,
+                },
                 cwd=tritonserver.PROJECT,  # the wheel's stub ignores PYTHONPATH
                 pass_fds=[folder.lock],
                 start_new_session=True,  # Ctrl-C must not reach it; its group has the stubs
@@ -224,32 +256,36 @@ class Server:
 
     def _is_ready(self) -> bool:
         """Whether all models are ready and all ports open; the metrics port is the last."""
-        return self._answers("http", "/v2/health/ready") and self._answers("metrics", "/metrics")
+        services = ("http", "/v2/health/ready"), ("metrics", "/metrics")
+        return all(self._answer(use, path) is not None for use, path in services)
 
-    def _answers(self, use: str, path: str) -> bool:
-        connection = http.client.HTTPConnection(self.address, self.ports[use], timeout=5)
+    def _answer(self, use: str, path: str) -> str | None:
+        """The answer of a service, or None if there is none or it is an error."""
+        connection = http.client.HTTPConnection(self._listen.host, self.ports[use], timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status == http.HTTPStatus.OK
+            answer = connection.getresponse()
+            return answer.read().decode() if answer.status == http.HTTPStatus.OK else None
         except (OSError, http.client.HTTPException):
-            return False
+            return None
         finally:
             connection.close()
 
     def _end(self, patience_s: float) -> None:
-        """End the server, then any stub that has not ended with it."""
+        """End the server, then any stub that has not ended with it, even if a signal interrupts."""
         process, self._process = self._process, None
         if process is None:
             return
         process.terminate()
         try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
+        finally:
+            process.kill()  # does nothing to one that has ended
             process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

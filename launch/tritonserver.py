@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import secrets
 import shutil
 import sys
 import sysconfig
@@ -47,12 +48,34 @@ def find(backends: Path) -> Installation:
     Raises:
         LaunchError: If there is none, or it does not support this Python.
     """
-    system = Path("/opt/tritonserver/bin/tritonserver")
-    if system.is_file() or (on_path := shutil.which("tritonserver")):
-        binary = system if system.is_file() else Path(on_path or "").resolve()
+    if (binary := of_the_system()) is not None:
         # Its stubs run the system's Python, not this one.
         return Installation(binary, (), {"PYTHONPATH": _prepended("PYTHONPATH", PROJECT)})
     return _from_wheel(backends)
+
+
+def of_the_system() -> Path | None:
+    """The system's server, which has native backends."""
+    installed = Path("/opt/tritonserver/bin/tritonserver")
+    if installed.is_file():
+        return installed
+    on_path = shutil.which("tritonserver")
+    return Path(on_path).resolve() if on_path else None
+
+
+def own_control() -> list[str]:
+    """Arguments of a server whose models may be unloaded by its own Python models only.
+
+    Who can load a model runs code there. So the API wants a header that nobody can send: its value
+    has a line break, and in gRPC no name has capital letters.
+    """
+    closed = f"model-repository:Closed=to\nall{secrets.token_hex(16)}"
+    return [
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--http-restricted-api={closed}",
+        f"--grpc-restricted-protocol={closed}",
+    ]
 
 
 def _from_wheel(backends: Path) -> Installation:

@@ -2,6 +2,10 @@
 
 The binary comes with the tritonclient 2.50.0 wheel for Linux. Its CUDA runtime and libb64 are in
 the server's wheel under other names, so a folder of links gives them the names it asks for.
+
+    python -m benchmarks.load.perf_analyzer -m fish_tts -u 127.0.0.1:8001 -i grpc ...
+
+runs it as it is with these libraries; `.venv/bin/perf_analyzer` alone does not find them.
 """
 
 import os
@@ -189,3 +193,16 @@ def _said(output: str) -> str:
     """The end of its output; of a usage message, which begins with the reason, the beginning."""
     words = output.partition("Usage:")[0].split()
     return " ".join(words[-60:]) or "it said nothing"
+
+
+def main() -> None:
+    """Become perf_analyzer, with this program's arguments."""
+    try:
+        found = find(Path(sys.prefix, "lib", "perf_analyzer"))
+    except PerfAnalyzerError as error:
+        sys.exit(f"perf_analyzer: {error}")
+    os.execve(found.binary, [str(found.binary), *sys.argv[1:]], os.environ | found.environment)
+
+
+if __name__ == "__main__":
+    main()

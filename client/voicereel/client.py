@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
-from typing import Literal, TypeAlias
 
 from typing_extensions import Unpack
 
@@ -14,6 +13,7 @@ from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
 from voicereel.script.sentences import parts_of, sentences_of
 from voicereel.text import checked_text
+from voicereel.transport.address import Protocol, address_of
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
@@ -38,7 +38,6 @@ from voicereel.voice import Voice, VoiceFeatures
 from voicereel.words import require_words
 
 DEFAULT_URL = "127.0.0.1:8001"  # gRPC port that tritonserver has by default
-Protocol: TypeAlias = Literal["grpc", "http"]
 FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")
 _READY_TIMEOUT_S = 10.0  # a server answers at once; longer means that it hangs
 _PARTS_AT_A_TIME = 4  # requests in flight for one text
@@ -63,17 +62,22 @@ class Client:
         """Prepare a connection, which is made with the first call.
 
         Args:
-            url: HOST:PORT of Triton's gRPC (8001) or HTTP (8000) service.
+            url: HOST:PORT of Triton's gRPC (8001) or HTTP (8000) service; grpc:// or http://
+                before it says which of the two it is.
             protocol: "http" cannot stream.
             timeout_s: Seconds for each call as a whole, unless the call has its own. The server
-                drops a request that waits longer in its queues.
+                drops a request that waits longer in its queues. A server that has answered before
+                and is gone is waited for, two minutes at most, and within this time.
+
+        Raises:
+            InvalidRequest: If the URL is not one.
         """
         transports = {"grpc": GrpcTransport, "http": HttpTransport}
         if protocol not in transports:
             raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
-        checked_text(url, "url")
+        address = address_of(checked_text(url, "url"), protocol)
         self._timeout_s = _checked(timeout_s)
-        self._transport: Transport = transports[protocol](url)
+        self._transport: Transport = transports[address.protocol](address)
         self._facts: SpeechFacts | None = None
 
     def synthesize(

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from voicereel.client import DEFAULT_URL
-from voicereel.errors import ConfigurationError
+from voicereel.errors import ConfigurationError, InvalidRequest
+from voicereel.transport.address import address_of
 
 
 def _plain(value: Any) -> Any:
@@ -39,6 +40,17 @@ def _whole(value: Any) -> Any:
     """Accept digits. Pydantic accepts 4.0 and 1_000 too, but the server does not."""
     if isinstance(value, str) and not value.strip().isdecimal():
         raise ValueError("not a whole number")
+    return value
+
+
+def _address(value: str) -> str:
+    """Accept an address of gRPC, which streams; the URL of the HTTP service is for `Client`."""
+    try:
+        fits = address_of(value).protocol == "grpc"
+    except InvalidRequest:
+        fits = False
+    if not fits:
+        raise ValueError("not an address of gRPC")
     return value
 
 
@@ -107,9 +119,8 @@ class Settings(BaseSettings):
         description="CPU threads of the LLaMA stage; 0: one for each core",
         json_schema_extra={"expected": "0 (automatic) to 1024", "server": True},
     )
-    url: str = Field(
+    url: Annotated[str, AfterValidator(_address)] = Field(
         DEFAULT_URL,
-        pattern=r"^[^\s/]+:\d+$",
         alias="VOICEREEL_URL",
         description="address of the server's gRPC service",
         json_schema_extra={"expected": "HOST:PORT"},
@@ -118,6 +129,14 @@ class Settings(BaseSettings):
         None,
         alias="VOICEREEL_CHECKPOINT",
         description="folder of the checkpoint for upstream's code in this process",
+    )
+    drain_s: Whole = Field(
+        300,
+        ge=0,
+        le=86_400,
+        alias="VOICEREEL_DRAIN_S",
+        description="seconds that a stopping server waits for requests in flight; 0: none",
+        json_schema_extra={"expected": "0 to 86400", "server": True},
     )
     voices: Path = Field(
         default_factory=lambda: Path(typer.get_app_dir("voicereel"), "voices"),

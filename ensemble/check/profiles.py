@@ -13,6 +13,7 @@ from pathlib import Path
 _DEFAULT = "# Serves as it is, everywhere: KIND_AUTO is a GPU where there is one.\n"
 _BACKEND = re.compile(r'^backend: ".*"\n', re.MULTILINE)
 _INSTANCES = re.compile(r"^instance_group .*\n", re.MULTILINE)
+_TF32 = re.compile(r"(?:^#.*\n)+^optimization \{(?:.*\n)+?^\} \}\n", re.MULTILINE)
 _KERNELS = re.compile(r'(?:^#.*\n)+^parameters \{ key: "KERNELS_FILENAME".*\n', re.MULTILINE)
 
 
@@ -45,6 +46,10 @@ _UNFUSED = (
     "# Otherwise TorchScript's fuser compiles for each new shape: for seconds, or in the\n"
     "# encoder's loop for minutes.\n" + _parameter("DISABLE_OPTIMIZED_EXECUTION", "true")
 )
+_ALL_CORES = (
+    "# 0: ONNX Runtime chooses. One instance that uses all cores is faster than several\n"
+    "# that compete for them.\n" + _parameter("intra_op_thread_count", "0")
+)
 PROFILES = {
     "fish_llama": {
         "cpu": Profile("no GPU.", f"count: 1, {_CPU}"),
@@ -55,12 +60,10 @@ PROFILES = {
         "cpu": Profile(
             "no GPU.",
             f"count: 1, {_CPU}",
-            backend="pytorch",
             kernels=True,
-            parameters="# Without that file model.pt is served, as it was traced: windows come in "
-            "many shapes,\n# and optimized execution would specialise for each.\n"
-            + _parameter("DISABLE_OPTIMIZED_EXECUTION", "true")
-            + _parameter("INFERENCE_MODE", "true"),
+            # Not TorchScript, though about a seventh faster: windows come in many shapes, and
+            # libtorch 2.5, which native backends have, takes seconds for each new one.
+            parameters=_ALL_CORES,
         ),
         "gpu": Profile(
             "one GPU; two instances, so that one's copies overlap with the other's computation.",
@@ -80,8 +83,7 @@ PROFILES = {
             "no GPU.",
             f"count: 1, {_CPU}",
             kernels=True,
-            parameters="# 0: ONNX Runtime chooses. One instance that uses all cores is faster than "
-            "several\n# that compete for them.\n" + _parameter("intra_op_thread_count", "0"),
+            parameters=_ALL_CORES,
         ),
         "gpu": Profile(
             "one GPU, shared with the other stages.",
@@ -113,6 +115,8 @@ def profile_text(config: str, profile: Profile) -> str:
     ]
     if profile.backend:
         changes.append((_BACKEND, f'backend: "{profile.backend}"\n'))
+    if (profile.backend or _CPU in profile.instances) and _TF32.search(config):
+        changes.append((_TF32, ""))  # is ONNX Runtime's on a GPU
     if not profile.kernels and _KERNELS.search(config):
         changes.append((_KERNELS, ""))
     for pattern, new in changes:

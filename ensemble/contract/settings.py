@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 PRECISIONS = ("half", "full", "bf16", "fp16", "int8")
 MOST = 1024  # requests or threads; a larger number is a slip of the keyboard
+DRAIN_S = 300  # as long as the client's calls may take unless they say otherwise
+MOST_DRAIN_S = 86_400  # a day
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class ServerSettings:
     llama_threads: VOICEREEL_LLAMA_THREADS: CPU threads of the LLaMA stage; 0: as torch has it.
     grpc_url: VOICEREEL_GRPC_URL: HOST:PORT of this server, or "" to find it.
     fold_text: VOICEREEL_FOLD_TEXT: whether texts are folded before the tokenizer.
+    drain_s: VOICEREEL_DRAIN_S: seconds that requests in flight may take to end when `make serve`
+        is stopped; 0: none.
+    drain_pipe: VOICEREEL_DRAIN_PIPE: set by the launcher; see `ensemble.serving.drain`.
     """
 
     device: str = ""
@@ -32,6 +37,8 @@ class ServerSettings:
     llama_threads: int = 0
     grpc_url: str = ""
     fold_text: bool = True
+    drain_s: int = DRAIN_S
+    drain_pipe: str = ""
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -48,6 +55,8 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         llama_threads=_count(environment, "VOICEREEL_LLAMA_THREADS"),
         grpc_url=environment.get("VOICEREEL_GRPC_URL", "").strip(),
         fold_text=_boolean(environment, "VOICEREEL_FOLD_TEXT"),
+        drain_s=_seconds(environment, "VOICEREEL_DRAIN_S", DRAIN_S),
+        drain_pipe=environment.get("VOICEREEL_DRAIN_PIPE", ""),
     )
 
 
@@ -72,4 +81,11 @@ def _count(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "0").strip()
     if not text.isdecimal() or int(text) > MOST:
         raise ValueError(f"{name} is {text!r}, expected 0 (automatic) to {MOST}.")
+    return int(text)
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, str(default)).strip()
+    if not text.isdecimal() or int(text) > MOST_DRAIN_S:
+        raise ValueError(f"{name} is {text!r}, expected 0 to {MOST_DRAIN_S}.")
     return int(text)

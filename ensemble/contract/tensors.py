@@ -90,6 +90,9 @@ _REFERENCE_FACTS = (
     Tensor("checkpoint_id", "BYTES", (1,)),
 )
 
+# The models that callers use; the others are parts of them, or control them.
+FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")
+
 MODELS = {
     "fish_reference": Signature(
         _REFERENCE,

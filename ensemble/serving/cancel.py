@@ -13,7 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-PARAMETER = "cancel_token"
+from ensemble.contract.parameters import CANCEL_TOKEN
+
+PARAMETER = CANCEL_TOKEN
 _FOLDER = Path(tempfile.gettempdir()) / f"voicereel-waiting-{os.getuid()}"
 _TOKEN = re.compile("[0-9a-f]{32}")
 _EARLY = ".early"  # suffix of the mark of a token that was taken back before its request arrived

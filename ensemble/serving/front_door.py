@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from grpc import RpcError
+from grpc.aio import AioRpcError
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
 from ensemble.contract.errors import CancelledError, OverloadedError
 from ensemble.contract.options import LONGEST_CHUNK, OPTIONS
+from ensemble.contract.parameters import timeout_us
 from ensemble.contract.tensors import MODELS
-from ensemble.serving import wire
-from ensemble.serving.cancel import PARAMETER, token_in
-from ensemble.serving.own_server import grpc_url
+from ensemble.serving import own_server, wire
+from ensemble.serving.cancel import PARAMETER
 
 _GIVEN_UP = {"cancelled": "by the caller", "timeout": "its timeout has passed"}
 _FIRST, _LONGEST = "first_chunk_frames", "max_chunk_frames"
@@ -82,17 +84,17 @@ class FrontDoor:
 
     def _forwarded(self, request) -> dict:
         """Arguments for tritonclient; tensors are copied, as Triton frees them after `execute`."""
-        inputs = []
+        parameters = wire.parameters(self.name, request)
+        token, inputs = parameters.get(PARAMETER), []
         for t in MODELS[self.name].inputs:
             if (values := wire.array(request, t.name)) is not None:
                 inputs.append(_input(t.name, t.dtype, np.array(values)))
             elif t.name == _FIRST:
                 inputs.append(_first_chunk(wire.array(request, _LONGEST)))
-        token = token_in(request.parameters())
         return {
             "model_name": self.stream_model,
             "inputs": inputs,
-            "timeout": request.timeout() or None,
+            "timeout": timeout_us(request.timeout(), parameters) or None,
             "parameters": None if token is None else {PARAMETER: token},
         }
 
@@ -113,14 +115,22 @@ class FrontDoor:
     async def _joined(self, forwarded: dict) -> pb_utils.InferenceResponse:
         """Collect the chunks, which may arrive in any order, and join them."""
         if self.client is None:  # not earlier: the server opens its ports after loading models
-            self.client = InferenceServerClient(grpc_url())
+            self.client = InferenceServerClient(
+                own_server.grpc_url(), channel_args=own_server.CHANNEL_ARGS
+            )
         chunks = []
         answers: Any = self.client.stream_infer(_once(forwarded))  # typed as None by mistake
-        async for result, problem in answers:
-            if problem is not None:
-                return wire.passed_on(problem.message())
-            if result.get_response().outputs:
-                chunks.append(_Chunk(result))
+        try:
+            async for result, problem in answers:
+                if problem is not None:
+                    return wire.passed_on(problem.message())
+                if result.get_response().outputs:
+                    chunks.append(_Chunk(result))
+        except RpcError as error:
+            why = error.details() if isinstance(error, AioRpcError) else error
+            raise RuntimeError(
+                f"its own server at {own_server.grpc_url()} does not answer: {why}"
+            ) from None
         chunks.sort(key=lambda chunk: chunk.index)
         last = chunks[-1] if chunks else None
         if last is None or not last.finish_reason or last.index != len(chunks) - 1:

@@ -1,17 +1,47 @@
-"""Finds the gRPC port of the tritonserver that runs this model.
+"""Finds the gRPC port of the tritonserver that runs this model, and ends with that server.
 
 A Python model is a child process of its tritonserver, whose command line names the port.
 """
 
 import argparse
+import functools
 import os
+import select
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensemble.contract.settings import server_settings
 
 VARIABLE = "VOICEREEL_GRPC_URL"
+_ENDING_S = 3  # seconds that a model has to end by itself
+# For a connection to this server: no proxy is on this machine's way to itself, and a response may
+# be of any size, as in tritonclient's own defaults, which these replace.
+CHANNEL_ARGS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
 _FIX = f"Set {VARIABLE}=HOST:PORT to where this server's gRPC service can be reached."
+
+
+def end_with_it() -> None:
+    """End this process when its server has ended, whatever this process is waiting for then.
+
+    A model that was about to send a response when the server was killed would wait for ever.
+    """
+    try:
+        server = os.pidfd_open(_server())
+    except (OSError, RuntimeError):
+        return  # outside a server, as in tests
+
+    def wait() -> None:
+        select.select([server], [], [])
+        time.sleep(_ENDING_S)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def grpc_url(environment: Mapping[str, str] = os.environ) -> str:
@@ -29,7 +59,7 @@ def url_of(arguments: Sequence[str]) -> str:
     Raises:
         RuntimeError: If there is no such port, or it speaks TLS; says what to set.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = _parser()
     parser.add_argument("--grpc-port", default="8001")
     parser.add_argument("--grpc-address", default="0.0.0.0")
     parser.add_argument("--allow-grpc", default="true")
@@ -39,17 +69,52 @@ def url_of(arguments: Sequence[str]) -> str:
         raise RuntimeError(f"the server has no gRPC service (--allow-grpc=false). {_FIX}")
     if found.grpc_use_ssl.lower() not in ("false", "0"):
         raise RuntimeError(f"the server's gRPC service wants TLS. {_FIX}")
-    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(found.grpc_address, found.grpc_address)
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}
+    address = everywhere.get(found.grpc_address, found.grpc_address)
     return f"{address}:{found.grpc_port}"
 
 
+def forwarded_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of the headers that a tritonserver with these arguments makes parameters of."""
+    parser = _parser()
+    parser.add_argument("--http-header-forward-pattern")
+    parser.add_argument("--grpc-header-forward-pattern")
+    found, _ = parser.parse_known_args(list(arguments))
+    return tuple(pattern for pattern in vars(found).values() if pattern)
+
+
+@functools.cache
+def forwarded() -> tuple[str, ...]:
+    """The patterns of this model's own server; none if it is not found."""
+    try:
+        return forwarded_of(_server_arguments())
+    except (OSError, RuntimeError):
+        return ()
+
+
+def _parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+
+
 def _server_arguments() -> list[str]:
-    """Arguments of the nearest tritonserver among this process's ancestors."""
+    """Arguments of this model's server."""
+    return [argument for argument in _command_of(_server())[1:] if argument]
+
+
+def _server() -> int:
+    """Process id of the nearest tritonserver among this process's ancestors.
+
+    Raises:
+        RuntimeError: If there is none; says what to set.
+    """
     pid = os.getppid()
     while pid > 1:
-        arguments = Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")
-        if Path(arguments[0]).name == "tritonserver":
-            return [argument for argument in arguments[1:] if argument]
+        if Path(_command_of(pid)[0]).name == "tritonserver":
+            return pid
         status = Path(f"/proc/{pid}/stat").read_text("utf-8")
         pid = int(status.rpartition(")")[2].split()[1])
     raise RuntimeError(f"the tritonserver that runs this model was not found. {_FIX}")
+
+
+def _command_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")

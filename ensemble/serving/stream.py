@@ -9,6 +9,7 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble.contract.errors import CancelledError, kind_of
 from ensemble.contract.facts import Facts
+from ensemble.contract.parameters import timeout_us
 from ensemble.contract.window import Window
 from ensemble.serving import wire
 from ensemble.serving.cancel import CancelToken
@@ -28,9 +29,19 @@ class Stream:
         self._sender, self._facts, self._metrics = request.get_response_sender(), facts, metrics
         self.token: CancelToken | None = None
         self._begin = time.monotonic()
-        self._timeout_s = request.timeout() / 1e6
+        self._timeout_s = 0.0
         self._num_sent = 0
         self._problem: Exception | None = None  # a window could not be sent
+
+    def obey(self, request) -> None:
+        """Take the cancel token and the timeout of the request.
+
+        Raises:
+            ValueError: If one of its parameters is unknown or unusable.
+        """
+        parameters = wire.parameters("fish_llama", request)
+        self._timeout_s = timeout_us(request.timeout(), parameters) / 1e6
+        self.token = CancelToken(request.parameters())
 
     def why_cancelled(self) -> str:
         """Why the caller does not want the rest, or "". The scheduler asks once per step."""

@@ -3,11 +3,14 @@
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ensemble.contract import errors
+from ensemble.contract.parameters import parameters_of
+from ensemble.serving import own_server
 
 
 def array(request, name: str) -> np.ndarray | None:
@@ -35,6 +38,15 @@ def texts(request, name: str) -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{name} is not UTF-8 ({error}). Encode it as UTF-8.") from None
     return decoded
+
+
+def parameters(model: str, request) -> dict[str, Any]:
+    """The request's parameters.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    return parameters_of(model, request.parameters(), own_server.forwarded())
 
 
 def tensor(name: str, values, dtype: type) -> pb_utils.Tensor:

@@ -1,4 +1,4 @@
-"""Checks of the machine: interpreter, packages, server, GPU, ports."""
+"""Checks of the machine: interpreter, packages, server, GPU, shared memory, ports."""
 
 import http.client
 import importlib.metadata
@@ -13,8 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch import shared_memory as launch_shared_memory
 from launch import tritonserver
 from launch.doctor import Finding
+from launch.run_folder import SHARED_MEMORY
 from launch.tritonserver import PROJECT, LaunchError
 
 
@@ -89,6 +91,13 @@ def gpu() -> Finding:
         return Finding("GPU", "broken", f"{names}, but torch sees none: CPU build, or old driver",
                        "install torch with CUDA, or FISH_SPEECH_DEVICE=cpu")  # fmt: skip
     return Finding("GPU", "ok", names)
+
+
+def shared_memory() -> Finding:
+    """Check that /dev/shm has room."""
+    if short := launch_shared_memory.shortage():
+        return Finding("shared memory", "warning", short, launch_shared_memory.REMEDY)
+    return Finding("shared memory", "ok", f"{SHARED_MEMORY} has room")
 
 
 def ports(wanted: dict[str, int], address: str = "127.0.0.1") -> Finding:

@@ -95,6 +95,13 @@ def test_the_binary_of_the_wheel_finds_its_libraries(tmp_path) -> None:
     assert found.binary == Path(sys.prefix, "bin", "perf_analyzer")
 
 
+def test_it_runs_as_a_command(tmp_path) -> None:
+    command = [sys.executable, "-m", "benchmarks.load.perf_analyzer", "--version"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Perf Analyzer Version" in done.stdout + done.stderr
+
+
 def test_a_failed_load_says_why(tmp_path) -> None:
     found, load = perf_analyzer.find(tmp_path), Load("fish_tts", True, 1, 1)
     (tmp_path / "rows.json").write_text('{"data": []}')

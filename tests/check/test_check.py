@@ -167,3 +167,19 @@ def test_a_missing_profile_and_a_config_without_a_place_are_found(copy) -> None:
             )
         ],
     ]
+
+
+@pytest.mark.parametrize("model", ["fish_encoder", "fish_decoder"])
+def test_onnx_on_a_gpu_is_exact(model: str) -> None:
+    """ONNX Runtime's native backend has TF32 on, unless the config says otherwise."""
+    folder = COMMITTED / model
+    for path in (folder / "config.pbtxt", *folder.glob("configs/*.pbtxt")):
+        text = path.read_text()
+        on_a_gpu = 'backend: "onnxruntime"' in text and "KIND_CPU" not in text
+        assert ('key: "use_tf32" value: "0"' in text) == on_a_gpu, path
+
+
+def test_on_a_cpu_no_shape_of_a_window_is_compiled() -> None:
+    """The native libtorch 2.5 takes seconds for each new one."""
+    text = (COMMITTED / "fish_decoder/configs/cpu.pbtxt").read_text()
+    assert 'backend: "onnxruntime"' in text

@@ -49,7 +49,7 @@ def test_a_text_that_cannot_be_sent(fake: FakeServer, client: Client, text, mess
 def test_words_of_a_voice_that_cannot_be_sent(fake: FakeServer, client: Client, tmp_path) -> None:
     with pytest.raises(InvalidRequest, match="voice_text: character 14"):
         client.synthesize("Hi", "a.wav", voice_text=HALF)
-    with pytest.raises(InvalidRequest, match="the text of a.wav: character 14"):
+    with pytest.raises(InvalidRequest, match=r"the text of a\.wav: character 14"):
         client.encode_voice("a.wav", HALF)
     broken = VoiceFeatures(FEATURES.codes, (3,), (HALF,), "id")
     with pytest.raises(InvalidRequest, match="a text of the voice: character 14"):

@@ -12,9 +12,11 @@ from ensemble.contract.tensors import ANY, Signature, Tensor
 from ensemble.serving.kernel_file import load_kernel_file
 from ensemble.serving.stand_in.served_model import ServedModel
 from launch.server import Server
+from support.native import stand_ins
 from support.raw import infer
 
 
+@stand_ins
 @pytest.mark.torch
 @pytest.mark.server
 def test_a_server_serves_it_or_falls_back(kernel_repository, tmp_path) -> None:

@@ -174,3 +174,18 @@ def test_every_option_is_in_the_protocol() -> None:
 
     rows = TEXTS["docs/protocol.md"]
     assert [o.name for o in OPTIONS if f"| `{o.name}` | {o.dtype} |" not in rows] == []
+
+
+def test_every_tritonserver_command_limits_how_long_threads_wait_awake() -> None:
+    """As `make serve` does; without it a busy neighbour slows a stream several times."""
+    from launch.server import _OPENMP
+
+    commands = [
+        (page, line)
+        for page, text in TEXTS.items()
+        for line in text.splitlines()
+        if re.search(r"^(\S+=\S+ )*tritonserver --model-repository", line)
+    ]
+    assert commands
+    wanted = [f"{name}={value}" for name, value in _OPENMP.items()]
+    assert [c for c in commands if not all(w in c[1] for w in wanted)] == []

@@ -1,5 +1,6 @@
 """Starting and ending a real tritonserver: nothing of it is left."""
 
+import contextlib
 import os
 import signal
 import urllib.request
@@ -9,6 +10,7 @@ import pytest
 from tritonclient import grpc
 
 from launch import run_folder
+from launch import serve as launch_serve
 from launch.server import LaunchError, Server
 from support.launched import (
     alive,
@@ -132,3 +134,49 @@ def test_a_running_servers_folder_is_left_alone(tmp_path, monkeypatch) -> None:
     run_folder.RunFolder.create()
     assert running.path.exists()
     assert not ended.path.exists() and not region.exists()
+
+
+class Stopping:
+    """A server that a test stops; a second signal may come while it drains."""
+
+    def __init__(self, drained: bool, second_signal: bool = False) -> None:
+        self.drained, self.second_signal = drained, second_signal
+        self.limits_s, self.patience_s = [], []
+
+    def drain(self, limit_s: float) -> bool:
+        self.limits_s.append(limit_s)
+        if self.second_signal:
+            raise SystemExit(0)
+        return self.drained
+
+    def stop(self, patience_s: float | None = None) -> None:
+        self.patience_s.append(patience_s)
+
+
+@pytest.mark.parametrize(
+    ("server", "patience_s"),
+    [
+        (Stopping(True), None),
+        (Stopping(False), launch_serve.NOW_S),
+        (Stopping(True, second_signal=True), launch_serve.NOW_S),
+    ],
+    ids=["drained", "limit", "second signal"],
+)
+def test_how_long_a_server_may_take_to_end(server: Stopping, patience_s, capsys) -> None:
+    with pytest.raises(SystemExit) if server.second_signal else contextlib.nullcontext():
+        launch_serve._end(server, 7)  # type: ignore[arg-type]
+    assert (server.limits_s, server.patience_s) == ([7], [patience_s])
+    said = capsys.readouterr().err
+    left = "serve: requests were still in flight after 0 s\n"
+    assert said == ("" if server.drained else left)
+
+
+@pytest.mark.parametrize(("value", "arguments"), [("x", []), ("-1", []), ("5", ["--drain=-1"])])
+def test_a_wrong_limit_is_refused_before_anything_starts(
+    toy, monkeypatch, value, arguments
+) -> None:
+    monkeypatch.setenv("VOICEREEL_DRAIN_S", value)
+    with serve("--repository", toy, *arguments) as process:
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode in (1, 2) and output == ""
+    assert ("--drain" if arguments else f"serve: VOICEREEL_DRAIN_S is {value!r}") in errors

@@ -9,6 +9,7 @@ from launch import startup_log, tritonserver
 from launch.server import LaunchError, Server
 from support import toys
 from support.launched import place_slow, regions, serve
+from support.native import stand_ins
 
 
 @pytest.mark.server
@@ -29,6 +30,7 @@ def failed_serve(*arguments: object) -> str:
     return errors
 
 
+@stand_ins
 @pytest.mark.server
 def test_serve_says_which_artefact_is_missing(toy) -> None:
     (toy / "doubling/1/model.onnx").unlink()

@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from launch.server import Server
 from support import toys
+from support.native import stand_ins
 
 DTYPES = {
     "FP16": TensorProto.FLOAT16,
@@ -250,6 +251,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return {entry.name: entry.reason for entry in index}
 
 
+@stand_ins
 @pytest.mark.server
 @pytest.mark.parametrize("name", FAULTY)
 def test_refused_at_load_with_a_clear_reason(refusals, name) -> None:

@@ -11,6 +11,8 @@ from ensemble.serving.own_server import grpc_url, url_of
         ([], "127.0.0.1:8001"),
         (["--model-repository=x", "--grpc-port=9001", "--http-port", "1"], "127.0.0.1:9001"),
         (["--grpc-port", "9001", "--grpc-address", "10.0.0.3"], "10.0.0.3:9001"),
+        (["--grpc-address=[::]", "--grpc-port=9001"], "[::1]:9001"),
+        (["--grpc-address=[::1]", "--grpc-port=9001"], "[::1]:9001"),
         (["--grpc-address=0.0.0.0", "--grpc-use-ssl=false"], "127.0.0.1:8001"),
     ],
 )

@@ -16,11 +16,12 @@ from voicereel.errors import (
     DeadlineExceeded,
     InvalidRequest,
     ServerError,
-    ServerUnavailable,
     VoiceReelError,
     error_for,
 )
+from voicereel.transport.address import Address
 from voicereel.transport.base import Tensors, from_raw, raw_bytes
+from voicereel.transport.repeats import NoConnection, Repeats
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 # HTTP status -> gRPC status name. Source: HttpCodeFromError of Triton's http_server.cc.
@@ -35,13 +36,16 @@ _STATUS = {
 class HttpTransport:
     """Triton's HTTP protocol with the binary tensor extension."""
 
-    def __init__(self, url: str) -> None:
-        self._address = url.removeprefix("http://").rstrip("/")
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._reached = False  # whether this server has ever answered
 
     def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
         header, values = _request(inputs, timeout_s)
         path = f"/v2/models/{model}/infer"
-        status, length, body = self._call("POST", path, timeout_s, header + values, len(header))
+        status, length, body = self._repeated(
+            "POST", path, timeout_s, self._reached, header + values, len(header)
+        )
         if status != http.client.OK:
             raise _typed(status, body)
         return _tensors(body, length)
@@ -54,25 +58,50 @@ class HttpTransport:
 
     def is_ready(self, model: str | None, timeout_s: float) -> bool:
         path = "/v2/health/ready" if model is None else f"/v2/models/{model}/ready"
-        return self._call("GET", path, timeout_s)[0] == http.client.OK
+        status, _, _ = self._repeated("GET", path, timeout_s, known=False)
+        return status == http.client.OK
 
     def close(self) -> None:
         pass
 
+    def _repeated(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        known: bool,
+        body: bytes = b"",
+        header_length: int = 0,
+    ) -> tuple[int, int, bytes]:
+        """What `_call` returns, as soon as it gets through, as `Repeats` allows."""
+        repeats = Repeats(self._address, known, timeout_s)
+        while True:
+            try:
+                response = self._call(method, path, repeats.left_s, body, header_length)
+            except NoConnection as problem:
+                repeats.or_raise(problem)
+            else:
+                self._reached = True
+                return response
+
     def _call(
-        self, method: str, path: str, timeout_s: float, body: bytes = b"", header_length: int = 0
+        self, method: str, path: str, timeout_s: float, body: bytes, header_length: int
     ) -> tuple[int, int, bytes]:
         """Status of the response, length of its JSON header (0 if not given), and its body."""
-        connection = http.client.HTTPConnection(self._address, timeout=timeout_s)
+        host, port = self._address.host, self._address.port
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        connected = False
         headers = {_HEADER_LENGTH: str(header_length)} if body else {}
         try:
+            connection.connect()
+            connected = True
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, int(response.headers.get(_HEADER_LENGTH, 0)), response.read()
         except TimeoutError:
             raise DeadlineExceeded(f"no answer from {self._address} in {timeout_s:g} s") from None
         except (OSError, http.client.HTTPException) as error:
-            raise ServerUnavailable(f"no answer from {self._address}: {error}") from None
+            raise NoConnection(str(error) or type(error).__name__, sent=connected) from None
         finally:
             connection.close()
 

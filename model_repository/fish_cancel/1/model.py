@@ -3,18 +3,22 @@
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ensemble.serving import wire
+from ensemble.serving import drain, wire
 from ensemble.serving.cancel import take_back
 
 
 class TritonPythonModel:
     """Takes a caller's token back; see `ensemble.serving.cancel`."""
 
+    def initialize(self, args: dict) -> None:
+        drain.watch()
+
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request):
         try:
+            wire.parameters("fish_cancel", request)
             cancelled = take_back(wire.texts(request, "cancel_token")[0])
         except Exception as problem:
             return wire.error("fish_cancel", problem)

@@ -27,6 +27,7 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
+            wire.parameters("fish_facts", request)
             (name,) = wire.texts(request, "fact")
             if name and name not in self.facts:
                 known = ", ".join(self.facts) or "none"

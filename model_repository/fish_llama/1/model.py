@@ -22,8 +22,8 @@ from engine.schedule.scheduler import Scheduler
 from ensemble.contract.options import OPTIONS, sampling_from
 from ensemble.contract.settings import ServerSettings, server_settings
 from ensemble.serving import wire
-from ensemble.serving.cancel import CancelToken
 from ensemble.serving.metrics import LlamaMetrics
+from ensemble.serving.own_server import end_with_it
 from ensemble.serving.stream import Stream
 
 
@@ -42,6 +42,7 @@ class TritonPythonModel:
     """One scheduler, on the device that Triton gave this instance."""
 
     def initialize(self, args: dict) -> None:
+        end_with_it()
         on_gpu = args["model_instance_kind"] == "GPU"
         instance = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings, folder = server_settings(), wire.version_folder(args)
@@ -69,7 +70,7 @@ class TritonPythonModel:
         for request in requests:
             stream = Stream(request, self.facts, self.metrics)
             try:
-                stream.token = CancelToken(request.parameters())
+                stream.obey(request)
                 self.scheduler.submit(self._parsed(request, stream))
             except Exception as problem:
                 stream.fail(problem)

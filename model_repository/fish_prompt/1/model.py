@@ -26,6 +26,7 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
+            wire.parameters("fish_prompt", request)
             self._check_origin(wire.texts(request, "checkpoint_id"))
             frames = wire.array(request, "reference_frames")
             (text,) = self._texts(request, "text")

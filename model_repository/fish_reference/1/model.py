@@ -24,6 +24,7 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
+            wire.parameters("fish_reference", request)
             rate = wire.array(request, "reference_sample_rate")
             self._warn_once(rate)
             size = wire.array(request, "chunk_size_s")

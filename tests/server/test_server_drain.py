@@ -1,0 +1,142 @@
+"""`make serve` is stopped while requests run: they end whole, and new ones are refused."""
+
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.launched import alive, ready, serve, wait_until
+from voicereel import Client, ServerUnavailable
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+FRAMES = 80
+TEXT = "A long story about everything."  # with these options longer than FRAMES
+SLOW = """
+
+import time
+from engine.schedule.scheduler import Scheduler
+
+_run, _step = Scheduler.run, Scheduler.step
+
+
+def _slow_step(self):
+    time.sleep(0.05)
+    return _step(self)
+
+
+def _slow_run(self, *after_step):  # not the warm-up before it
+    Scheduler.step = _slow_step
+    _run(self, *after_step)
+
+
+Scheduler.run = _slow_run
+"""
+
+
+@pytest.fixture(scope="module")
+def slow_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint, spoken at about the speed of a listener."""
+    made = tmp_path_factory.mktemp("slow") / "repository"
+    shutil.copytree(repository, made)
+    with (made / "fish_llama/1/model.py").open("a") as model:
+        model.write(SLOW)
+    return made
+
+
+class Speaking:
+    """Requests in flight at a server, over each way that there is."""
+
+    def __init__(self, facts: dict[str, str], *ways: str) -> None:
+        self.facts = facts
+        self.pool = ThreadPoolExecutor(len(ways))
+        self.begun = threading.Semaphore(0)
+        self.answers: list[Future[float]] = [self.pool.submit(self._speak, way) for way in ways]
+        for _ in ways:
+            assert self.begun.acquire(timeout=30)
+
+    def _speak(self, way: str) -> float:
+        """Seconds of audio that arrived."""
+        url = self.facts["http" if way == "http" else "grpc"]
+        asked = {"seed": 5, "temperature": 2.0, "top_p": 1.0, "repetition_penalty": 0.5}
+        with Client(url, "http" if way == "http" else "grpc", timeout_s=60) as client:
+            if way == "stream":
+                chunks = client.stream(TEXT, max_new_tokens=FRAMES, **asked)
+                heard = len(next(chunks).waveform)
+                self.begun.release()
+                return (heard + sum(len(chunk.waveform) for chunk in chunks)) / 44_100
+            threading.Timer(1, self.begun.release).start()
+            return client.synthesize(TEXT, max_new_tokens=FRAMES, **asked).duration_s
+
+    def durations(self) -> set[float]:
+        return {answer.result(60) for answer in self.answers}
+
+
+def status(facts: dict[str, str], path: str = "/v2/health/ready") -> int:
+    try:
+        with urllib.request.urlopen(f"http://{facts['http']}{path}", timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture
+def served(slow_repository: Path) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+    with serve("--repository", slow_repository) as process:
+        yield process, ready(process)
+
+
+def raw(url: str, sent: str) -> str:
+    """The answer to what no HTTP library would send."""
+    host, _, port = url.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(sent.encode())
+        try:
+            return connection.recv(4096).decode()
+        except OSError:  # hangs up, or waits for more
+            return ""
+
+
+def closed_to_others(facts: dict[str, str]) -> None:
+    """Models can be unloaded in this server, but by itself only."""
+    command = Path(f"/proc/{facts['pid']}/cmdline").read_text().split("\0")
+    (value,) = (a.rpartition("=")[2] for a in command if a.startswith("--http-restricted-api="))
+    for path in ("models/fish_tts/unload", "models/fish_tts/load", "index"):
+        url = f"/v2/repository/{path}"
+        for header in ("X: x", f"Closed: {value}", "Closed: " + value.replace("\n", "\n ")):
+            sent = f"POST {url} HTTP/1.1\nHost: x\n{header}\nContent-Length: 2\n\n{{}}"
+            for line_end in ("\r\n", "\n"):
+                assert " 200 " not in raw(facts["http"], sent.replace("\n", line_end))
+    assert status(facts, "/v2/models/fish_tts/ready") == 200
+
+
+def test_what_runs_ends_whole(served) -> None:
+    process, facts = served
+    closed_to_others(facts)
+    speaking = Speaking(facts, "stream", "stream", "unary", "http")
+    process.terminate()
+    wait_until(lambda: status(facts) == 400, seconds=2)
+    assert status(facts, "/v2/models/fish_tts/ready") == 400
+    with Client(facts["grpc"]) as client:
+        assert not client.ready()
+        for call in (lambda: client.synthesize("New."), lambda: next(client.stream("New."))):
+            with pytest.raises(ServerUnavailable):
+                call()
+    assert not any(answer.done() for answer in speaking.answers)
+    assert speaking.durations() == {FRAMES * 2048 / 44_100}
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "")
+    assert not alive(int(facts["pid"]))
+
+
+def test_no_orphan_when_the_launcher_is_killed_in_mid_speech(served) -> None:
+    process, facts = served
+    Speaking(facts, "stream")
+    process.kill()
+    wait_until(lambda: not alive(int(facts["pid"])), seconds=60)
