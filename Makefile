@@ -32,7 +32,7 @@ check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
 	$(PYTHON_IN_VENV) -m ensemble.check --repository $(REPOSITORY)
 
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
-	$(PYTHON_IN_VENV) -m pytest -m "not gpu and not weights"
+	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not gpu and not weights"
 
 quick:  ## tests without a server, under 90 s: for the inner loop
 	$(PYTHON_IN_VENV) -m pytest -m "not server and not gpu and not weights and not slow"

@@ -21,6 +21,9 @@ from launch.server import Server
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Two runs of pytest share the cores (`make test`): threads that wait must not spin on them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "build" / "tests"
 KEPT_S = 2 * 60 * 60  # longer than a run of all tests takes
