@@ -4,6 +4,7 @@ The engine serves them as TorchScript; ONNX files, for other runtimes, are writt
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,12 @@ def export_llama(
     if torchscript_only:
         return []
     report("fish_llama: upstream's logits")
-    cases = parity.llama_cases(genuine, llama.token_ids)
-    found = _compared(GRAPHS_FILE, _torchscript_runs(path), genuine, cases)
-    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
+    given = genuine, parity.llama_cases(genuine, llama.token_ids), graphs.fast.choices
+    found = _compared(GRAPHS_FILE, _torchscript_runs(path), *given)
+    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), *given)
     if onnx:
         report("fish_llama: ONNX")
-        found += _compared("onnx", _write_onnx(graphs, folder / "onnx"), genuine, cases)
+        found += _compared("onnx", _write_onnx(graphs, folder / "onnx"), *given)
     return found
 
 
@@ -102,9 +103,13 @@ def served_runs(path: Path) -> LlamaRuns:
 
 
 def _compared(
-    name: str, runs: LlamaRuns, genuine: Any, cases: list[parity.LlamaCase]
+    name: str,
+    runs: LlamaRuns,
+    genuine: Any,
+    cases: list[parity.LlamaCase],
+    num_codes: int = LlamaRuns.num_codes,
 ) -> list[Comparison]:
-    errors = parity.llama_error(runs, genuine, cases)
+    errors = parity.llama_error(replace(runs, num_codes=num_codes), genuine, cases)
     return [
         Comparison(f"fish_llama/{name}", f"{graph} logits, max abs", error, parity.LOGITS_LIMIT)
         for graph, error in errors.items()
@@ -149,7 +154,8 @@ def _write_torchscript(
 def _torchscript_runs(path: Path) -> LlamaRuns:
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
-    return LlamaRuns(*map(parity.script_runner, methods))
+    prefill, decode_step, fast_loop = map(parity.script_runner, methods)
+    return LlamaRuns(prefill, decode_step, fast_loop)
 
 
 class _Method(nn.Module):
@@ -181,4 +187,5 @@ def _write_onnx(graphs: DualArGraphs, folder: Path) -> LlamaRuns:
         graph = _Method(graphs, name)
         models[folder / f"{name}.onnx"] = onnx_graph(graph, examples[name], inputs, outputs, axes)
     share_weights(models, graphs, folder / "weights.bin")
-    return LlamaRuns(*(parity.onnx_runner(path) for path in models))
+    prefill, decode_step, fast_loop = map(parity.onnx_runner, models)
+    return LlamaRuns(prefill, decode_step, fast_loop)

@@ -22,7 +22,7 @@ from ensemble.contract.facts import Facts, max_prompt_length
 from export.codec import export_decoder, export_encoder
 from export.lm import export_llama
 from export.parity import Comparison
-from families.registry import Checkpoint, Family, family_of
+from families.registry import PROMPT_FILES, Checkpoint, CheckpointError, Family, family_of
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
 
@@ -87,6 +87,12 @@ def export_checkpoint(
     made = _kernels(asked, console)
     with console.status("checking the checkpoint") as status:
         family = family_of(checkpoint_folder)
+        if asked.full_vocabulary and not family.has_full_vocabulary:
+            raise CheckpointError(
+                f"export: --full-vocabulary is not for {checkpoint_folder}, of family "
+                f"{family.name}: its upstream samples from the semantic tokens and the end, as "
+                "every export does. Leave the option out"
+            )
         checkpoint = family.load_checkpoint(checkpoint_folder)
         repository.mkdir(parents=True, exist_ok=True)
         # Beside the repository: on the same file system, and not a model of a running server.
@@ -169,7 +175,7 @@ class _Stages:
             folder = self.new / model / "1"
             folder.mkdir(parents=True, exist_ok=True)
             self.facts.save(folder)
-        for name in self.family.prompt_files:
+        for name in PROMPT_FILES[self.family.name]:
             shutil.copyfile(self.checkpoint.path / name, self.new / "fish_prompt" / "1" / name)
 
     @contextlib.contextmanager

@@ -53,6 +53,7 @@ class SlowGraph(nn.Module):
             for i in range(shape.slow.layers)
         )
         self.norm = RMSNorm(weights["norm.weight"], shape.norm_eps)
+        self.norm_fast_input = shape.norm_fast_input
         head = weights["head.weight"]
         self.choices = head.shape[0]
         self.head = exact(head, None)
@@ -144,8 +145,12 @@ class SlowGraph(nn.Module):
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the fast transformer's input, at each row's last position."""
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
-        x = x.gather(1, last)[:, 0]
-        return self.head(self.norm(x)), self.to_fast(x)
+        return self.outputs(x.gather(1, last)[:, 0])
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the fast transformer's input, of states (batch, dim)."""
+        normed = self.norm(x)
+        return self.head(normed), self.to_fast(normed if self.norm_fast_input else x)
 
 
 class FastGraph(nn.Module):

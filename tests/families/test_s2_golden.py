@@ -1,0 +1,148 @@
+"""S2's language model and prompt against what genuine upstream main answered: `tests/golden/s2`."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("fish_speech")
+pytestmark = pytest.mark.torch
+
+from engine.kernels import build
+from engine.lm.load import graphs_for
+from engine.lm.on_cpu import CpuRunner
+from engine.lm.on_torch import TorchRunner
+from ensemble.contract.options import Sampling
+from families.fish_s1.engine_llama import language_facts
+from families.fish_s2.checkpoint import load_checkpoint, load_llama
+from families.fish_s2.engine_llama import engine_llama
+from families.fish_s2.prompt import PromptBuilder
+from support.engine import FULL, GREEDY, Collected, run
+from support.facts import FACTS
+from support.s2_golden import GOLDEN, Case, case
+
+GREEDY_CASES = ["plain", "one_reference", "two_speakers_in_batches"]
+NEAR = {"rtol": 0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(s2_golden):
+    return load_checkpoint(s2_golden)
+
+
+@pytest.fixture(scope="module")
+def facts(checkpoint):
+    known = language_facts(checkpoint)
+    return dataclasses.replace(FACTS, family="fish_s2", **known)
+
+
+@pytest.fixture(scope="module")
+def builder(facts, tmp_path_factory) -> PromptBuilder:
+    folder = tmp_path_factory.mktemp("fish_prompt") / "1"
+    folder.mkdir()
+    facts.save(folder)
+    shutil.copyfile(GOLDEN / "tokenizer.json", folder / "tokenizer.json")
+    return PromptBuilder(folder)
+
+
+@pytest.fixture(scope="module", params=[TorchRunner, CpuRunner])
+def runner(request, checkpoint, facts) -> Any:
+    if request.param is CpuRunner and (fault := build.fault()):
+        pytest.skip(fault)
+    llama = engine_llama(load_llama(checkpoint))
+    return request.param(facts, llama.shape, llama.tensors, FULL)
+
+
+def as_upstream(builder: PromptBuilder, recorded: Case) -> list[np.ndarray]:
+    """The prompts of a case's batches, each with the codes before it."""
+    builder.as_upstream, builder.max_bytes = True, recorded.options["chunk_length"]
+    table, prefix, parts = builder.build_parts(recorded.text, recorded.references)
+    assert len(parts) == len(recorded.batches) and prefix < parts[0]
+    columns, prompts, end = [], [], 0
+    for length, batch in zip(parts, recorded.batches, strict=True):
+        columns.append(table[:, end : end + length])
+        prompts.append(np.concatenate(columns, axis=1))
+        columns.append(builder.codes(batch.codes))
+        end += length
+    return prompts
+
+
+@pytest.mark.parametrize("name", [*GREEDY_CASES, "sampled"])
+def test_prompts_equal_column_by_column(builder, name) -> None:
+    recorded = case(name)
+    for prompt, batch in zip(as_upstream(builder, recorded), recorded.batches, strict=True):
+        np.testing.assert_array_equal(prompt, batch.prompt)
+
+
+@pytest.mark.parametrize(("slots", "stagger", "times"), [(1, 0, 1), (3, 2, 2), (16, 0, 2)])
+def test_greedy_codes_equal_in_any_batch(runner, slots, stagger, times) -> None:
+    """Staggered or not; by the temperature, and by `top_k=1` as upstream was asked."""
+    batches = [batch for name in GREEDY_CASES for batch in case(name).batches] * times
+    greedy = dataclasses.replace(GREEDY, max_new_tokens=25)
+    results = run(runner, [(batch.prompt, greedy) for batch in batches], slots, stagger)
+    for got, batch in zip(results, batches, strict=True):
+        np.testing.assert_array_equal(got.codes, batch.spoken)
+        assert got.reason == ("stop" if batch.ended else "length")
+
+
+def test_greedy_codes_equal_with_a_cold_and_a_warm_prefix(runner) -> None:
+    from engine.schedule.scheduler import Scheduler
+
+    batch = case("one_reference").batches[0]
+    prefix = batch.prompt.shape[1] - 20  # in the user's turn: any will do
+    scheduler = Scheduler(runner, 2)
+    for _ in range(2):
+        got = Collected()
+        sampling = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=25)
+        scheduler.submit(got.request(batch.prompt, sampling, prefix))
+        while scheduler.step():
+            pass
+        np.testing.assert_array_equal(got.codes, batch.spoken)
+    assert scheduler.batch.prefixes.stats.hits == 1
+
+
+@pytest.mark.parametrize("placement", [FULL, dataclasses.replace(FULL, use_kernels=False)])
+def test_logits_and_state_are_near(checkpoint, placement) -> None:
+    """Of every frame, all of a case's columns given at once and the rest one by one."""
+    llama = engine_llama(load_llama(checkpoint))
+    graphs = graphs_for(llama.shape, llama.tensors, placement)
+    recorded = case("one_reference")
+    batch, arrays = recorded.batches[0], recorded.arrays
+    columns = np.concatenate([batch.prompt, batch.frames], axis=1).astype(np.int64)
+    tokens, begin = torch.from_numpy(columns)[None], batch.prompt.shape[1]
+    keys, values = (
+        torch.zeros(3, 1, 2, tokens.shape[2], 16) for _ in range(2)
+    )  # layers, rows, kv heads, positions, head_dim
+    for frame in range(batch.frames.shape[1]):
+        new = tokens[:, :, 0 if frame == 0 else begin + frame - 1 : begin + frame]
+        past = torch.tensor([begin + frame - new.shape[2]])
+        logits, state = graphs.extend(
+            new, torch.tensor([new.shape[2]]), past, keys, values, torch.zeros(2, 1).long()
+        )
+        expected = torch.from_numpy(arrays["slow_logits"][frame])[llama.token_ids]
+        torch.testing.assert_close(logits[0], expected, **NEAR)
+        torch.testing.assert_close(state[0], torch.from_numpy(arrays["hidden"][frame]), **NEAR)
+
+
+def test_the_norm_in_front_of_the_fast_transformer_matters(checkpoint, facts) -> None:
+    """Without it nothing matches, so the cases see it."""
+    llama = engine_llama(load_llama(checkpoint))
+    plain = dataclasses.replace(llama.shape, norm_fast_input=False)
+    runner = TorchRunner(facts, plain, llama.tensors, FULL)
+    batch = case("plain").batches[0]
+    got = run(runner, [(batch.prompt, dataclasses.replace(GREEDY, max_new_tokens=25))])[0]
+    assert not np.array_equal(got.codes[:, :5], batch.spoken[:, :5])
+
+
+def test_the_export_is_parity_checked_with_the_reference_class(checkpoint, tmp_path: Path) -> None:
+    from export.lm import export_llama
+
+    genuine = load_llama(checkpoint)
+    found = export_llama(
+        genuine, engine_llama(genuine), torch.bfloat16, tmp_path / "1", lambda _: None
+    )
+    assert len(found) == 6 and all(c.passed and c.error < 1e-4 for c in found)
