@@ -21,6 +21,7 @@ from engine.lm.runner import PENALTY_FRAMES
 from engine.lm.shape import SHAPE_FILE, DualArShape
 from engine.lm.weights import GRAPHS_FILE, Weights, load
 from export import parity
+from export.large import computing_in_float32, is_large, with_float32_head
 from export.parity import Comparison, LlamaRuns
 from export.trace import torchscript
 from families.registry import EngineLlama
@@ -30,7 +31,8 @@ Report = Callable[[str], None]
 PREFILL = ["tokens", "lengths", "past_lengths", "past_keys", "past_values"]
 DECODE_STEP = ["columns", "past_lengths", "past_keys", "past_values"]
 SLOW_OUT = ["logits", "state", "keys", "values"]
-FAST_LOOP = ["state", "semantic", "previous", "temperature", "top_p", "repetition_penalty", "noise"]
+FAST_LOOP = ["state", "semantic", "previous", "temperature", "top_p", "repetition_penalty", "noise",
+             "top_k"]  # fmt: skip
 _PAST = {1: "batch", 3: "past"}
 _NEW = {1: "batch", 3: "time"}
 AXES = {
@@ -67,7 +69,7 @@ def export_llama(
         torchscript_only: Write `llama.pt` alone and compare nothing.
     """
     shape, weights = llama.shape, Weights(llama.tensors)
-    graphs = DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
+    graphs = _graphs(shape, weights)
     folder.mkdir(parents=True)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
@@ -75,6 +77,8 @@ def export_llama(
     if torchscript_only:
         return []
     report("fish_llama: upstream's logits")
+    if is_large(genuine):
+        return _compared_mapped(path, genuine, llama.token_ids, report)
     given = genuine, parity.llama_cases(genuine, llama.token_ids), graphs.fast.choices
     found = _compared(GRAPHS_FILE, _torchscript_runs(path), *given)
     found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), *given)
@@ -82,6 +86,27 @@ def export_llama(
         report("fish_llama: ONNX")
         found += _compared("onnx", _write_onnx(graphs, folder / "onnx"), *given)
     return found
+
+
+def _graphs(shape: DualArShape, weights: Weights) -> DualArGraphs:
+    return DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
+
+
+def _compared_mapped(
+    path: Path, genuine: Any, token_ids: Tensor, report: Report
+) -> list[Comparison]:
+    """Compare a large model: the weights of the file in the graphs that it was traced from.
+
+    The kernels of a CPU would need all weights in float32 for this comparison; smaller models of
+    the same family are compared on them.
+    """
+    shape, tensors = load(path)
+    graphs = computing_in_float32(_graphs(shape, Weights(tensors)))
+    runs = LlamaRuns(graphs.prefill, graphs.decode_step, graphs.fast_loop)
+    cases = parity.llama_cases(with_float32_head(genuine), token_ids, parity.FEW_SIZES)
+    report("fish_llama: our logits")
+    name = f"{GRAPHS_FILE}, weights mapped"
+    return _compared(name, runs, genuine, cases, graphs.fast.choices)
 
 
 def served_runs(path: Path) -> LlamaRuns:
@@ -131,7 +156,7 @@ def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
     return {
         "prefill": (tokens, lengths, lengths, past, past),
         "decode_step": (tokens[:, :, 0], lengths, past, past),
-        "fast_loop": (state, lengths, previous, ones, ones, ones, noise),
+        "fast_loop": (state, lengths, previous, ones, ones, ones, noise, torch.zeros_like(lengths)),
     }
 
 
@@ -139,15 +164,15 @@ def _write_torchscript(
     graphs: DualArGraphs, shape: DualArShape, weights: Weights, path: Path, dtype: torch.dtype
 ) -> None:
     """Trace in bfloat16: a trace in float32 would not record any conversion to float32."""
-    halved = Weights(weights.tensors, lambda t: t.bfloat16())
-    half = DualArGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
+    half = _graphs(shape, Weights(weights.tensors, lambda t: t.bfloat16()))
     half = half.bfloat16()  # the tables too
     inputs = {
         name: tuple(t.bfloat16() if t.is_floating_point() else t for t in example)
         for name, example in _examples(graphs).items()
     }
     traced = torchscript(half, inputs).to(dtype)
-    traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
+    if any(t.dtype != torch.bfloat16 for t in weights.tensors.values() if t.dim() == 2):
+        traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
     traced.save(str(path), _extra_files={SHAPE_FILE: shape.to_json()})
 
 

@@ -175,11 +175,17 @@ class LlamaCase:
     state: Tensor
 
 
+SIZES = ((1, 6), (2, 6), (1, 19), (2, 19))  # of cases: batch, positions
+FEW_SIZES = ((1, 6), (2, 19))  # both lengths and batch sizes, where each case takes a minute
+
+
 @torch.inference_mode()
-def llama_cases(genuine: Any, token_ids: Tensor) -> list[LlamaCase]:
+def llama_cases(
+    genuine: Any, token_ids: Tensor, sizes: tuple[tuple[int, int], ...] = SIZES
+) -> list[LlamaCase]:
     """Cases of two lengths and two batch sizes."""
     cases = []
-    for batch, time in ((1, 6), (2, 6), (1, 19), (2, 19)):
+    for batch, time in sizes:
         tokens = _prompt(genuine, batch, time + 1)
         _empty_caches(genuine, batch, time + 1)
         prompt = genuine.forward_generate(tokens[:, :, :time].int(), torch.arange(time))
@@ -232,7 +238,8 @@ def _fast_error(runs: LlamaRuns, genuine: Any, state: Tensor, expected_state: Te
     previous = torch.full((batch, config.num_codebooks - 1, 16), -1)
     noise = torch.ones(batch, config.num_codebooks - 1, choices)
     semantic = torch.arange(batch) + 1
-    codes, logits = runs.fast_loop(state, semantic, previous, ones, zeros, ones, noise)
+    options = ones, zeros, ones, noise, torch.zeros_like(semantic)
+    codes, logits = runs.fast_loop(state, semantic, previous, *options)
     genuine.forward_generate_fast(expected_state, torch.tensor([0]))
     errors = []
     for book in range(1, config.num_codebooks):

@@ -204,6 +204,7 @@ class FastGraph(nn.Module):
         top_p: Tensor,
         repetition_penalty: Tensor,
         noise: Tensor,
+        top_k: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sample the residual codes one after another.
 
@@ -214,18 +215,21 @@ class FastGraph(nn.Module):
                 or -1.
             temperature, top_p, repetition_penalty: float32 (batch,); see `sampler.sample`.
             noise: float32 (batch, codebooks - 1, choices), drawn from Exp(1).
+            top_k: int64 (batch,), or None; see `sampler.sample`.
 
         Returns:
             codes int64 (batch, codebooks) and logits (batch, codebooks - 1, choices).
         """
         x = torch.stack([state, self.entries(semantic)], dim=1)  # positions 0 and 1
         past, codes, logits = [], [semantic], []
+        more = () if top_k is None else (top_k,)
         for i in range(self.codebooks - 1):
             last, past = self.advance(x, i + 1 if past else 0, past)
             logits.append(self.head(self.norm(last)))
             code = self.choose(
-                logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i]
-            )
+                logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i],
+                *more,
+            )  # fmt: skip
             codes.append(code)
             x = self.entries(code)[:, None]
         return torch.stack(codes, dim=1), torch.stack(logits, dim=1)

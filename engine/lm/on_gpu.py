@@ -193,6 +193,13 @@ class GpuRunner(TorchRunner):
         drawn = torch.from_numpy(keys).to(self.device)
         return drawn[:, 0], drawn[:, 1:]
 
+    def second_noise(self, draws: Sequence[Draw], rows: int) -> Tensor:
+        """See `Runner.second_noise`: int64 (seed, counter), counters below all of `noise`."""
+        keys = np.zeros((rows, 2), np.int64)
+        for row, draw in zip(keys, draws, strict=False):
+            row[:] = np.uint64(draw.seed).view(np.int64), -1 - draw.frame
+        return torch.from_numpy(keys).to(self.device)
+
     def rows_for(self, count: int, slots: int) -> int:
         """See `Runner.rows_for`: a power of two, so that few steps are captured."""
         return min(slots, max(2, 1 << (count - 1).bit_length()))

@@ -52,7 +52,9 @@ class Batch:
         """Give a request the next row, and what is known already of its keys and values."""
         row, sampling = len(self.members()), generation.request.sampling
         self.cache.lengths[row] = 0
-        self.rows.begin(row, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
+        self.rows.begin(
+            row, sampling.temperature, sampling.top_p, sampling.repetition_penalty, sampling.top_k
+        )
         if known := generation.kept or self.prefixes.get(generation.prefix_key):
             self.cache.extend(row, *known)
             generation.prefilled = known[0].shape[2]

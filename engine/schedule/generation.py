@@ -93,6 +93,16 @@ class Generation:
         recent[:, : known.shape[1]] = known
         return recent
 
+    def said_recently(self) -> np.ndarray:
+        """Tokens that repetition-aware sampling does not take at once: int64 (up to ras_window,).
+
+        As upstream's main has it, the first frame is not among them.
+        """
+        sampling = self.request.sampling
+        window = sampling.ras_window if sampling.temperature > 0 else 0
+        begin = max(1, self.num_frames - window)
+        return self.columns[begin:, 0]
+
     def add(self, column: np.ndarray) -> None:
         """Append a frame, int64 (1 + codebooks,)."""
         self._columns[self.num_frames] = column

@@ -15,6 +15,7 @@ from engine.lm.runner import NewPositions, Runner
 from engine.schedule.batch import Batch
 from engine.schedule.chunk_schedule import of_equal_shape
 from engine.schedule.generation import Generation
+from engine.schedule.repeats import without_repeats
 from ensemble.contract.window import Window
 
 PREFILL_SLICE = 512  # prompt positions per step; running streams wait for no more than this
@@ -165,19 +166,25 @@ class Stepper:
         slow_noise, fast_noise = runner.noise([g.draw for g in active], computed)
         temperature, top_p, penalty = rows.options[:, :computed].unbind()
         options = temperature, top_p, penalty
+        more = ()
+        if any(g.request.sampling.top_k for g in active):
+            more = (rows.top_k[:computed],)
         recent = [g.recent() for g in active]
         recent += [np.full_like(recent[0], -1)] * (computed - count)
         previous = torch.from_numpy(np.stack(recent)).to(runner.device)
         with self._timed("sample"):
             choices = runner.sample_token(
                 rows.logits[:computed], runner.vocabulary.previous_choices(previous), *options,
-                slow_noise,
+                slow_noise, *more,
             )  # fmt: skip
+            choices = without_repeats(
+                runner, active, rows.logits[:computed], choices, rows.top_k[:computed]
+            )
             tokens = runner.vocabulary.token_of(choices)
         with self._timed("fast_loop"):
             semantic = runner.vocabulary.semantic_code(tokens)
             codes, _ = runner.fast_loop(
-                rows.state[:computed], semantic, previous[:, 2:], *options, fast_noise
+                rows.state[:computed], semantic, previous[:, 2:], *options, fast_noise, *more
             )
             chosen = torch.cat([choices[:, None], tokens[:, None], codes], dim=1).cpu().numpy()
         return chosen[:count]

@@ -1,7 +1,8 @@
 """What a checkpoint is, as far as serving must know: `checkpoint.json` beside the artefacts."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 FILE_NAME = "checkpoint.json"
@@ -34,6 +35,10 @@ class Facts:
         full_vocabulary: For parity: a logit for every token, and upstream's oddities when
             sampling. Otherwise only the semantic tokens and the end have logits.
         num_layers, num_kv_heads, head_dim: Extents of the KV cache.
+        option_defaults: Options whose defaults are not those of `ensemble.contract.options`.
+        fixed_options: Options of which only the default is taken.
+        bfloat16_options: Whether upstream holds temperature, top_p and penalty in bfloat16.
+        notice: What whoever serves the weights must show; "" for nothing.
     """
 
     family: str
@@ -53,6 +58,10 @@ class Facts:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    option_defaults: Mapping[str, int | float] = field(default_factory=dict)
+    fixed_options: tuple[str, ...] = ()
+    bfloat16_options: bool = True
+    notice: str = ""
 
     @property
     def num_codebooks(self) -> int:
@@ -91,5 +100,6 @@ class Facts:
                 f"{who}: {path} has format {found}, expected {FORMAT}. "
                 "Re-export with: make export CHECKPOINT=DIR"
             )
-        values["codebook_sizes"] = tuple(values["codebook_sizes"])
+        for name in ("codebook_sizes", "fixed_options"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)

@@ -92,6 +92,12 @@ class UpstreamSpeaker:
             ValueError: If an option is out of range, or the prompt too long.
         """
         sampling = sampling_from(asked)
+        for name in ("top_k", "ras_window"):
+            if getattr(sampling, name):
+                raise ValueError(
+                    f"{name} is {getattr(sampling, name)}, but upstream's code for S1 has no such "
+                    "option. Leave it out, or speak through the server."
+                )
         codes = self._codes(text, reference_texts, reference_codes, sampling)
         if not codes.shape[1]:
             return np.zeros(0, np.float32), "stop"

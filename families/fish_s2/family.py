@@ -1,9 +1,8 @@
 """What the Fish Audio S2 family offers to the export; see `families.registry`."""
 
 from families.fish_s1.codec import load_codec
-from families.fish_s1.engine_llama import language_facts
 from families.fish_s2.checkpoint import load_checkpoint, load_llama, stored_dtype
-from families.fish_s2.engine_llama import engine_llama
+from families.fish_s2.engine_llama import engine_llama, language_facts
 from families.fish_s2.make_checkpoint import make_checkpoint
 from families.fish_s2.presets import PRESETS
 from families.registry import Family

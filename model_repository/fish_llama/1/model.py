@@ -81,7 +81,8 @@ class TritonPythonModel:
 
     def _parsed(self, request, stream: Stream) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
-        sampling = sampling_from({n: v[0].item() for n, v in asked.items() if v is not None})
+        given = {n: v[0].item() for n, v in asked.items() if v is not None}
+        sampling = sampling_from(given, self.facts)
         prompt = wire.required(request, "prompt")
         self._check(prompt)
         prefix = wire.array(request, "prefix_length")
