@@ -5,13 +5,15 @@ In float32 S2-Pro would take 18 GB, and the comparison needs it twice. So the we
 the whole. The last matrix that was converted is in memory, and the embedding.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def computing_in_float32(model: nn.Module) -> nn.Module:
+
+def computing_in_float32(model: Model) -> Model:
     """Make a model with weights of 16 bits compute as if it had been converted to float32.
 
     Vectors and tables are converted at once, matrices for each call, the rows of embeddings as

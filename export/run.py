@@ -199,7 +199,7 @@ class _Stages:
 
     def facts_and_tokenizer(self) -> None:
         """Write what the Python models read."""
-        for model in ("fish_llama", "fish_prompt", "fish_reference"):
+        for model in ("fish_checkpoint", "fish_llama", "fish_prompt", "fish_reference"):
             folder = self.new / model / "1"
             folder.mkdir(parents=True, exist_ok=True)
             self.facts.save(folder)

@@ -63,8 +63,8 @@ class Batch:
         """Make a request active, whose whole prompt is in the row behind the active ones."""
         row = len(self.active)
         self.rows.logits[row], self.rows.state[row] = logits, state
-        if not generation.num_frames and not generation.parity:
-            # The codec could decode nothing of a speech without frames.
+        if generation.num_frames == generation.turn_begin and not generation.parity:
+            # The codec could decode nothing of a speech without frames; no turn is left out.
             self.rows.logits[row, self._runner.vocabulary.end_choice] = float("-inf")
         generation.kept = None
         if generation is self.prefilling:
@@ -80,6 +80,19 @@ class Batch:
         self.active.pop()
         if self.prefilling:  # its row is always the one behind the active ones
             self._move(last, last + 1)
+
+    @torch.inference_mode()
+    def continue_turns(self, row: int) -> Generation:
+        """Free the row of a request whose turn has ended, for its next turn.
+
+        Returns:
+            The request, which has to be admitted again, and keeps its keys and values.
+        """
+        generation = self.active[row]
+        end = generation.positions_cached
+        generation.take_next_part(*(t[:, :, :end].clone() for t in self.cache.row(row)))
+        self.retire(row)
+        return generation
 
     def _move(self, row: int, last: int) -> None:
         self.rows.drop(row, last)

@@ -57,7 +57,7 @@ class Stepper:
         """
         slices = self._schedule(waiting)
         chosen = self._run(slices)
-        self._postprocess(chosen)
+        waiting.extendleft(self._postprocess(chosen))
 
     def _schedule(self, waiting: deque[Generation]) -> list[Slice]:
         """Admit requests, and choose the prompt positions of this step.
@@ -189,20 +189,29 @@ class Stepper:
             chosen = torch.cat([choices[:, None], tokens[:, None], codes], dim=1).cpu().numpy()
         return chosen[:count]
 
-    def _postprocess(self, chosen: np.ndarray) -> None:
-        """Add the frames, send the windows that are due, retire the requests that have ended."""
+    def _postprocess(self, chosen: np.ndarray) -> list[Generation]:
+        """Add the frames, send the windows that are due, retire the requests that have ended.
+
+        Returns:
+            Requests whose turn has ended, and that have another one to speak.
+        """
         active, count = self._batch.active, len(chosen)
         if not count:
-            return
+            return []
         self.frames += count
         self.steps[1 << (count - 1).bit_length()] += 1
         self._number += 1
         due: list[tuple[Generation, Window]] = []
+        next_turns: list[Generation] = []
         longest = max(generation.num_frames for generation in active) + 1
         for row in reversed(range(count)):
             generation = active[row]
             is_end = chosen[row, 0] == self._runner.vocabulary.end_choice
-            if is_end and generation.num_frames:  # upstream does not look at the first one
+            # Upstream does not look at the first one.
+            if is_end and generation.num_frames > generation.turn_begin:
+                if generation.has_more_parts:
+                    next_turns.append(self._batch.continue_turns(row))
+                    continue
                 reason = "stop"
             else:
                 generation.add(chosen[row, 1:])
@@ -216,6 +225,7 @@ class Stepper:
         windows = of_equal_shape(windows, longest, count, self._runner.facts)
         for (generation, _), window in zip(due, windows, strict=True):
             generation.request.on_window(window)
+        return next_turns
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

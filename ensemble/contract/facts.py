@@ -38,6 +38,7 @@ class Facts:
         option_defaults: Options whose defaults are not those of `ensemble.contract.options`.
         fixed_options: Options of which only the default is taken.
         bfloat16_options: Whether upstream holds temperature, top_p and penalty in bfloat16.
+        is_dialogue: Whether `<|speaker:N|>` in a text begins the turn of another speaker.
         notice: What whoever serves the weights must show; "" for nothing.
     """
 
@@ -61,6 +62,7 @@ class Facts:
     option_defaults: Mapping[str, int | float] = field(default_factory=dict)
     fixed_options: tuple[str, ...] = ()
     bfloat16_options: bool = True
+    is_dialogue: bool = False
     notice: str = ""
 
     @property

@@ -84,6 +84,20 @@ def options_of(facts: Facts) -> tuple[Option, ...]:
     return tuple(found)
 
 
+def described(facts: Facts) -> dict[str, Any]:
+    """What a caller may want to know of a checkpoint, for JSON."""
+    return {
+        "family": facts.family,
+        "checkpoint_id": facts.checkpoint_id,
+        "is_dialogue": facts.is_dialogue,
+        "notice": facts.notice,
+        "options": {
+            option.name: {"default": option.default, "low": option.low, "high": option.high}
+            for option in options_of(facts)
+        },
+    }
+
+
 def sampling_from(asked: Mapping[str, int | float], facts: Facts | None = None) -> Sampling:
     """Fill in the defaults and hold the ranges.
 

@@ -28,6 +28,7 @@ def language_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "option_defaults": OPTION_DEFAULTS,
         "fixed_options": ("repetition_penalty",),
         "bfloat16_options": False,
+        "is_dialogue": True,
         "notice": NOTICE,
     }
 

@@ -24,6 +24,7 @@ def _exported(family: str) -> dict[str, tuple[str, ...]]:
     """
     prompt = PROMPT_FILES.get(family, next(iter(PROMPT_FILES.values())))
     return {
+        "fish_checkpoint": (facts.FILE_NAME,),
         "fish_llama": ("llama.pt", facts.FILE_NAME),
         "fish_prompt": (*prompt, facts.FILE_NAME),
         "fish_reference": (facts.FILE_NAME,),

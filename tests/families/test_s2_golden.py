@@ -17,6 +17,7 @@ from engine.lm.load import graphs_for
 from engine.lm.on_cpu import CpuRunner
 from engine.lm.on_torch import TorchRunner
 from engine.lm.weights import load
+from engine.schedule.scheduler import Scheduler
 from ensemble.contract.options import Sampling, sampling_from
 from families.fish_s2.checkpoint import load_checkpoint, load_llama
 from families.fish_s2.engine_llama import engine_llama, language_facts
@@ -99,8 +100,6 @@ def test_one_choice_is_greedy(runner, facts) -> None:
 
 
 def test_greedy_codes_equal_with_a_cold_and_a_warm_prefix(runner) -> None:
-    from engine.schedule.scheduler import Scheduler
-
     batch = case("one_reference").batches[0]
     prefix = batch.prompt.shape[1] - 20  # in the user's turn: any will do
     scheduler = Scheduler(runner, 2)
@@ -251,3 +250,43 @@ def test_a_large_model_that_differs_is_refused(
     llama.tensors["slow.layers.2.down.weight"] = llama.tensors["slow.layers.1.down.weight"]
     found = export_llama(genuine, llama, torch.bfloat16, tmp_path / "1", lambda _: None)
     assert not any(c.passed for c in found[:2])
+
+
+def test_a_dialogue_is_one_request_whose_turns_follow_each_other(runner, builder) -> None:
+    """Batch after batch with the codes before it as history, as upstream's; and in any batch."""
+    recorded = case("two_speakers_in_batches")
+    builder.as_upstream, builder.max_bytes = True, recorded.options["chunk_length"]
+    table, prefix, parts = builder.build_parts(recorded.text, recorded.references)
+    expected = np.concatenate([batch.spoken for batch in recorded.batches], axis=1)
+    limit = expected.shape[1]
+    sampling = dataclasses.replace(GREEDY, max_new_tokens=limit)
+    for slots, others in ((1, 0), (3, 4)):
+        scheduler, collected = Scheduler(runner, slots), []
+        for _ in range(1 + others):
+            got = Collected()
+            request = got.request(table, sampling, prefix)
+            scheduler.submit(dataclasses.replace(request, parts=tuple(parts)))
+            collected.append(got)
+            scheduler.step()
+        while scheduler.step():
+            pass
+        for got in collected:
+            np.testing.assert_array_equal(got.codes, expected)
+            assert got.reason == "length" and not got.errors
+
+
+def test_a_dialogue_survives_running_out_of_memory(runner, builder) -> None:
+    """Its row is given back in the second turn, and the codes are the same."""
+    recorded = case("two_speakers_in_batches")
+    builder.as_upstream, builder.max_bytes = True, recorded.options["chunk_length"]
+    table, prefix, parts = builder.build_parts(recorded.text, recorded.references)
+    expected = np.concatenate([batch.spoken for batch in recorded.batches], axis=1)
+    got, scheduler = Collected(), Scheduler(runner, 2)
+    sampling = dataclasses.replace(GREEDY, max_new_tokens=expected.shape[1])
+    scheduler.submit(dataclasses.replace(got.request(table, sampling, prefix), parts=tuple(parts)))
+    for _ in range(30):  # the first turn has 19 frames
+        scheduler.step()
+    scheduler.waiting.extendleft(reversed(scheduler.batch.halve()))
+    while scheduler.step():
+        pass
+    np.testing.assert_array_equal(got.codes, expected)

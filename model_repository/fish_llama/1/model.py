@@ -89,8 +89,12 @@ class TritonPythonModel:
         prefix_length = 0 if prefix is None else int(prefix[0])
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
+        parts = wire.array(request, "prompt_parts")
+        lengths = () if parts is None else tuple(int(length) for length in parts)
+        if lengths and (min(lengths) < 1 or sum(lengths) != prompt.shape[1]):
+            raise ValueError(f"prompt_parts is {lengths}, expected to add up to the prompt")
         answers = stream.send, stream.fail, stream.why_cancelled
-        return Request(prompt, sampling, *answers, prefix_length)
+        return Request(prompt, sampling, *answers, prefix_length, lengths)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts
