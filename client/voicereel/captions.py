@@ -19,6 +19,7 @@ class Caption(TypedDict):
         speaker: Who speaks.
         text: What is said; the text of a skipped segment begins with "[not spoken: ...]".
         error: Why the segment was skipped; absent if it was not.
+        estimated: Present and true if the times are estimated, not measured.
     """
 
     start: float
@@ -26,6 +27,7 @@ class Caption(TypedDict):
     speaker: str
     text: str
     error: NotRequired[str]
+    estimated: NotRequired[bool]
 
 
 def srt(captions: Iterable[Caption]) -> str:

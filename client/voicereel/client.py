@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from typing_extensions import Unpack
 
 from voicereel.audio import Audio, AudioChunk
+from voicereel.checkpoint import Checkpoint, checkpoint_from
 from voicereel.errors import VoiceReelError
 from voicereel.options import Options
 from voicereel.transport.base import Tensors, Transport
@@ -122,6 +123,11 @@ class Client:
         inputs = recording_tensors(path, chunk_size_s)
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)
+
+    def checkpoint(self, *, timeout_s: float | None = None) -> Checkpoint:
+        """What the server's checkpoint is, and the defaults of its options."""
+        timeout_s = self._timeout(timeout_s)
+        return checkpoint_from(self._transport.infer("fish_checkpoint", {}, timeout_s))
 
     def health(self) -> dict[str, bool]:
         """Whether the server as a whole, and each of its front doors, is ready.

@@ -94,6 +94,10 @@ def script(
         OnError,
         typer.Option(help="skip: a segment that fails leaves a gap, and its caption says so."),
     ] = "raise",
+    together: Annotated[
+        bool,
+        typer.Option(help="All segments as one dialogue, each heard by the next: for S2 servers."),
+    ] = False,
     as_json: Json = False,
     **options: Unpack[Options],
 ) -> None:
@@ -112,6 +116,7 @@ def script(
                     on_error=on_error,
                     silence_s=silence,
                     language=language,
+                    together=together,
                     progress=bar.advance_one,
                     **options,
                 ),
