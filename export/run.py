@@ -95,6 +95,11 @@ def export_checkpoint(
                 "every export does. Leave the option out"
             )
         checkpoint = family.load_checkpoint(checkpoint_folder)
+        if asked.onnx_llama and is_large(family.load_llama(checkpoint)):
+            raise CheckpointError(
+                "export: the language model is too large for ONNX, whose graph is in float32. "
+                "Leave ONNX_LLAMA out: no model here serves it"
+            )
         repository.mkdir(parents=True, exist_ok=True)
         _check_disk(checkpoint.path, repository, asked, len(made), console)
         # Beside the repository: on the same file system, and not a model of a running server.
@@ -187,11 +192,6 @@ class _Stages:
         with self._timed("fish_llama") as folder:
             self.report("fish_llama: loading")
             genuine = self.family.load_llama(self.checkpoint)
-            if is_large(genuine) and self.asked.onnx_llama:
-                raise CheckpointError(
-                    "export: the language model is too large for ONNX, whose graph is in float32. "
-                    "Leave ONNX_LLAMA out: no model here serves it"
-                )
             llama = self.family.engine_llama(genuine, self.asked.full_vocabulary)
             dtype = self.family.stored_dtype(self.checkpoint)
             asked = self.asked.onnx_llama, self.asked.torchscript_only

@@ -1,5 +1,7 @@
 """fish_checkpoint: nothing -> checkpoint, JSON: see `ensemble.contract.options.described`."""
 
+from __future__ import annotations  # pb_utils gets its classes only after this import
+
 import json
 
 import numpy as np
@@ -14,10 +16,10 @@ class TritonPythonModel:
     """Says the same to everyone."""
 
     def initialize(self, args: dict) -> None:
-        text = json.dumps(described(Facts.load(wire.version_folder(args))))
-        self.answer = np.array([text.encode()], np.object_)
+        self.text = json.dumps(described(Facts.load(wire.version_folder(args))))
 
     def execute(self, requests: list) -> list:
-        # Without inputs there is no batch axis.
-        answer = pb_utils.Tensor("checkpoint", self.answer)
-        return [pb_utils.InferenceResponse([answer]) for _ in requests]
+        return [self._answer() for _ in requests]
+
+    def _answer(self) -> pb_utils.InferenceResponse:
+        return pb_utils.InferenceResponse([wire.tensor("checkpoint", [self.text], np.object_)])

@@ -53,6 +53,8 @@ class TritonPythonModel:
         self.facts, self.metrics = runner.facts, LlamaMetrics()
         self.worker.submit(self.scheduler.run, self.metrics.publish)
         pb_utils.Logger.log_info(f"fish_llama: {self._described(runner)}")
+        if self.facts.notice:
+            pb_utils.Logger.log_info(f"fish_llama: {self.facts.notice}")
 
     def _described(self, runner: TorchRunner) -> str:
         """For the log: what serves, and why not something faster."""
