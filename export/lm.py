@@ -4,6 +4,7 @@ The engine serves them as TorchScript; ONNX files, for other runtimes, are writt
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.lm.runner import PENALTY_FRAMES
 from engine.lm.shape import SHAPE_FILE, DualArShape
 from engine.lm.weights import GRAPHS_FILE, Weights, load
 from export import parity
+from export.large import computing_in_float32, is_large, with_float32_head
 from export.parity import Comparison, LlamaRuns
 from export.trace import torchscript
 from families.registry import EngineLlama
@@ -29,7 +31,8 @@ Report = Callable[[str], None]
 PREFILL = ["tokens", "lengths", "past_lengths", "past_keys", "past_values"]
 DECODE_STEP = ["columns", "past_lengths", "past_keys", "past_values"]
 SLOW_OUT = ["logits", "state", "keys", "values"]
-FAST_LOOP = ["state", "semantic", "previous", "temperature", "top_p", "repetition_penalty", "noise"]
+FAST_LOOP = ["state", "semantic", "previous", "temperature", "top_p", "repetition_penalty", "noise",
+             "top_k"]  # fmt: skip
 _PAST = {1: "batch", 3: "past"}
 _NEW = {1: "batch", 3: "time"}
 AXES = {
@@ -66,7 +69,7 @@ def export_llama(
         torchscript_only: Write `llama.pt` alone and compare nothing.
     """
     shape, weights = llama.shape, Weights(llama.tensors)
-    graphs = DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
+    graphs = _graphs(shape, weights)
     folder.mkdir(parents=True)
     report("fish_llama: TorchScript")
     path = folder / GRAPHS_FILE
@@ -74,13 +77,36 @@ def export_llama(
     if torchscript_only:
         return []
     report("fish_llama: upstream's logits")
-    cases = parity.llama_cases(genuine, llama.token_ids)
-    found = _compared(GRAPHS_FILE, _torchscript_runs(path), genuine, cases)
-    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), genuine, cases)
+    if is_large(genuine):
+        return _compared_mapped(path, genuine, llama.token_ids, report)
+    given = genuine, parity.llama_cases(genuine, llama.token_ids), graphs.fast.choices
+    found = _compared(GRAPHS_FILE, _torchscript_runs(path), *given)
+    found += _compared(f"{GRAPHS_FILE}, as served", served_runs(path), *given)
     if onnx:
         report("fish_llama: ONNX")
-        found += _compared("onnx", _write_onnx(graphs, folder / "onnx"), genuine, cases)
+        found += _compared("onnx", _write_onnx(graphs, folder / "onnx"), *given)
     return found
+
+
+def _graphs(shape: DualArShape, weights: Weights) -> DualArGraphs:
+    return DualArGraphs(shape, weights, layers_of(Linear), Linear).eval().requires_grad_(False)
+
+
+def _compared_mapped(
+    path: Path, genuine: Any, token_ids: Tensor, report: Report
+) -> list[Comparison]:
+    """Compare a large model: the weights of the file in the graphs that it was traced from.
+
+    The kernels of a CPU would need all weights in float32 for this comparison; smaller models of
+    the same family are compared on them.
+    """
+    shape, tensors = load(path)
+    graphs = computing_in_float32(_graphs(shape, Weights(tensors)))
+    runs = LlamaRuns(graphs.prefill, graphs.decode_step, graphs.fast_loop)
+    cases = parity.llama_cases(with_float32_head(genuine), token_ids, parity.FEW_SIZES)
+    report("fish_llama: our logits")
+    name = f"{GRAPHS_FILE}, weights mapped"
+    return _compared(name, runs, genuine, cases, graphs.fast.choices)
 
 
 def served_runs(path: Path) -> LlamaRuns:
@@ -102,9 +128,13 @@ def served_runs(path: Path) -> LlamaRuns:
 
 
 def _compared(
-    name: str, runs: LlamaRuns, genuine: Any, cases: list[parity.LlamaCase]
+    name: str,
+    runs: LlamaRuns,
+    genuine: Any,
+    cases: list[parity.LlamaCase],
+    num_codes: int = LlamaRuns.num_codes,
 ) -> list[Comparison]:
-    errors = parity.llama_error(runs, genuine, cases)
+    errors = parity.llama_error(replace(runs, num_codes=num_codes), genuine, cases)
     return [
         Comparison(f"fish_llama/{name}", f"{graph} logits, max abs", error, parity.LOGITS_LIMIT)
         for graph, error in errors.items()
@@ -126,7 +156,7 @@ def _examples(graphs: DualArGraphs) -> dict[str, tuple[Tensor, ...]]:
     return {
         "prefill": (tokens, lengths, lengths, past, past),
         "decode_step": (tokens[:, :, 0], lengths, past, past),
-        "fast_loop": (state, lengths, previous, ones, ones, ones, noise),
+        "fast_loop": (state, lengths, previous, ones, ones, ones, noise, torch.zeros_like(lengths)),
     }
 
 
@@ -134,22 +164,23 @@ def _write_torchscript(
     graphs: DualArGraphs, shape: DualArShape, weights: Weights, path: Path, dtype: torch.dtype
 ) -> None:
     """Trace in bfloat16: a trace in float32 would not record any conversion to float32."""
-    halved = Weights(weights.tensors, lambda t: t.bfloat16())
-    half = DualArGraphs(shape, halved, layers_of(Linear), Linear).eval().requires_grad_(False)
+    half = _graphs(shape, Weights(weights.tensors, lambda t: t.bfloat16()))
     half = half.bfloat16()  # the tables too
     inputs = {
         name: tuple(t.bfloat16() if t.is_floating_point() else t for t in example)
         for name, example in _examples(graphs).items()
     }
     traced = torchscript(half, inputs).to(dtype)
-    traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
+    if any(t.dtype != torch.bfloat16 for t in weights.tensors.values() if t.dim() == 2):
+        traced.load_state_dict(graphs.state_dict())  # the weights before they were rounded
     traced.save(str(path), _extra_files={SHAPE_FILE: shape.to_json()})
 
 
 def _torchscript_runs(path: Path) -> LlamaRuns:
     loaded = torch.jit.load(str(path)).float()
     methods = (loaded.prefill, loaded.decode_step, loaded.fast_loop)
-    return LlamaRuns(*map(parity.script_runner, methods))
+    prefill, decode_step, fast_loop = map(parity.script_runner, methods)
+    return LlamaRuns(prefill, decode_step, fast_loop)
 
 
 class _Method(nn.Module):
@@ -181,4 +212,5 @@ def _write_onnx(graphs: DualArGraphs, folder: Path) -> LlamaRuns:
         graph = _Method(graphs, name)
         models[folder / f"{name}.onnx"] = onnx_graph(graph, examples[name], inputs, outputs, axes)
     share_weights(models, graphs, folder / "weights.bin")
-    return LlamaRuns(*(parity.onnx_runner(path) for path in models))
+    prefill, decode_step, fast_loop = map(parity.onnx_runner, models)
+    return LlamaRuns(prefill, decode_step, fast_loop)

@@ -147,11 +147,16 @@ def with_padding(cases: list[Case]) -> list[Case]:
 
 @dataclass(frozen=True)
 class LlamaRuns:
-    """The three graphs of one exported LLaMA stage."""
+    """The three graphs of one exported LLaMA stage.
+
+    Attributes:
+        num_codes: Residual codes that `fast_loop` samples from, at most.
+    """
 
     prefill: Run
     decode_step: Run
     fast_loop: Run
+    num_codes: int = 1024
 
 
 @dataclass(frozen=True)
@@ -170,11 +175,17 @@ class LlamaCase:
     state: Tensor
 
 
+SIZES = ((1, 6), (2, 6), (1, 19), (2, 19))  # of cases: batch, positions
+FEW_SIZES = ((1, 6), (2, 19))  # both lengths and batch sizes, where each case takes a minute
+
+
 @torch.inference_mode()
-def llama_cases(genuine: Any, token_ids: Tensor) -> list[LlamaCase]:
+def llama_cases(
+    genuine: Any, token_ids: Tensor, sizes: tuple[tuple[int, int], ...] = SIZES
+) -> list[LlamaCase]:
     """Cases of two lengths and two batch sizes."""
     cases = []
-    for batch, time in ((1, 6), (2, 6), (1, 19), (2, 19)):
+    for batch, time in sizes:
         tokens = _prompt(genuine, batch, time + 1)
         _empty_caches(genuine, batch, time + 1)
         prompt = genuine.forward_generate(tokens[:, :, :time].int(), torch.arange(time))
@@ -197,7 +208,7 @@ def llama_error(runs: LlamaRuns, genuine: Any, cases: list[LlamaCase]) -> dict[s
         logits, state, _, _ = runs.decode_step(case.tokens[..., -1], lengths, keys, values)
         worst["decode_step"] = max(worst["decode_step"], max_abs(logits, case.decode_step))
         _empty_caches(genuine, batch, time + 1)
-        error = _fast_error(runs.fast_loop, genuine, state, case.state)
+        error = _fast_error(runs, genuine, state, case.state)
         worst["fast_loop"] = max(worst["fast_loop"], error)
     return worst
 
@@ -219,15 +230,16 @@ def _prompt(genuine: Any, batch: int, time: int) -> Tensor:
     return torch.cat([ids[:, None], codes * spoken], dim=1)
 
 
-def _fast_error(run: Run, genuine: Any, state: Tensor, expected_state: Tensor) -> float:
+def _fast_error(runs: LlamaRuns, genuine: Any, state: Tensor, expected_state: Tensor) -> float:
     """Compare the logits of our greedy codes with upstream's for the same codes."""
     config, batch = genuine.config, state.shape[0]
-    choices = min(1024, config.codebook_size)
+    choices = min(runs.num_codes, config.codebook_size)
     ones, zeros = torch.ones(batch), torch.zeros(batch)
     previous = torch.full((batch, config.num_codebooks - 1, 16), -1)
     noise = torch.ones(batch, config.num_codebooks - 1, choices)
     semantic = torch.arange(batch) + 1
-    codes, logits = run(state, semantic, previous, ones, zeros, ones, noise)
+    options = ones, zeros, ones, noise, torch.zeros_like(semantic)
+    codes, logits = runs.fast_loop(state, semantic, previous, *options)
     genuine.forward_generate_fast(expected_state, torch.tensor([0]))
     errors = []
     for book in range(1, config.num_codebooks):

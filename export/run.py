@@ -20,9 +20,10 @@ from engine.codec.quantizer import quantizers
 from engine.codec.streaming import samples_per_frame
 from ensemble.contract.facts import Facts, max_prompt_length
 from export.codec import export_decoder, export_encoder
+from export.large import is_large
 from export.lm import export_llama
 from export.parity import Comparison
-from families.registry import Checkpoint, Family, family_of
+from families.registry import PROMPT_FILES, Checkpoint, CheckpointError, Family, family_of
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
 
@@ -87,8 +88,20 @@ def export_checkpoint(
     made = _kernels(asked, console)
     with console.status("checking the checkpoint") as status:
         family = family_of(checkpoint_folder)
+        if asked.full_vocabulary and not family.has_full_vocabulary:
+            raise CheckpointError(
+                f"export: --full-vocabulary is not for {checkpoint_folder}, of family "
+                f"{family.name}: its upstream samples from the semantic tokens and the end, as "
+                "every export does. Leave the option out"
+            )
         checkpoint = family.load_checkpoint(checkpoint_folder)
+        if asked.onnx_llama and is_large(family.load_llama(checkpoint)):
+            raise CheckpointError(
+                "export: the language model is too large for ONNX, whose graph is in float32. "
+                "Leave ONNX_LLAMA out: no model here serves it"
+            )
         repository.mkdir(parents=True, exist_ok=True)
+        _check_disk(checkpoint.path, repository, asked, len(made), console)
         # Beside the repository: on the same file system, and not a model of a running server.
         with tempfile.TemporaryDirectory(dir=repository.resolve().parent, prefix=".export-") as new:
             stages = _Stages(family, checkpoint, asked, Path(new), status.update)
@@ -96,11 +109,32 @@ def export_checkpoint(
             stages.llama()
             stages.facts_and_tokenizer()
             _require_parity(stages.comparisons)
+            if stages.facts.notice:
+                console.print(f"export: {stages.facts.notice}")
             status.update("putting the artefacts in place")
             if repository.resolve() != TEMPLATE:
                 shutil.copytree(TEMPLATE, repository, dirs_exist_ok=True, ignore=_only_committed)
             sizes = _place(Path(new), repository)
     return Result(stages.comparisons, sizes, stages.seconds)
+
+
+def _check_disk(
+    checkpoint: Path, repository: Path, asked: Asked, kernel_files: int, console: Console
+) -> None:
+    """Say how much disk the export takes, and refuse to begin where there is less.
+
+    Raises:
+        CheckpointError: With both numbers.
+    """
+    sizes = {file.name: file.stat().st_size for file in checkpoint.iterdir() if file.is_file()}
+    codec = sizes.pop("codec.pth")
+    # The codec as ONNX, TorchScript and for kernels; the language model, and as ONNX in float32.
+    needed = codec * (2 + kernel_files) + sum(sizes.values()) * (3 if asked.onnx_llama else 1)
+    free = shutil.disk_usage(repository.resolve().parent).free
+    said = f"up to {needed / 1e9:.1f} GB of disk at {repository.resolve().parent}"
+    if free < needed:
+        raise CheckpointError(f"export: needs {said}, but {free / 1e9:.1f} GB are free")
+    console.print(f"export: takes {said}, {free / 1e9:.0f} GB are free")
 
 
 def _kernels(asked: Asked, console: Console) -> list[str]:
@@ -165,11 +199,11 @@ class _Stages:
 
     def facts_and_tokenizer(self) -> None:
         """Write what the Python models read."""
-        for model in ("fish_facts", "fish_llama", "fish_prompt", "fish_reference"):
+        for model in ("fish_checkpoint", "fish_llama", "fish_prompt", "fish_reference"):
             folder = self.new / model / "1"
             folder.mkdir(parents=True, exist_ok=True)
             self.facts.save(folder)
-        for name in self.family.prompt_files:
+        for name in PROMPT_FILES[self.family.name]:
             shutil.copyfile(self.checkpoint.path / name, self.new / "fish_prompt" / "1" / name)
 
     @contextlib.contextmanager

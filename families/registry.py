@@ -2,7 +2,8 @@
 
 A family is a folder `families/NAME`, whose modules are imported only when they are needed:
 `NAME/family.py` holds a `Family` for the export, `NAME/prompt.py` a `PromptBuilder` that
-fish_prompt runs without torch. To add one, add its folder, and its line to FAMILIES.
+fish_prompt runs without torch. To add one, add its folder, and its lines to FAMILIES and
+PROMPT_FILES.
 """
 
 import importlib
@@ -17,7 +18,14 @@ import numpy as np
 from ensemble.contract.facts import Facts
 from ensemble.contract.voice import Reference
 
-FAMILIES = {"fish_s1": "dual_ar"}  # name -> `model_type` in the config.json of its checkpoints
+# Name -> `model_type` in the config.json of its checkpoints.
+FAMILIES = {"fish_s1": "dual_ar", "fish_s2": "fish_qwen3_omni"}
+
+# Files of a checkpoint that the family's `PromptBuilder` reads.
+PROMPT_FILES = {
+    "fish_s1": ("tokenizer.tiktoken", "special_tokens.json"),
+    "fish_s2": ("tokenizer.json",),
+}
 
 
 class CheckpointError(ValueError):
@@ -36,6 +44,16 @@ class PromptBuilder(Protocol):
 
         Raises:
             PromptError: If text or voice are unusable, or together too long.
+        """
+        ...
+
+    def build_parts(
+        self, text: str, references: list[Reference]
+    ) -> tuple[np.ndarray, int, list[int]]:
+        """The same with all that follows, part by part, and the positions of each part.
+
+        Speech is generated behind each part, and the next part continues from it. The first part
+        is what `build` returns.
         """
         ...
 
@@ -72,17 +90,18 @@ class Family:
     Attributes:
         name: Its folder.
         load_checkpoint: Folder -> `Checkpoint`; raises a `CheckpointError`.
-        load_llama: Checkpoint -> upstream's language model, float32, in eval mode.
+        load_llama: Checkpoint -> upstream's language model in eval mode: in float32, or, if it is
+            large, mapped in the dtype of its file.
         load_codec: Checkpoint -> upstream's codec, float32, in eval mode.
         stored_dtype: Checkpoint -> dtype of the language model's weights in the file.
         engine_llama: Upstream's language model, and whether every token is to get a logit ->
             `EngineLlama`.
         language_facts: Checkpoint -> the fields of `Facts` that describe the language model and
             how it speaks.
-        prompt_files: Files of the checkpoint that its `PromptBuilder` reads.
         presets: Names that `make_checkpoint` knows.
         make_checkpoint: Writes a checkpoint that upstream's loaders accept; takes the arguments
             of `python -m export make-checkpoint`.
+        has_full_vocabulary: Whether its upstream samples from all tokens.
     """
 
     name: str
@@ -92,9 +111,9 @@ class Family:
     stored_dtype: Callable[[Any], Any]
     engine_llama: Callable[[Any, bool], EngineLlama]
     language_facts: Callable[[Any], dict[str, Any]]
-    prompt_files: tuple[str, ...]
     presets: tuple[str, ...]
     make_checkpoint: Callable[..., None]
+    has_full_vocabulary: bool = True
 
 
 def prompt_builder(folder: Path) -> PromptBuilder:
@@ -127,9 +146,17 @@ def family_of(checkpoint: Path) -> Family:
 
 
 def family_with_preset(preset: str) -> Family:
-    """The family whose `make_checkpoint` knows a preset, or the first one, which refuses it."""
+    """The family whose `make_checkpoint` knows a preset.
+
+    Raises:
+        CheckpointError: If none does; lists all presets.
+    """
     families = [_family(name) for name in FAMILIES]
-    return next((family for family in families if preset in family.presets), families[0])
+    for family in families:
+        if preset in family.presets:
+            return family
+    known = ", ".join(name for family in families for name in family.presets)
+    raise CheckpointError(f"make-checkpoint: got {preset!r}, expected {known}")
 
 
 def _first() -> str:

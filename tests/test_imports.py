@@ -19,13 +19,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "engine.codec": ("engine.kernels", CONTRACT),
     "engine.schedule": ("engine.lm", CONTRACT),
     "families.registry": (CONTRACT,),
-    "families.fish_s1.prompt": (CONTRACT,),
-    "families": ("families.registry", "engine.lm", "engine.codec", CONTRACT),
+    "families.columns": (CONTRACT,),
+    "families.fish_s1.prompt": ("families.columns", CONTRACT),
+    "families.fish_s2.prompt": ("families.columns", "families.fish_s2.tokenizer",
+                                "families.fish_s2.turns", CONTRACT),
+    "families.fish_s2.turns": (CONTRACT,),
+    "families.fish_s2.tokenizer": ("families.registry", CONTRACT),
+    "families": ("families.registry", "families.fish_s2.tokenizer", "engine.lm", "engine.codec",
+                 CONTRACT),
     "export": ("families.registry", "engine.lm", "engine.codec", CONTRACT),
     "ensemble.serving": (*ENGINE, CONTRACT),
     "backends": ("ensemble.serving", *ENGINE, CONTRACT),
     "model_repository": ("ensemble.serving", *ENGINE, "families.registry", CONTRACT),
-    "launch": (CONTRACT,),
+    "launch": ("families.registry", CONTRACT),
     "ensemble.check": (CONTRACT,),
     "client.voicereel": (),
     "examples": ("client.voicereel",),
@@ -38,8 +44,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 TRITON = "triton_python_backend_utils"  # exists in a server only
 MAY_IMPORT_TRITON = ("ensemble.serving", "backends", "model_repository")
 WITHOUT_TORCH = (
-    CONTRACT, "engine.schedule.scheduler", "families.registry", "families.fish_s1.prompt",
-    "launch", "client.voicereel",
+    CONTRACT, "engine.schedule.scheduler", "families.registry", "families.columns",
+    "families.fish_s1.prompt", "families.fish_s2.prompt", "families.fish_s2.turns",
+    "families.fish_s2.tokenizer", "launch", "client.voicereel",
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Caption(TypedDict):
         text: What is said; the text of a skipped segment begins with "[not spoken: ...]".
         error: Why the segment was skipped; absent if it was not.
         parts: The requests of a segment that was too long for one; absent if it was not.
+        estimated: Present and true if the times are estimated, not measured.
     """
 
     start: float
@@ -38,6 +39,7 @@ class Caption(TypedDict):
     text: str
     error: NotRequired[str]
     parts: NotRequired[list[CaptionPart]]
+    estimated: NotRequired[bool]
 
 
 def srt(captions: Iterable[Caption], layout: Layout = LAYOUT) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from typing_extensions import Unpack
 
 from voicereel.audio import Audio, AudioChunk
+from voicereel.checkpoint import Checkpoint, checkpoint_from, described_in
 from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
 from voicereel.script.sentences import parts_of, sentences_of
@@ -17,11 +18,10 @@ from voicereel.transport.address import Protocol, address_of
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
-from voicereel.transport.request import facts_request, recording_tensors, speech_request, with_text
+from voicereel.transport.request import recording_tensors, speech_request, with_text
 from voicereel.transport.response import (
     audio_from,
     chunk_from,
-    facts_from,
     features_from,
     in_order,
 )
@@ -171,12 +171,17 @@ class Client:
         outputs = self._transport.infer("fish_encode", inputs, self._timeout(timeout_s))
         return features_from(outputs, text)
 
+    def checkpoint(self, *, timeout_s: float | None = None) -> Checkpoint:
+        """What the server's checkpoint is, and the defaults of its options."""
+        timeout_s = self._timeout(timeout_s)
+        return checkpoint_from(self._transport.infer("fish_checkpoint", {}, timeout_s))
+
     def speech_facts(self, timeout_s: float = _READY_TIMEOUT_S) -> SpeechFacts:
         """How the server's checkpoint speaks; asked once. Defaults if it cannot tell in time."""
         if self._facts is None:
             try:
-                told = self._transport.infer("fish_facts", facts_request(), timeout_s)
-                self._facts = SpeechFacts.from_facts(facts_from(told))
+                told = self._transport.infer("fish_checkpoint", {}, timeout_s)
+                self._facts = SpeechFacts.from_facts(described_in(told))
             except VoiceReelError:
                 return SpeechFacts()  # of an older version, or away: the request itself tells
         return self._facts

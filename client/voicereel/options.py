@@ -60,6 +60,14 @@ class Options(TypedDict, total=False):
         float | None,
         Option(np.float32, 0.5, 2.0, "Above 1: recent tokens become less likely."),
     ]
+    top_k: Annotated[
+        int | None,
+        Option(np.int32, 0, 4096, "Likeliest choices to sample from, at most; 0: any number."),
+    ]
+    ras_window: Annotated[
+        int | None,
+        Option(np.int32, 0, 16, "Frames whose tokens are drawn again if they repeat; 0: none."),
+    ]
     max_new_tokens: Annotated[
         int | None,
         Option(np.int32, 1, 32768, "Frames of audio per request, at most; 21.5 are a second."),

@@ -220,8 +220,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tenso
 
 @triton.jit
 def _sample(
-    logits, previous, temperature, top_p, penalty, draws, out, choices, window,
-    logits_stride, previous_stride, draws_stride, WIDTH: tl.constexpr,
+    logits, previous, temperature, top_p, penalty, draws, top_k, out, choices, window,
+    logits_stride, previous_stride, draws_stride, HAS_TOP_K: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, WIDTH)
@@ -248,6 +248,21 @@ def _sample(
         high = tl.where(fits, middle, high)
         low = tl.where(fits, low, middle)
     keep = (order >= high) | (index == first)
+    if HAS_TOP_K:
+        # The same search for the least number that no more than `most` are at or above; of those
+        # that equal the next one, the first are taken.
+        most = tl.load(top_k + row)
+        most = tl.where(most > 0, most, choices)
+        low, high = tl.min(order, 0) - 1, tl.max(order, 0) + 1
+        for _ in range(33):
+            middle = (low + high) >> 1
+            fits = tl.sum(tl.where((order >= middle) & inside, 1, 0), 0) <= most
+            high = tl.where(fits, middle, high)
+            low = tl.where(fits, low, middle)
+        above = (order >= high) & inside
+        left = most - tl.sum(tl.where(above, 1, 0), 0)
+        level = tl.where((order == low) & inside, 1, 0)
+        keep = keep & (above | ((level > 0) & (tl.cumsum(level, 0) <= left)))
     seed, counter = tl.load(draws + row * draws_stride), tl.load(draws + row * draws_stride + 1)
     zero = index * 0
     drawn, _a, _b, _c = tl.philox(seed, index, zero + counter.to(tl.int32), zero, zero)
@@ -265,6 +280,7 @@ def sample(
     top_p: Tensor,
     repetition_penalty: Tensor,
     draws: Tensor,
+    top_k: Tensor | None = None,
 ) -> Tensor:
     """Sample as `engine.lm.sampler.sample` does, but of equal logits all or none are within top_p.
 
@@ -272,13 +288,15 @@ def sample(
         logits: As that function takes them, `engine.lm.on_gpu.MAX_CHOICES` at most.
         previous, temperature, top_p, repetition_penalty: As that function takes them.
         draws: int64 (batch, 2), seed and counter of each row's random numbers.
+        top_k: As that function takes it.
     """
     rows, choices = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     width = triton.next_power_of_2(choices)
     _sample[(rows,)](
-        *(logits, previous, temperature, top_p, repetition_penalty, draws, out),
+        *(logits, previous, temperature, top_p, repetition_penalty, draws),
+        *(draws if top_k is None else top_k.contiguous(), out),
         *(choices, previous.shape[1], logits.stride(0), previous.stride(0), draws.stride(0)),
-        WIDTH=width, num_warps=8 if width > 2048 else 4,
+        HAS_TOP_K=top_k is not None, WIDTH=width, num_warps=8 if width > 2048 else 4,
     )  # fmt: skip
     return out

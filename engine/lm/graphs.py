@@ -53,6 +53,7 @@ class SlowGraph(nn.Module):
             for i in range(shape.slow.layers)
         )
         self.norm = RMSNorm(weights["norm.weight"], shape.norm_eps)
+        self.norm_fast_input = shape.norm_fast_input
         head = weights["head.weight"]
         self.choices = head.shape[0]
         self.head = exact(head, None)
@@ -144,8 +145,12 @@ class SlowGraph(nn.Module):
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the fast transformer's input, at each row's last position."""
         last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
-        x = x.gather(1, last)[:, 0]
-        return self.head(self.norm(x)), self.to_fast(x)
+        return self.outputs(x.gather(1, last)[:, 0])
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and the fast transformer's input, of states (batch, dim)."""
+        normed = self.norm(x)
+        return self.head(normed), self.to_fast(normed if self.norm_fast_input else x)
 
 
 class FastGraph(nn.Module):
@@ -199,6 +204,7 @@ class FastGraph(nn.Module):
         top_p: Tensor,
         repetition_penalty: Tensor,
         noise: Tensor,
+        top_k: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sample the residual codes one after another.
 
@@ -209,18 +215,21 @@ class FastGraph(nn.Module):
                 or -1.
             temperature, top_p, repetition_penalty: float32 (batch,); see `sampler.sample`.
             noise: float32 (batch, codebooks - 1, choices), drawn from Exp(1).
+            top_k: int64 (batch,), or None; see `sampler.sample`.
 
         Returns:
             codes int64 (batch, codebooks) and logits (batch, codebooks - 1, choices).
         """
         x = torch.stack([state, self.entries(semantic)], dim=1)  # positions 0 and 1
         past, codes, logits = [], [semantic], []
+        more = () if top_k is None else (top_k,)
         for i in range(self.codebooks - 1):
             last, past = self.advance(x, i + 1 if past else 0, past)
             logits.append(self.head(self.norm(last)))
             code = self.choose(
-                logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i]
-            )
+                logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i],
+                *more,
+            )  # fmt: skip
             codes.append(code)
             x = self.entries(code)[:, None]
         return torch.stack(codes, dim=1), torch.stack(logits, dim=1)

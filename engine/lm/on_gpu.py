@@ -123,7 +123,7 @@ class GpuSlow(SlowGraph):
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] > 1:
             return super().ends(x, lengths)
-        return self.head(self.norm(x[:, 0])), self.to_fast(x[:, 0])
+        return self.outputs(x[:, 0])
 
 
 class GpuFast(FastGraph):
@@ -192,6 +192,13 @@ class GpuRunner(TorchRunner):
             row[:, 1] = draw.frame * books + np.arange(books)
         drawn = torch.from_numpy(keys).to(self.device)
         return drawn[:, 0], drawn[:, 1:]
+
+    def second_noise(self, draws: Sequence[Draw], rows: int) -> Tensor:
+        """See `Runner.second_noise`: int64 (seed, counter), counters below all of `noise`."""
+        keys = np.zeros((rows, 2), np.int64)
+        for row, draw in zip(keys, draws, strict=False):
+            row[:] = np.uint64(draw.seed).view(np.int64), -1 - draw.frame
+        return torch.from_numpy(keys).to(self.device)
 
     def rows_for(self, count: int, slots: int) -> int:
         """See `Runner.rows_for`: a power of two, so that few steps are captured."""

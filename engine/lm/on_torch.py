@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,10 @@ class TorchRunner:
     def _ready(self, graphs: DualArGraphs) -> tuple[Any, Any, Any]:
         """Make `extend`, `sample_token` and `fast_loop` of the graphs' methods."""
         # A trace on a GPU would be compiled anew for each shape.
-        run: Any = graphs if self.device.type != "cpu" else self._traced(graphs)
-        return run.extend, run.sample_token, run.fast_loop
+        if self.device.type != "cpu":
+            return graphs.extend, graphs.sample_token, graphs.fast_loop
+        run = self._traced(graphs)
+        return run.extend, _with_top_k(run.sample_token, 7), _with_top_k(run.fast_loop, 8)
 
     def extend(self, inputs: NewPositions) -> tuple[Tensor, Tensor]:
         """See `Runner.extend`."""
@@ -100,6 +102,11 @@ class TorchRunner:
         noise = torch.from_numpy(np.stack([exponential_noise(draw, count) for draw in draws]))
         slow, fast = noise.to(self.device).tensor_split([self.slow_choices], dim=1)
         return slow, fast.unflatten(1, (books - 1, -1))
+
+    def second_noise(self, draws: Sequence[Draw], rows: int) -> Tensor:
+        """See `Runner.second_noise`: numbers from Exp(1) for every choice."""
+        noise = [exponential_noise(draw, self.slow_choices, again=True) for draw in draws]
+        return torch.from_numpy(np.stack(noise)).to(self.device)
 
     def new_cache(self, rows: int, positions: int) -> Tensor:
         """See `Runner.new_cache`."""
@@ -133,11 +140,25 @@ class TorchRunner:
         state = torch.zeros(2, self.state_dim, dtype=self.state_dtype)
         noise = torch.ones(2, books - 1, self._fast_choices)
         shared = torch.zeros_like(tokens[:, 0, :2])
+        top_k = torch.zeros_like(lengths)
         inputs = {
             "extend": tuple(NewPositions(tokens, lengths, lengths, keys, values, shared)),
-            "sample_token": (logits, previous[:, 0], ones, ones, ones, torch.ones_like(logits)),
-            "fast_loop": (state, lengths, previous, ones, ones, ones, noise),
+            "sample_token": (
+                *(logits, previous[:, 0], ones, ones, ones, torch.ones_like(logits), top_k),
+            ),
+            "fast_loop": (state, lengths, previous, ones, ones, ones, noise, top_k),
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, and that it is deprecated
             return torch.jit.trace_module(graphs, inputs, check_trace=False)
+
+
+def _with_top_k(traced: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """A traced function of so many inputs, whose last one, `top_k`, may be left out."""
+
+    def run(*inputs: Tensor) -> Any:
+        if len(inputs) < count:
+            inputs = (*inputs, torch.zeros(len(inputs[0]), dtype=torch.int64))
+        return traced(*inputs)
+
+    return run

@@ -83,6 +83,7 @@ class Runner(Protocol):
         top_p: Tensor,
         repetition_penalty: Tensor,
         noise: Tensor,
+        top_k: Tensor | None = None,
     ) -> Tensor:
         """Choose among the slow logits: int64 (rows,). See `engine.lm.sampler.sample`."""
         ...
@@ -96,6 +97,7 @@ class Runner(Protocol):
         top_p: Tensor,
         repetition_penalty: Tensor,
         noise: Tensor,
+        top_k: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sample the codes of a frame. See `engine.lm.graphs.FastGraph.forward`."""
         ...
@@ -111,6 +113,10 @@ class Runner(Protocol):
             What `sample_token` takes, (rows, ...), and what `fast_loop` takes,
             (rows, codebooks - 1, ...).
         """
+        ...
+
+    def second_noise(self, draws: Sequence[Draw], rows: int) -> Tensor:
+        """Make what a second draw of the frame's token is drawn with: `noise`'s first result."""
         ...
 
     def new_cache(self, rows: int, positions: int) -> Tensor:

@@ -29,6 +29,8 @@ class DualArShape:
     scale_codebook_embeddings: Whether the sum of a frame's embeddings is divided by the square
         root of their number.
     norm_eps: Epsilon of every norm.
+    norm_fast_input: Whether the fast transformer is fed the slow state behind the slow
+        transformer's norm, and not the one before it.
     """
 
     slow: TransformerShape
@@ -39,6 +41,7 @@ class DualArShape:
     semantic_end: int
     scale_codebook_embeddings: bool
     norm_eps: float
+    norm_fast_input: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

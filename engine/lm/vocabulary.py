@@ -36,6 +36,11 @@ class Vocabulary:
             return recent[:, :, 0]
         return recent[:, 0] - self.facts.semantic_begin_id
 
+    def is_semantic(self, token: Tensor) -> Tensor:
+        """Whether tokens stand for codes."""
+        code = token - self.facts.semantic_begin_id
+        return (code >= 0) & (code < self.facts.num_semantic)
+
     def semantic_code(self, token: Tensor) -> Tensor:
         """Code of a token; as upstream has it, one that is not semantic counts as code 0."""
         return (token - self.facts.semantic_begin_id).clamp(0, self.facts.num_semantic - 1)

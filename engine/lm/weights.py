@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from engine.lm.archive import read_archive
 from engine.lm.shape import SHAPE_FILE, DualArShape
 
 GRAPHS_FILE = "llama.pt"
@@ -36,23 +36,22 @@ class Weights:
 
 
 def load(path: Path) -> tuple[DualArShape, dict[str, Tensor]]:
-    """Read `llama.pt`: a TorchScript archive of the stateless graphs, whose weights are taken.
+    """Read `llama.pt`: a TorchScript archive of the stateless graphs, whose weights are mapped.
 
     Raises:
         FileNotFoundError: If nothing has been exported.
-        ValueError: If another version has written it.
+        ValueError: If another version has written it, or it is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"fish_llama: {path} is missing. Make it with: make export CHECKPOINT=DIR"
         )
-    files = {SHAPE_FILE: ""}
-    tensors = torch.jit.load(str(path), map_location="cpu", _extra_files=files).state_dict()
-    if not files[SHAPE_FILE]:
+    tensors, shape = read_archive(path, SHAPE_FILE)
+    if not shape:
         raise ValueError(
             f"fish_llama: {path} is of an older version. Re-export with: make export CHECKPOINT=DIR"
         )
-    return DualArShape.from_json(files[SHAPE_FILE]), tensors
+    return DualArShape.from_json(shape), tensors
 
 
 def bytes_per_step(tensors: dict[str, Tensor], codebooks: int, itemsize: int, int8: bool) -> int:

@@ -52,7 +52,9 @@ class Batch:
         """Give a request the next row, and what is known already of its keys and values."""
         row, sampling = len(self.members()), generation.request.sampling
         self.cache.lengths[row] = 0
-        self.rows.begin(row, sampling.temperature, sampling.top_p, sampling.repetition_penalty)
+        self.rows.begin(
+            row, sampling.temperature, sampling.top_p, sampling.repetition_penalty, sampling.top_k
+        )
         if known := generation.kept or self.prefixes.get(generation.prefix_key):
             self.cache.extend(row, *known)
             generation.prefilled = known[0].shape[2]
@@ -61,8 +63,8 @@ class Batch:
         """Make a request active, whose whole prompt is in the row behind the active ones."""
         row = len(self.active)
         self.rows.logits[row], self.rows.state[row] = logits, state
-        if not generation.num_frames and not generation.parity:
-            # The codec could decode nothing of a speech without frames.
+        if generation.num_frames == generation.turn_begin and not generation.parity:
+            # The codec could decode nothing of a speech without frames; no turn is left out.
             self.rows.logits[row, self._runner.vocabulary.end_choice] = float("-inf")
         generation.kept = None
         if generation is self.prefilling:
@@ -78,6 +80,19 @@ class Batch:
         self.active.pop()
         if self.prefilling:  # its row is always the one behind the active ones
             self._move(last, last + 1)
+
+    @torch.inference_mode()
+    def continue_turns(self, row: int) -> Generation:
+        """Free the row of a request whose turn has ended, for its next turn.
+
+        Returns:
+            The request, which has to be admitted again, and keeps its keys and values.
+        """
+        generation = self.active[row]
+        end = generation.positions_cached
+        generation.take_next_part(*(t[:, :, :end].clone() for t in self.cache.row(row)))
+        self.retire(row)
+        return generation
 
     def _move(self, row: int, last: int) -> None:
         self.rows.drop(row, last)

@@ -17,7 +17,8 @@ class Generation:
     """From a request's arrival to its last window.
 
     Attributes:
-        prompt: int64 (1 + codebooks, positions), all positions before the next frame sampled.
+        prompt: int64 (1 + codebooks, positions), what is run before the next frame is sampled.
+        turn_begin: Frames before those that answer the current part of the request's prompt.
         prefilled: How many of them the request's row of the cache holds.
         kept: Keys and values of the first positions, (layers, kv heads, positions, head_dim) each,
             if the request had to give its row back.
@@ -36,7 +37,10 @@ class Generation:
             facts.history_frames,
             facts.samples_per_frame / facts.sample_rate,
         )
-        self.prompt = torch.from_numpy(request.prompt).long()
+        table = torch.from_numpy(request.prompt).long()
+        first, *self._parts_to_come = table.split(request.parts or table.shape[1], dim=1)
+        self.prompt = self._before = first  # the turn's frames
+        self.turn_begin = 0
         self.prefilled = 0
         self.kept: tuple[Tensor, Tensor] | None = None
         self.prefix_key = PrefixCache.key(request.prompt, request.prefix_length)
@@ -55,7 +59,7 @@ class Generation:
 
         The last of prompt and frames is not among them: the next frame is sampled from it.
         """
-        return self.request.prompt.shape[1] + self.num_frames - 1
+        return self._before.shape[1] + self.num_frames - self.turn_begin - 1
 
     @property
     def positions_left(self) -> int:
@@ -93,6 +97,17 @@ class Generation:
         recent[:, : known.shape[1]] = known
         return recent
 
+    def said_recently(self) -> np.ndarray:
+        """Tokens that repetition-aware sampling does not take at once: int64 (up to ras_window,).
+
+        As upstream's main has it, the first frame of a turn is not among them, nor is another
+        turn's.
+        """
+        sampling = self.request.sampling
+        window = sampling.ras_window if sampling.temperature > 0 else 0
+        begin = max(self.turn_begin + 1, self.num_frames - window)
+        return self.columns[begin:, 0]
+
     def add(self, column: np.ndarray) -> None:
         """Append a frame, int64 (1 + codebooks,)."""
         self._columns[self.num_frames] = column
@@ -118,8 +133,23 @@ class Generation:
 
         The last position is run again, since the next frame is sampled from its logits.
         """
-        first = self.prompt[:, : self.request.prompt.shape[1]]
-        self.prompt = torch.cat([first, torch.from_numpy(self.columns.T)], dim=1)
+        frames = torch.from_numpy(self.columns[self.turn_begin :].T)
+        self.prompt = torch.cat([self._before, frames], dim=1)
         self.prefilled = 0
         if keys is not None and values is not None:
             self.kept = keys, values
+
+    @property
+    def has_more_parts(self) -> bool:
+        """Whether the current turn's end is not the speech's."""
+        return bool(self._parts_to_come)
+
+    def take_next_part(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        """Prepare to answer the next part of the prompt, behind all that was said.
+
+        Args:
+            keys, values: As for `give_row_back`.
+        """
+        self.give_row_back(keys, values)
+        self.prompt = self._before = torch.cat([self.prompt, self._parts_to_come.pop(0)], dim=1)
+        self.turn_begin = self.num_frames

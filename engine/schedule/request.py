@@ -18,6 +18,8 @@ class Request:
     on_error: Called at most once, instead of the last window.
     why_cancelled: Called once per step: why the rest is no longer wanted, "" if it is.
     prefix_length: Positions of the prompt that depend on the voice alone, shared between requests.
+    parts: Positions of each part of the prompt, if it has several: speech follows each, and the
+        next part continues from it. () is one part.
     """
 
     prompt: np.ndarray
@@ -26,3 +28,4 @@ class Request:
     on_error: Callable[[Exception], None]
     why_cancelled: Callable[[], str] = field(default=lambda: "")
     prefix_length: int = 0
+    parts: tuple[int, ...] = ()

@@ -20,7 +20,7 @@ from engine.schedule.request import Request
 from engine.schedule.stats import EngineStats
 from engine.schedule.step import PREFILL_SLICE, Stepper
 from ensemble.contract.errors import CancelledError, OverloadedError
-from ensemble.contract.options import Sampling
+from ensemble.contract.options import sampling_from
 
 log = logging.getLogger("fish_llama")
 CHECKS_PER_STEP = 4  # waiting requests; each check is a round trip to Triton of about 0.1 ms
@@ -95,7 +95,8 @@ class Scheduler:
         most = min(self.batch.slots, self.max_waiting)
         for count in sorted(self.runner.warm_up_counts(most)):
             for _ in range(count):
-                self.submit(Request(prompt, Sampling(max_new_tokens=4), lambda _: None, _raise))
+                sampling = sampling_from({"max_new_tokens": 4}, self.runner.facts)
+                self.submit(Request(prompt, sampling, lambda _: None, _raise))
             while self.step():
                 pass
         self.stepper.reset_stats()

@@ -15,6 +15,7 @@ from engine.lm.runner import NewPositions, Runner
 from engine.schedule.batch import Batch
 from engine.schedule.chunk_schedule import of_equal_shape
 from engine.schedule.generation import Generation
+from engine.schedule.repeats import without_repeats
 from ensemble.contract.window import Window
 
 PREFILL_SLICE = 512  # prompt positions per step; running streams wait for no more than this
@@ -56,7 +57,7 @@ class Stepper:
         """
         slices = self._schedule(waiting)
         chosen = self._run(slices)
-        self._postprocess(chosen)
+        waiting.extendleft(self._postprocess(chosen))
 
     def _schedule(self, waiting: deque[Generation]) -> list[Slice]:
         """Admit requests, and choose the prompt positions of this step.
@@ -165,37 +166,52 @@ class Stepper:
         slow_noise, fast_noise = runner.noise([g.draw for g in active], computed)
         temperature, top_p, penalty = rows.options[:, :computed].unbind()
         options = temperature, top_p, penalty
+        more = ()
+        if any(g.request.sampling.top_k for g in active):
+            more = (rows.top_k[:computed],)
         recent = [g.recent() for g in active]
         recent += [np.full_like(recent[0], -1)] * (computed - count)
         previous = torch.from_numpy(np.stack(recent)).to(runner.device)
         with self._timed("sample"):
             choices = runner.sample_token(
                 rows.logits[:computed], runner.vocabulary.previous_choices(previous), *options,
-                slow_noise,
+                slow_noise, *more,
             )  # fmt: skip
+            choices = without_repeats(
+                runner, active, rows.logits[:computed], choices, rows.top_k[:computed]
+            )
             tokens = runner.vocabulary.token_of(choices)
         with self._timed("fast_loop"):
             semantic = runner.vocabulary.semantic_code(tokens)
             codes, _ = runner.fast_loop(
-                rows.state[:computed], semantic, previous[:, 2:], *options, fast_noise
+                rows.state[:computed], semantic, previous[:, 2:], *options, fast_noise, *more
             )
             chosen = torch.cat([choices[:, None], tokens[:, None], codes], dim=1).cpu().numpy()
         return chosen[:count]
 
-    def _postprocess(self, chosen: np.ndarray) -> None:
-        """Add the frames, send the windows that are due, retire the requests that have ended."""
+    def _postprocess(self, chosen: np.ndarray) -> list[Generation]:
+        """Add the frames, send the windows that are due, retire the requests that have ended.
+
+        Returns:
+            Requests whose turn has ended, and that have another one to speak.
+        """
         active, count = self._batch.active, len(chosen)
         if not count:
-            return
+            return []
         self.frames += count
         self.steps[1 << (count - 1).bit_length()] += 1
         self._number += 1
         due: list[tuple[Generation, Window]] = []
+        next_turns: list[Generation] = []
         longest = max(generation.num_frames for generation in active) + 1
         for row in reversed(range(count)):
             generation = active[row]
             is_end = chosen[row, 0] == self._runner.vocabulary.end_choice
-            if is_end and generation.num_frames:  # upstream does not look at the first one
+            # Upstream does not look at the first one.
+            if is_end and generation.num_frames > generation.turn_begin:
+                if generation.has_more_parts:
+                    next_turns.append(self._batch.continue_turns(row))
+                    continue
                 reason = "stop"
             else:
                 generation.add(chosen[row, 1:])
@@ -209,6 +225,7 @@ class Stepper:
         windows = of_equal_shape(windows, longest, count, self._runner.facts)
         for (generation, _), window in zip(due, windows, strict=True):
             generation.request.on_window(window)
+        return next_turns
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Compares one parsed config.pbtxt with the contract, an ensemble's wiring included."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2
@@ -27,8 +28,11 @@ def config_differences(
     if config.name not in ("", name):
         yield f"name is {config.name}, the folder's {name}"
     yield from _tensor_differences("input", config.input, model.inputs)
-    yield from _tensor_differences("output", config.output, model.outputs)
-    if config.max_batch_size < 1:
+    outputs = model.outputs
+    if not model.inputs:  # Triton has no batch then, so the axis is among the dims
+        outputs = tuple(replace(t, dims=(contract.ANY, *t.dims)) for t in outputs)
+    yield from _tensor_differences("output", config.output, outputs)
+    if config.max_batch_size < 1 and model.inputs:
         yield "max_batch_size is not given; the contract's dims are without the batch axis"
     if config.platform == "ensemble":
         yield from _step_differences(config, model, models)

@@ -1,7 +1,8 @@
 """What a checkpoint is, as far as serving must know: `checkpoint.json` beside the artefacts."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 FILE_NAME = "checkpoint.json"
@@ -39,6 +40,11 @@ class Facts:
             letters together. A longer text is sent sentence by sentence. 0: no limit.
         letters_per_s: Slowest and fastest speech, letters a second; what is beyond has lost words
             or repeats them. Counted as `client/voicereel/rate.py` does.
+        option_defaults: Options whose defaults are not those of `ensemble.contract.options`.
+        fixed_options: Options of which only the default is taken.
+        bfloat16_options: Whether upstream holds temperature, top_p and penalty in bfloat16.
+        is_dialogue: Whether `<|speaker:N|>` in a text begins the turn of another speaker.
+        notice: What whoever serves the weights must show; "" for nothing.
     """
 
     family: str
@@ -61,6 +67,11 @@ class Facts:
     # An export that was made before there were these has the defaults.
     letters_per_request: int = 0
     letters_per_s: tuple[float, float] = LETTERS_PER_S
+    option_defaults: Mapping[str, int | float] = field(default_factory=dict)
+    fixed_options: tuple[str, ...] = ()
+    bfloat16_options: bool = True
+    is_dialogue: bool = False
+    notice: str = ""
 
     @property
     def num_codebooks(self) -> int:

@@ -104,24 +104,26 @@ MODELS = {
         (
             Tensor("prompt", "INT32", (ANY, ANY)),  # 1 + codebooks, positions
             Tensor("prefix_length", "INT32", (1,)),  # positions that belong to the voice
+            Tensor("prompt_parts", "INT32", (ANY,)),  # positions of each; speech follows each
         ),
     ),
     "fish_llama": Signature(
         (
             Tensor("prompt", "INT32", (ANY, ANY)),
             Tensor("prefix_length", "INT32", (1,), optional=True),
+            Tensor("prompt_parts", "INT32", (ANY,), optional=True),
             *_OPTION_INPUTS,
         ),
         (_CODES, _NEW_FRAMES, *_CHUNK),
     ),
     "fish_decoder": Signature((_CODES, _NEW_FRAMES), (Tensor("audio", "FP32", (ANY,)),)),
     "fish_encode": Signature(_REFERENCE, (_CODES, *_REFERENCE_FACTS)),
+    # What the server's checkpoint is and which defaults it has, as JSON; it takes nothing.
+    "fish_checkpoint": Signature((), (Tensor("checkpoint", "BYTES", (1,)),)),
     # Ends the request that has this cancel_token among its parameters; false: there was none.
     "fish_cancel": Signature(
         (Tensor("cancel_token", "BYTES", (1,)),), (Tensor("cancelled", "BOOL", (1,)),)
     ),
-    # What the checkpoint is: a field of `facts.Facts`, or all of them, as JSON.
-    "fish_facts": Signature((Tensor("fact", "BYTES", (1,)),), (Tensor("value", "BYTES", (1,)),)),
     "fish_tts_stream": Signature((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _CHUNKS),
     "fish_clone_stream": Signature((_TEXT, *_VOICE_AS_AUDIO, *_OPTION_INPUTS), _CHUNKS),
     "fish_tts": Signature((_TEXT, *_VOICE_AS_CODES, *_OPTION_INPUTS), _WHOLE),

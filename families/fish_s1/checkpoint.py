@@ -10,29 +10,28 @@ Upstream's own loaders are not used: `from_pretrained` changes the model when th
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch.nn.utils.weight_norm import WeightNorm
 
-from families.fish_s1.codec_config import codec_facts_fault, empty_codec
+from families.fish_s1.codec import CODEC_CONFIG, check_codec, fill_codec, load_codec
 from families.fish_s1.upstream import (
-    DAC,
     DualARModelArgs,
     DualARTransformer,
     FishTokenizer,
-    WindowLimitedTransformer,
-    codec_freqs_cis,
     precompute_freqs_cis,
 )
-from families.fish_s1.weights import check, listed, read_codec, read_llama, reject_lfs_pointer
+from families.fish_s1.weights import check, listed, read_llama, reject_lfs_pointer
 from families.registry import CheckpointError
 
+__all__ = ["Checkpoint", "fill_codec", "load_checkpoint", "load_codec", "load_llama"]
+
 FILES = ("config.json", "model.pth", "codec.pth", "tokenizer.tiktoken", "special_tokens.json")
-CODEC_CONFIG = "codec.yaml"  # upstream's own configuration where there is none
 ANSWER_POSITIONS = 2048  # kept free after every prompt (upstream's `generate_long`)
+Model = TypeVar("Model", bound=DualARTransformer)
 _IM_END, _INTERLEAVE = "<|im_end|>", "<|interleave|>"
 
 
@@ -63,12 +62,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     _require_files(path)
     config = _read_config(path)
     tokenizer = _read_tokenizer(path, config)
-    check("model.pth", read_llama(path / "model.pth"), _empty_llama(config, tokenizer))
-    codec = empty_codec(path / CODEC_CONFIG)
-    if fault := codec_facts_fault(codec, config):
-        raise CheckpointError(fault)
-    check("codec.pth", read_codec(path / "codec.pth"), codec)
-    return Checkpoint(path, config, tokenizer, _content_hash(path))
+    check("model.pth", read_llama(path / "model.pth"), empty_llama(config, tokenizer))
+    check_codec(path, config)
+    return Checkpoint(path, config, tokenizer, content_hash(path, (*FILES, CODEC_CONFIG)))
 
 
 def load_llama(
@@ -89,50 +85,27 @@ def load_llama(
         if max_seq_len < 8 or max_seq_len % 8:
             raise CheckpointError(f"max_seq_len: got {max_seq_len}, expected a multiple of 8")
         config = replace(config, max_seq_len=max_seq_len)
-    model = _empty_llama(config, checkpoint.tokenizer)
+    model = empty_llama(config, checkpoint.tokenizer)
     weights = read_llama(checkpoint.path / "model.pth")
     check("model.pth", weights, model)
-    model.load_state_dict(weights, strict=False, assign=True)  # not the tables, made next
-    length, base = config.max_seq_len, config.rope_base
-    model.freqs_cis = precompute_freqs_cis(length, config.head_dim, base)
-    model.fast_freqs_cis = precompute_freqs_cis(config.num_codebooks, config.fast_head_dim, base)
-    model.causal_mask = torch.tril(torch.ones(length, length, dtype=torch.bool))
-    return model.to(dtype).requires_grad_(False).eval()
+    return fill_llama(model, weights, config.max_seq_len).to(dtype)
 
 
-def load_codec(checkpoint: Checkpoint) -> DAC:
-    """Load the codec in eval mode, float32, on the CPU.
+def fill_llama(model: Model, weights: dict[str, torch.Tensor], mask_positions: int) -> Model:
+    """Give an empty model its weights, and the tables it makes itself.
 
-    Its `causal_mask` tables (16384 x 16384) are left empty: the window-limited transformers are
-    always given a mask and never read them.
-
-    Raises:
-        CheckpointError: If the weights have changed since the check.
+    Args:
+        model: On the meta device.
+        weights: As `check` has passed them.
+        mask_positions: Of its causal mask, whose size is their square.
     """
-    codec = empty_codec(checkpoint.path / CODEC_CONFIG)
-    weights = read_codec(checkpoint.path / "codec.pth")
-    check("codec.pth", weights, codec)
-    return fill_codec(codec, weights)
-
-
-@torch.no_grad()
-def fill_codec(codec: DAC, weights: dict[str, torch.Tensor]) -> DAC:
-    """Give an empty codec its weights, float32, and the tables it makes itself."""
-    tables = {name for name, _ in codec.named_buffers()}
-    weights = {n: t if n in tables else t.float() for n, t in weights.items()}
-    codec.load_state_dict(weights, strict=False, assign=True)
-    for module in codec.modules():
-        if isinstance(module, WindowLimitedTransformer):
-            config = module.config
-            if module.freqs_cis.is_meta:
-                module.freqs_cis = codec_freqs_cis(
-                    config.block_size, config.head_dim, config.rope_base
-                )
-            module.causal_mask = torch.empty(0, 0, dtype=torch.bool)
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, WeightNorm):
-                hook(module, None)  # the older weight norm: makes `weight`, which is still empty
-    return codec.requires_grad_(False).eval()
+    config: Any = model.config
+    model.load_state_dict(weights, strict=False, assign=True)  # not the tables, made next
+    base = config.rope_base
+    model.freqs_cis = precompute_freqs_cis(config.max_seq_len, config.head_dim, base)
+    model.fast_freqs_cis = precompute_freqs_cis(config.num_codebooks, config.fast_head_dim, base)
+    model.causal_mask = torch.ones(mask_positions, mask_positions, dtype=torch.bool).tril()
+    return model.requires_grad_(False).eval()
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -142,15 +115,21 @@ def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return types.pop() if len(types) == 1 else torch.float32
 
 
-def _empty_llama(config: DualARModelArgs, tokenizer: FishTokenizer) -> DualARTransformer:
-    """Upstream's model on the meta device, without memory or random numbers."""
+def empty_llama(
+    config: DualARModelArgs, tokenizer: Any, kind: type[Model] = DualARTransformer
+) -> Model:
+    """Upstream's model on the meta device, without memory or random numbers.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
     try:
         with torch.device("meta"):
-            return DualARTransformer(config, tokenizer)  # pyright: ignore[reportArgumentType]
+            return kind(config, tokenizer)  # pyright: ignore[reportArgumentType]
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"config.json: upstream cannot build this model ({error!r}). "
-            "Take the config.json that came with model.pth"
+            "Take the config.json that came with the weights"
         ) from error
 
 
@@ -160,8 +139,8 @@ def _require_files(path: Path) -> None:
     missing = [name for name in FILES if not (path / name).is_file()]
     if "model.pth" in missing and any(path.glob("*.safetensors")):
         raise CheckpointError(
-            f"{path}: a Fish-Speech S2 checkpoint (*.safetensors), expected OpenAudio S1-mini's "
-            "format (model.pth). S2 needs upstream 2.0 and is not supported"
+            f"{path}: a Fish-Speech S2 checkpoint (*.safetensors) without its own config.json. "
+            "Take the config.json that came with these files (model_type fish_qwen3_omni)"
         )
     firefly = next(path.glob("firefly-gan-vq*"), None)
     if "codec.pth" in missing and firefly:
@@ -176,7 +155,8 @@ def _require_files(path: Path) -> None:
         )
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises a `CheckpointError` if it is none."""
     reject_lfs_pointer(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -185,12 +165,12 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_config(path: Path) -> DualARModelArgs:
-    values = _read_json(path / "config.json")
+    values = read_json(path / "config.json")
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind == "fish_qwen3_omni":
         raise CheckpointError(
             "config.json: model_type fish_qwen3_omni, a Fish-Speech S2 checkpoint, expected "
-            "dual_ar (OpenAudio S1-mini). S2 needs upstream 2.0 and is not supported"
+            "dual_ar (OpenAudio S1-mini): this needs a checkpoint of S1's family"
         )
     if kind == "naive":
         raise CheckpointError(
@@ -206,7 +186,7 @@ def _read_config(path: Path) -> DualARModelArgs:
         )
     try:
         config = DualARModelArgs(**values)
-        _check_extents(config)
+        check_extents(config)
     except (TypeError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"config.json: unusable values ({error}). Take the one that came with model.pth"
@@ -214,7 +194,7 @@ def _read_config(path: Path) -> DualARModelArgs:
     return config
 
 
-def _check_extents(config: DualARModelArgs) -> None:
+def check_extents(config: DualARModelArgs) -> None:
     """Check the numbers that upstream checks only when it generates, or never."""
     length = config.max_seq_len
     if not isinstance(length, int) or length % 8 or length <= ANSWER_POSITIONS:
@@ -231,7 +211,7 @@ def _check_extents(config: DualARModelArgs) -> None:
 
 
 def _read_tokenizer(path: Path, config: DualARModelArgs) -> FishTokenizer:
-    special = _read_json(path / "special_tokens.json")
+    special = read_json(path / "special_tokens.json")
     size = config.codebook_size
     required = [_IM_END, _INTERLEAVE, *(f"<|semantic:{i}|>" for i in range(size))]
     if not isinstance(special, dict | list):
@@ -265,9 +245,10 @@ def _read_tokenizer(path: Path, config: DualARModelArgs) -> FishTokenizer:
     return tokenizer
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path, files: Iterable[str]) -> str:
+    """A checkpoint's id, of those of its files that are there."""
     digest = hashlib.sha256()
-    for name in (*FILES, CODEC_CONFIG):
+    for name in files:
         if (path / name).is_file():
             with (path / name).open("rb") as file:
                 digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())

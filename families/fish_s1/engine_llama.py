@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.lm.shape import DualArShape, TransformerShape
-from families.fish_s1.checkpoint import Checkpoint
-from families.fish_s1.upstream import DualARModelArgs, FishTokenizer
+from families.fish_s1.upstream import DualARModelArgs
 from families.registry import EngineLlama
 from families.speech import speech_facts
 
@@ -26,19 +25,25 @@ _NAMES = {
 }
 
 
-def engine_llama(genuine: Any, full_vocabulary: bool) -> EngineLlama:
+def engine_llama(
+    genuine: Any, full_vocabulary: bool, num_codes: int | None = _TOP_CODES
+) -> EngineLlama:
     """Convert upstream's language model.
 
     Args:
-        genuine: Upstream's model, in float32.
+        genuine: Upstream's model.
         full_vocabulary: Logits for all tokens; otherwise for the semantic ones and the end.
+        num_codes: Residual codes, from the first on, that can be sampled; None: all.
     """
     token_ids = _sampled_tokens(genuine, full_vocabulary)
-    return EngineLlama(_shape(genuine), _tensors(genuine, token_ids), token_ids)
+    tensors = _tensors(genuine, token_ids)
+    if num_codes is not None:
+        tensors["fast.head.weight"] = tensors["fast.head.weight"][:num_codes]
+    return EngineLlama(_shape(genuine), tensors, token_ids)
 
 
-def language_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields of `Facts` that describe the language model and how it speaks."""
+def language_facts(checkpoint: Any) -> dict[str, Any]:
+    """The fields of `Facts` that describe the language model of a checkpoint and how it speaks."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     return {
         "vocab_size": int(config.vocab_size),
@@ -53,7 +58,7 @@ def language_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _num_semantic(config: DualARModelArgs, tokenizer: FishTokenizer) -> int:
+def _num_semantic(config: DualARModelArgs, tokenizer: Any) -> int:
     """Semantic codes of the model; a tokenizer may have more semantic tokens than those."""
     tokens = tokenizer.semantic_end_id - tokenizer.semantic_begin_id + 1
     return int(min(tokens, config.codebook_size))
@@ -100,7 +105,6 @@ def _tensors(genuine: Any, token_ids: Tensor) -> dict[str, Tensor]:
     tensors.pop("slow.output.weight", None)
     head = genuine.embeddings if genuine.config.tie_word_embeddings else genuine.output
     tensors["slow.head.weight"] = head.weight.detach()[token_ids]
-    tensors["fast.head.weight"] = tensors["fast.head.weight"][:_TOP_CODES]
     # Upstream rounds its rotary tables to bfloat16; parity needs the rounded values.
     tensors["slow.cos_sin"] = genuine.freqs_cis.detach().float()
     tensors["fast.cos_sin"] = genuine.fast_freqs_cis.detach().float()

@@ -1,6 +1,7 @@
 """What the OpenAudio S1 family offers to the export; see `families.registry`."""
 
-from families.fish_s1.checkpoint import load_checkpoint, load_codec, load_llama, stored_dtype
+from families.fish_s1.checkpoint import load_checkpoint, load_llama, stored_dtype
+from families.fish_s1.codec import load_codec
 from families.fish_s1.engine_llama import engine_llama, language_facts
 from families.fish_s1.make_checkpoint import make_checkpoint
 from families.fish_s1.presets import PRESETS
@@ -14,7 +15,6 @@ FAMILY = Family(
     stored_dtype=stored_dtype,
     engine_llama=engine_llama,
     language_facts=language_facts,
-    prompt_files=("tokenizer.tiktoken", "special_tokens.json"),
     presets=tuple(PRESETS),
     make_checkpoint=make_checkpoint,
 )

@@ -11,16 +11,19 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from families.fish_s1.checkpoint import CODEC_CONFIG, load_checkpoint
+from families.fish_s1.checkpoint import load_checkpoint
+from families.fish_s1.codec import CODEC_CONFIG
 from families.fish_s1.codec_config import build_codec, packaged_config
 from families.fish_s1.presets import PRESETS, Preset
 from families.fish_s1.random_codec import random_codec
@@ -32,8 +35,11 @@ from families.fish_s1.upstream import (
     FishTokenizer,
 )
 from families.fish_s1.weights import read_codec, read_llama
-from families.registry import CheckpointError
+from families.registry import Checkpoint, CheckpointError
 from families.speech import FILE_NAME as SPEECH
+
+# Starts a bar: what is done, and its steps -> what to call after each.
+Begin = Callable[[str, int], Callable[[], None]]
 
 
 def make_checkpoint(
@@ -60,13 +66,43 @@ def make_checkpoint(
         CheckpointError: If the name is unknown or the folder is not empty, or if trained weights
             are missing or of another shape.
     """
-    preset = _checked_preset(name, out, force, weights)
+    preset = _checked_preset(name, weights)
+    write_folder(
+        name,
+        out,
+        force,
+        load_checkpoint,
+        lambda folder: _write(preset, folder, seed, endless, device),
+    )
+
+
+def write_folder(
+    name: str,
+    out: Path,
+    force: bool,
+    load: Callable[[Path], Checkpoint],
+    write: Callable[[Path], None],
+) -> None:
+    """Make a checkpoint's folder: all of it, or nothing.
+
+    Args:
+        name: Of the preset.
+        out: The folder to make.
+        force: Replace a folder that holds something.
+        load: The family's `load_checkpoint`, which checks what was written.
+        write: Writes all files into a folder.
+
+    Raises:
+        CheckpointError: If the folder is not empty.
+    """
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"make-checkpoint: {out} is not empty. Replace it with --force")
     started = time.monotonic()
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
-        _write(preset, unfinished, seed, endless, device)
-        checkpoint_id = load_checkpoint(unfinished).checkpoint_id
+        write(unfinished)
+        checkpoint_id = load(unfinished).checkpoint_id
         if out.is_dir():
             shutil.rmtree(out)
         unfinished.chmod(0o755)  # mkdtemp's is 0700
@@ -78,8 +114,8 @@ def make_checkpoint(
     print(f"{out}: {name}, id {checkpoint_id}, {megabytes:.1f} MB in {seconds:.1f} s")
 
 
-def _checked_preset(name: str, out: Path, force: bool, weights: Path | None) -> Preset:
-    """The preset with its weights, if the folder may be made."""
+def _checked_preset(name: str, weights: Path | None) -> Preset:
+    """The preset with its weights."""
     if name not in PRESETS:
         raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
     preset = PRESETS[name] if weights is None else replace(PRESETS[name], weights=weights)
@@ -87,8 +123,6 @@ def _checked_preset(name: str, out: Path, force: bool, weights: Path | None) -> 
         raise CheckpointError(
             f"make-checkpoint: {preset.weights} holds no trained weights. Train them: make train"
         )
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"make-checkpoint: {out} is not empty. Replace it with --force")
     return preset
 
 
@@ -96,15 +130,21 @@ def _write(preset: Preset, folder: Path, seed: int, endless: bool, device: str) 
     config = DualARModelArgs(**preset.llama)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", "utf-8")
     write_tokenizer(preset, folder)
-    codec_config = OmegaConf.merge(packaged_config(), preset.codec)
-    if preset.codec:
-        OmegaConf.save(codec_config, folder / CODEC_CONFIG, resolve=True)
+    codec_config = write_codec_config(preset.codec, folder)
     if preset.speech:
         (folder / SPEECH).write_text(json.dumps(preset.speech) + "\n", "utf-8")
     if preset.weights:
         _expand(preset.weights, folder)
     else:
         _write_random(preset, config, codec_config, folder, seed, endless, device)
+
+
+def write_codec_config(changes: dict[str, Any], folder: Path) -> DictConfig | ListConfig:
+    """Write the codec's configuration, if it is not upstream's, and return it."""
+    config = OmegaConf.merge(packaged_config(), changes)
+    if changes:
+        OmegaConf.save(config, folder / CODEC_CONFIG, resolve=True)
+    return config
 
 
 def _expand(weights: Path, folder: Path) -> None:
@@ -129,14 +169,7 @@ def _write_random(
             config,  # pyright: ignore[reportArgumentType]
             FishTokenizer.from_pretrained(str(folder)),
         )
-    codec = build_codec(codec_config)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
-
-        def begin(what: str, total: int) -> Callable[[], None]:
-            task = progress.add_task(what, total=total + 1)  # the last step is writing the file
-            return lambda: progress.advance(task)
-
+    with progress() as begin:
         step = begin("transformers", len(list(llama.parameters())))
         with torch.device(device):
             weights = random_llama(llama, generator, step, endless)
@@ -144,11 +177,32 @@ def _write_random(
         torch.save(weights, folder / "model.pth")
         step()
         del weights
-        step = begin("codec", len(list(codec.parameters())))
-        with torch.device(device):
-            weights = random_codec(codec, generator, step)
-        torch.save({name: tensor.cpu() for name, tensor in weights.items()}, folder / "codec.pth")
-        step()
+        write_random_codec(codec_config, folder, generator, begin)
+
+
+@contextmanager
+def progress() -> Iterator[Begin]:
+    """Show bars on stderr, one for each call of what is yielded."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
+
+        def begin(what: str, total: int) -> Callable[[], None]:
+            task = bars.add_task(what, total=total + 1)  # the last step is writing the file
+            return lambda: bars.advance(task)
+
+        yield begin
+
+
+def write_random_codec(
+    config: DictConfig | ListConfig, folder: Path, generator: torch.Generator, begin: Begin
+) -> None:
+    """Write `codec.pth` of random weights, drawn on the generator's device."""
+    codec = build_codec(config)
+    step = begin("codec", len(list(codec.parameters())))
+    with generator.device:
+        weights = random_codec(codec, generator, step)
+    torch.save({name: tensor.cpu() for name, tensor in weights.items()}, folder / "codec.pth")
+    step()
 
 
 def write_tokenizer(preset: Preset, folder: Path) -> None:
@@ -156,7 +210,7 @@ def write_tokenizer(preset: Preset, folder: Path) -> None:
     count = preset.num_text_tokens
     lines = [
         f"{base64.b64encode(token).decode()} {rank}"
-        for rank, token in enumerate(_text_tokens(count))
+        for rank, token in enumerate(text_tokens(count))
     ]
     (folder / "tokenizer.tiktoken").write_text("\n".join(lines) + "\n", "ascii")
     tokens = [token for token in ALL_SPECIAL_TOKENS if not token.startswith("<|semantic:")]
@@ -166,7 +220,7 @@ def write_tokenizer(preset: Preset, folder: Path) -> None:
     (folder / "special_tokens.json").write_text(json.dumps(ids, indent=2) + "\n", "utf-8")
 
 
-def _text_tokens(count: int) -> list[bytes]:
+def text_tokens(count: int) -> list[bytes]:
     """All single bytes, then runs of 2, 3, ... letters, so that any text has tokens."""
     letters = b" etaoinshrdlucmfwypvbgkjqxz" + bytes(range(65, 91))
     runs = (itertools.product(letters, repeat=length) for length in itertools.count(2))

@@ -67,7 +67,7 @@ _TINY_TRANSFORMER = {
         "intermediate_size": 128,
     },
 }
-_TINY_CODEC: dict[str, Any] = {
+TINY_CODEC: dict[str, Any] = {
     "encoder_dim": 4,
     "decoder_dim": 32,
     "encoder_transformer_layers": [0, 0, 0, 2],
@@ -98,7 +98,7 @@ class Preset:
     """
 
     llama: dict[str, Any]
-    codec: dict[str, Any] = field(default_factory=lambda: _TINY_CODEC)
+    codec: dict[str, Any] = field(default_factory=lambda: TINY_CODEC)
     num_text_tokens: int = 280
     num_speakers: int = 1
     dtype: torch.dtype = torch.float32
@@ -116,7 +116,7 @@ PRESETS = {
     # As Fish-Speech 1.5: 8 codebooks, whose sum is not scaled, and no speaker token.
     "tiny-8books": Preset(
         _TINY | {"num_codebooks": 8, "scale_codebook_embeddings": False},
-        _TINY_CODEC | {"quantizer": _TINY_CODEC["quantizer"] | {"n_codebooks": 7}},
+        TINY_CODEC | {"quantizer": TINY_CODEC["quantizer"] | {"n_codebooks": 7}},
         num_speakers=0,
     ),
     "tiny-tied": Preset(_TINY | {"tie_word_embeddings": True}),

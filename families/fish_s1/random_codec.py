@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from families.fish_s1.checkpoint import fill_codec
+from families.fish_s1.codec import fill_codec
 from families.fish_s1.upstream import DAC
 
 _LOUDNESS = 0.2  # rms of the audio, full scale 1

@@ -30,6 +30,9 @@ _STEERED = 1.25  # value of SPEAK after the last norm, which the logits below ar
 _SEMANTIC, _TEXT, _TIRED = 5.0, -30.0, 10.0  # logits
 _ENDS_ONE_IN = 40  # frames, while TIRED is high
 _NEVER = 1e12
+# Weights that are not only random; output.weight where the head is not tied.
+STEERED = ("embeddings.weight", "codebook_embeddings.weight", "layers.0.attention.wqkv.weight",
+           "layers.0.attention.wo.weight", "norm.weight", "output.weight")  # fmt: skip
 _LOOKBACK = 36  # positions over which the steering head's attention falls to 1 / e
 
 
@@ -50,15 +53,26 @@ def random_llama(
     config = cast(DualARModelArgs, model.config)
     weights = {}
     for name, parameter in model.named_parameters():
-        weights[name] = _random(name, parameter, config, generator)
+        weights[name] = random_tensor(name, parameter, config, generator)
         step()
-    _steer_embeddings(weights, config, model.tokenizer)
-    _steer_attention(weights, config)
-    _steer_output(weights, config, model.tokenizer, generator, endless)
+    steer(weights, model, generator, endless)
     return weights
 
 
-def _random(
+def steer(
+    weights: dict[str, Tensor],
+    model: DualARTransformer,
+    generator: torch.Generator,
+    endless: bool,
+) -> None:
+    """Change random weights so that they speak and stop; only `STEERED` are read and changed."""
+    config = cast(DualARModelArgs, model.config)
+    _steer_embeddings(weights, config, model.tokenizer)
+    _steer_attention(weights, config)
+    _steer_output(weights, config, model.tokenizer, generator, endless)
+
+
+def random_tensor(
     name: str, parameter: nn.Parameter, config: DualARModelArgs, generator: torch.Generator
 ) -> Tensor:
     """Random values, scaled to keep the residual stream near 1 at any width and depth."""

@@ -98,6 +98,12 @@ class UpstreamSpeaker:
             ValueError: If an option is out of range, a text has no words, or the prompt too long.
         """
         sampling, fold = sampling_from(asked), server_settings().fold_text
+        for name in ("top_k", "ras_window"):
+            if getattr(sampling, name):
+                raise ValueError(
+                    f"{name} is {getattr(sampling, name)}, but upstream's code for S1 has no such "
+                    "option. Leave it out, or speak through the server."
+                )
         text = prompt_text(text, "text", fold)
         reference_texts = [prompt_text(t, "reference_text", fold) for t in reference_texts]
         codes = self._codes(text, reference_texts, reference_codes, sampling)

@@ -7,7 +7,7 @@ noise. Here every tensor must be present, expected and of the right shape.
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -106,11 +106,16 @@ def read_llama(path: Path) -> dict[str, Tensor]:
         for name, tensor in _read(path).items()
         if "audio_" not in name
     }
+    return fused(weights)
+
+
+def fused(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join queries, keys and values where a file has them apart."""
     for name in [name for name in weights if name.endswith(".wq.weight")]:
         separate = [name.replace(".wq.", f".{part}.") for part in ("wq", "wk", "wv")]
         if all(part in weights for part in separate):
-            fused = torch.cat([weights.pop(part) for part in separate])
-            weights[name.replace(".wq.", ".wqkv.")] = fused
+            joined = torch.cat([weights.pop(part) for part in separate])
+            weights[name.replace(".wq.", ".wqkv.")] = joined
     return weights
 
 
@@ -129,19 +134,30 @@ def read_codec(path: Path) -> dict[str, Tensor]:
     return {name: t for name, t in weights.items() if not name.endswith("causal_mask")}
 
 
-def check(file: str, weights: Mapping[str, Tensor], model: torch.nn.Module) -> None:
-    """Compare the tensors of a file with a model, which may be on the meta device.
+def check(
+    file: str,
+    weights: Mapping[str, Tensor],
+    model: torch.nn.Module,
+    published: Callable[[str], str] = str,
+) -> None:
+    """Compare the tensors of a file with a model.
+
+    Args:
+        file: For messages.
+        weights: Tensors under the model's names.
+        model: May be on the meta device.
+        published: The name that a tensor has in the file, for messages.
 
     Raises:
         CheckpointError: If one is missing, unexpected, or of another shape.
     """
     expected = dict(model.named_parameters())
     optional = dict(model.named_buffers())
-    missing = [name for name in expected if name not in weights]
+    missing = [published(name) for name in expected if name not in weights]
     unexpected = [name for name in weights if name not in expected and name not in optional]
     known = {**optional, **expected}
     mismatched = [
-        f"{name} {tuple(tensor.shape)} instead of {tuple(known[name].shape)}"
+        f"{published(name)} {tuple(tensor.shape)} instead of {tuple(known[name].shape)}"
         for name, tensor in weights.items()
         if name in known and tensor.shape != known[name].shape
     ]

@@ -10,17 +10,28 @@ from tritonclient.grpc import model_config_pb2
 
 from ensemble.contract import facts
 from ensemble.contract.artefact import FILE_OF_BACKEND
+from families.registry import PROMPT_FILES
 from launch.doctor import Finding
 from launch.tritonserver import PROJECT
 
 TEMPLATE = PROJECT / "model_repository"
-# Files that the export puts beside the Python models; the configs name those of the other models.
-EXPORTED = {
-    "fish_facts": (facts.FILE_NAME,),
-    "fish_llama": ("llama.pt", facts.FILE_NAME),
-    "fish_prompt": ("tokenizer.tiktoken", "special_tokens.json", facts.FILE_NAME),
-    "fish_reference": (facts.FILE_NAME,),
-}
+
+
+def _exported(family: str) -> dict[str, tuple[str, ...]]:
+    """Files that the export of a family puts beside the Python models.
+
+    The configs name those of the other models. An unknown family counts as the first.
+    """
+    prompt = PROMPT_FILES.get(family, next(iter(PROMPT_FILES.values())))
+    return {
+        "fish_checkpoint": (facts.FILE_NAME,),
+        "fish_llama": ("llama.pt", facts.FILE_NAME),
+        "fish_prompt": (*prompt, facts.FILE_NAME),
+        "fish_reference": (facts.FILE_NAME,),
+    }
+
+
+EXPORTED = _exported("")
 # The module makes its classes when it is imported, so pyright sees none of them.
 _ModelConfig: Any = vars(model_config_pb2)["ModelConfig"]
 _EXPORT = "make export CHECKPOINT=DIR"
@@ -56,6 +67,7 @@ def checkpoint_ids(repository: Path) -> dict[str, str]:
 
 
 def _needed(repository: Path) -> Iterator[Path]:
+    exported = _exported(_family_of(repository))
     for template in sorted(TEMPLATE.glob("*/config.pbtxt")):
         name = template.parent.name
         folder = repository / name
@@ -63,8 +75,17 @@ def _needed(repository: Path) -> Iterator[Path]:
         here = folder / "config.pbtxt" if (folder / "config.pbtxt").is_file() else template
         config = text_format.Parse(here.read_text("utf-8"), _ModelConfig())
         artefact = config.default_model_filename or FILE_OF_BACKEND.get(config.backend)
-        files = (artefact, *EXPORTED.get(name, ())) if artefact else ()
+        files = (artefact, *exported.get(name, ())) if artefact else ()
         yield from (folder / "1" / file for file in files)
+
+
+def _family_of(repository: Path) -> str:
+    """The family that the export wrote down, or ""."""
+    try:
+        text = (repository / "fish_prompt" / "1" / facts.FILE_NAME).read_text("utf-8")
+        return str(json.loads(text)["family"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _version_of(repository: Path) -> Finding:

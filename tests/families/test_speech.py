@@ -19,7 +19,7 @@ def test_what_the_file_says_is_saved_and_read_again(tmp_path) -> None:
     (tmp_path / FILE_NAME).write_text('{"letters_per_request": 42, "letters_per_s": [7, 19.5]}')
     found = speech_facts(tmp_path)
     assert found == {"letters_per_request": 42, "letters_per_s": (7.0, 19.5)}
-    version = tmp_path / "fish_facts" / "1"
+    version = tmp_path / "fish_checkpoint" / "1"
     version.mkdir(parents=True)
     Facts(**vars(FACTS) | found).save(version)
     assert Facts.load(version) == Facts(**vars(FACTS) | found)

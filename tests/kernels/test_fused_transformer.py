@@ -194,6 +194,15 @@ def test_sampling() -> None:
         noise = torch.empty(rows, choices).exponential_(generator=chance)
         inputs = (logits, previous, *options, noise)
         assert torch.equal(torch.ops.voicereel.sample(*inputs), sampler.sample(*inputs))
+        top_k = torch.randint(0, 12, (rows,), generator=chance)
+        found = torch.ops.voicereel.sample(*inputs, top_k)
+        assert torch.equal(found, sampler.sample(*inputs, top_k))
+
+
+def test_sampling_takes_one_top_k_for_each_row() -> None:
+    inputs = numbers(2, 9), torch.full((2, 1), -1), *torch.ones(3, 2), torch.ones(2, 9)
+    with pytest.raises(RuntimeError, match="top_k must be int64, one for each row"):
+        torch.ops.voicereel.sample(*inputs, torch.ones(3, dtype=torch.int64))
 
 
 def test_a_runner_does_without_where_it_is_told_to(repository) -> None:

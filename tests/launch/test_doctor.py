@@ -160,6 +160,16 @@ def test_every_missing_file_is_found(exported: Path) -> None:
     assert {f.status for f in artefacts(exported)} == {"ok"}
 
 
+def test_the_files_that_are_needed_are_the_familys(exported: Path) -> None:
+    folder = exported / "fish_prompt" / "1"
+    (folder / "checkpoint.json").write_text('{"checkpoint_id": "abc", "family": "fish_s2"}')
+    found = {f.check: f for f in artefacts(exported)}
+    assert "lacks fish_prompt/1/tokenizer.json" in found["artefacts"].found
+    (folder / "tokenizer.json").touch()
+    (folder / "tokenizer.tiktoken").unlink()
+    assert {f.status for f in artefacts(exported)} == {"ok"}
+
+
 def test_a_repository_of_another_version_is_a_warning(exported: Path) -> None:
     (exported / "fish_llama" / "1" / "model.py").write_text("# older\n")
     found = {f.check: f for f in artefacts(exported)}

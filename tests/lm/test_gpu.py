@@ -14,6 +14,8 @@ if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
 pytest.importorskip("triton")
 
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 
 from engine.kernels import gpu as gpu_kernels
 from engine.kernels.norm import rms_norm
@@ -138,6 +140,46 @@ def test_greedy_choices() -> None:
     assert torch.equal(gpu_kernels.sample(*inputs, draws), wanted)
     nothing = torch.full_like(logits, float("nan"))
     assert (gpu_kernels.sample(nothing, *inputs[1:], draws) < 1300).all()
+
+
+@triton.jit
+def _uniform(draws, out, WIDTH: tl.constexpr):
+    """The numbers that the sampler draws for one row."""
+    index = tl.arange(0, WIDTH)
+    row = tl.program_id(0)
+    seed, counter = tl.load(draws + 2 * row), tl.load(draws + 2 * row + 1).to(tl.int32)
+    zero = index * 0
+    drawn, _a, _b, _c = tl.philox(seed, index, zero + counter, zero, zero)
+    uniform = ((drawn >> 8).to(tl.float32) + 0.5) / 16777216.0
+    tl.store(out + row * WIDTH + index, -tl.log(uniform))
+
+
+@pytest.mark.parametrize("choices", [65, 257])
+def test_top_k_leaves_the_same_choices_as_torch(choices) -> None:
+    """With the same noise the same choice, equal logits included."""
+    rows, width = 24, 1 << choices.bit_length()
+    logits = (2 * numbers(rows, choices)).round(decimals=1)  # so that many are equal
+    previous = torch.full((rows, PENALTY_FRAMES), -1, device=DEVICE)
+    ones = torch.ones(rows, device=DEVICE)
+    options = 0.8 * ones, ones, ones
+    draws = torch.stack([torch.arange(rows) * 7919, -1 - torch.arange(rows)], 1).to(DEVICE)
+    noise = torch.empty(rows, width, device=DEVICE)
+    _uniform[(rows,)](draws, noise, WIDTH=width)
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    by_rank = noise[:, :choices].gather(1, order)
+    ranks = torch.arange(rows, device=DEVICE) % 12
+    for top_k in (ranks, torch.full_like(ranks, choices + 9), torch.ones_like(ranks)):
+        found = gpu_kernels.sample(logits, previous, *options, draws, top_k)
+        chosen = _ranked_sample(logits, order, previous, options, by_rank, top_k)
+        assert torch.equal(found, chosen)
+
+
+def _ranked_sample(logits, order, previous, options, noise, top_k) -> torch.Tensor:
+    """Torch's sampler with equal logits in the order of their indices."""
+    ranked = logits.gather(1, order)
+    nudged = ranked - 1e-5 * torch.arange(ranked.shape[1], device=ranked.device)
+    chosen = sampler.sample(nudged, previous, *options, noise, top_k)
+    return order.gather(1, chosen[:, None])[:, 0]
 
 
 @pytest.fixture(scope="module")

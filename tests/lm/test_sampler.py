@@ -119,6 +119,24 @@ def test_the_same_noise_draws_the_same(llama) -> None:
         check_draw(logits[row], previous[row], options[row], noise[row], got[row])
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 7, CHOICES, CHOICES + 5, 0])
+def test_top_k_leaves_the_likeliest(llama, top_k) -> None:
+    """As if the others had no logit at all, for the mass that top_p counts is that of all."""
+    rows, generator = 500, torch.Generator().manual_seed(4)
+    logits = 2 * torch.randn(rows, CHOICES, generator=generator)
+    previous = torch.full((rows, PENALTY_FRAMES), -1)
+    held = held_options(llama, [(0.9, 0.95, 1.0)] * rows)
+    noise = torch.empty(rows, CHOICES).exponential_(generator=generator)
+    got = sample(logits, previous, *held, noise, torch.full((rows,), top_k))
+    rank = (logits > logits.gather(1, got[:, None])).sum(dim=1)
+    assert rank.max() < (top_k or CHOICES)
+    everything = sample(logits, previous, *held, noise)
+    best = logits.topk(min(top_k or CHOICES, CHOICES)).indices
+    kept = (best == everything[:, None]).any(dim=1)
+    assert torch.equal(got[kept], everything[kept])  # the race is among fewer, so these still win
+    assert kept.all() == (top_k in (0, CHOICES, CHOICES + 5))
+
+
 def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
     """Standard deviations by which chi-square exceeds its mean; rare choices are put together."""
     rare = expected < 5

@@ -3,11 +3,9 @@
 import json
 import urllib.error
 import urllib.request
-from dataclasses import asdict
 
 import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
 
 from ensemble.contract.facts import Facts
 from support.raw import infer
@@ -32,18 +30,14 @@ def generate(server, model: str, values: dict, ending: str = "generate") -> list
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.strip()]
 
 
-def test_facts_are_the_checkpoints(server, repository) -> None:
+def test_the_client_knows_how_the_checkpoint_speaks(server, repository) -> None:
     facts = Facts.load(repository / "fish_llama" / "1")
-    (told,) = infer(server, "fish_facts", fact="")["value"]
-    assert json.loads(told) == json.loads(json.dumps(asdict(facts)))
-    (one,) = infer(server, "fish_facts", fact="sample_rate")["value"]
-    assert json.loads(one) == 44_100
-    with pytest.raises(InferenceServerException, match="fact is 'speed', expected \"\" for all"):
-        infer(server, "fish_facts", fact="speed")
     with Client(server.grpc_url) as client:
         assert client.speech_facts().letters_per_s == facts.letters_per_s
+        assert client.checkpoint().checkpoint_id == facts.checkpoint_id
     with Client(server.http_url.removeprefix("http://"), "http") as client:
         assert client.speech_facts().letters_per_s == facts.letters_per_s
+        assert client.checkpoint().checkpoint_id == facts.checkpoint_id
 
 
 def test_a_voice_by_curl(server) -> None:

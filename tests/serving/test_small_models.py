@@ -1,6 +1,5 @@
-"""The small models: fish_prompt folds texts, fish_facts tells, fish_reference warns."""
+"""The small models: fish_prompt folds texts, fish_checkpoint tells, fish_reference warns."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +41,12 @@ def test_folding_can_be_switched_off(monkeypatch, setting, expected) -> None:
     assert "text is '\\u2026', which has no letter or digit" in answer.error.text
 
 
-def test_facts_of_an_export_from_before_are_none(tmp_path, capsys) -> None:
-    model = load(MODELS / "fish_facts" / "1" / "model.py").TritonPythonModel()
+def test_an_export_from_before_fish_checkpoint_tells_nothing(tmp_path, capsys) -> None:
+    model = load(MODELS / "fish_checkpoint" / "1" / "model.py").TritonPythonModel()
     model.initialize({"model_repository": str(tmp_path), "model_version": "1"})
-    assert "fish_facts: nothing to tell" in capsys.readouterr().out
-    (answer,) = model.execute([Request(fact=[b""])])
-    assert json.loads(answer.tensors["value"][0]) == {}
+    assert "fish_checkpoint: nothing to tell" in capsys.readouterr().out
+    (answer,) = model.execute([Request()])
+    assert "checkpoint.json" in answer.error.text
 
 
 def test_a_recording_without_a_rate_is_noted_once(tmp_path, capsys) -> None:

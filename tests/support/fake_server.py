@@ -34,7 +34,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         requests: What came, as protobuf.
         cancelled: Set when a stream is cancelled, by `fish_cancel` or its call, before its end.
         not_ready: Models that are not ready.
-        facts: What fish_facts tells; None: there is no such model. Not among `requests`.
+        facts: What fish_checkpoint tells; None: there is no such model. Not among `requests`.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -68,12 +68,12 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.requests.append(request)
             self.taken_back.add(inputs_of(request)["cancel_token"].item().decode())
             return _answer({"cancelled": np.array([[True]])})
-        if request.model_name == "fish_facts":
+        if request.model_name == "fish_checkpoint":
             if self.facts is None:
-                unknown = "Request for unknown model: 'fish_facts' is not found"
+                unknown = "Request for unknown model: 'fish_checkpoint' is not found"
                 return context.abort(grpc.StatusCode.NOT_FOUND, unknown)
             told = np.array([[json.dumps(self.facts).encode()]], np.object_)
-            return _answer({"value": told})
+            return _answer({"checkpoint": told})
         try:
             return _answer(next(self._outputs(request)))
         except Refusal as refusal:

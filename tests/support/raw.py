@@ -13,7 +13,8 @@ KINDS = {
     "reference_audio": "FP32", "waveform": "FP32", "temperature": "FP32", "top_p": "FP32",
     "repetition_penalty": "FP32", "reference_codes": "INT64", "codes": "INT64",
     "new_frames": "INT64", "chunk_frames": "INT64", "chunk_size_s": "FP32",
-    "prompt": "INT32", "prefix_length": "INT32",
+    "prompt": "INT32", "prefix_length": "INT32", "prompt_parts": "INT32", "top_k": "INT32",
+    "ras_window": "INT32",
     "reference_frames": "INT32", "reference_sample_rate": "INT32", "max_new_tokens": "INT32",
     "first_chunk_frames": "INT32", "max_chunk_frames": "INT32", "seed": "UINT64",
 }  # fmt: skip

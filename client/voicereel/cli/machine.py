@@ -12,11 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from voicereel.checkpoint import Checkpoint
 from voicereel.cli.options import Json, Url, Via
 from voicereel.cli.session import EXIT_CODES, connected, console, print_result, reported
-from voicereel.errors import ServerUnavailable
+from voicereel.client import Client
+from voicereel.errors import ServerUnavailable, VoiceReelError
 from voicereel.project import project_environment, project_folder
 from voicereel.settings import listed, read_settings, suspicious_variables
+from voicereel.settings import settings as environment_settings
 
 # Context settings of commands that pass their options on to another program.
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -32,23 +35,53 @@ def ready(url: Url = None, protocol: Via = "grpc", as_json: Json = False) -> Non
         raise typer.Exit(EXIT_CODES[ServerUnavailable])
 
 
-def settings(as_json: Json = False) -> None:
-    """Show every environment variable: the value in force, and where it came from."""
+def settings(url: Url = None, as_json: Json = False) -> None:
+    """Show every environment variable: the value in force, and where it came from.
+
+    If a server answers, show which defaults its checkpoint gives to options, too.
+    """
     with reported():
         found = listed(read_settings())
     for suspicion in suspicious_variables():
         console.print(f"[yellow]{suspicion}[/yellow]", highlight=False)
     if as_json:
-        print_result({s.variable: {**asdict(s), "value": _shown(s.value)} for s in found})
+        shown: dict[str, object] = {
+            s.variable: {**asdict(s), "value": _shown(s.value)} for s in found
+        }
+        served = _served(url)
+        print_result(shown if served is None else {**shown, "server": asdict(served)})
         return
     table = Table(Column("variable", no_wrap=True), "value", "from", "read by", "meaning")
     for s in found:
         value = "" if s.value is None else str(_shown(s.value)).lower()
         table.add_row(s.variable, value, s.origin, s.read_by, s.meaning)
     Console().print(table)
+    _show_defaults(url)
     print_result(
         "The server reads its variables from its own environment: set them where it is started."
     )
+
+
+def _served(url: str | None) -> Checkpoint | None:
+    """The checkpoint of the server, or None if no server says it."""
+    try:
+        with Client(url or environment_settings().url) as client:
+            return client.checkpoint(timeout_s=2.0)
+    except VoiceReelError:
+        return None
+
+
+def _show_defaults(url: str | None) -> None:
+    served = _served(url)
+    if served is None:
+        console.print("no server answers, so the defaults of its options are not shown")
+        return
+    table = Table("option", f"default of the server's checkpoint ({served.family})")
+    for name, value in served.defaults.items():
+        table.add_row(name, f"{value:g}")
+    Console().print(table)
+    if served.notice:
+        print_result(served.notice)
 
 
 def serve(context: typer.Context) -> None:

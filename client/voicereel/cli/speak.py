@@ -128,6 +128,10 @@ def script(
         typer.Option(help="skip: a segment that fails leaves a gap, and its caption says so."),
     ] = "raise",
     retries: Retries = 0,
+    together: Annotated[
+        bool,
+        typer.Option(help="All segments as one dialogue, each heard by the next: for S2 servers."),
+    ] = False,
     as_json: Json = False,
     **options: Unpack[Options],
 ) -> None:
@@ -151,6 +155,7 @@ def script(
                     silence_s=silence,
                     language=language,
                     retries=retries,
+                    together=together,
                     progress=bar.advance_one,
                     **options,
                 ),

@@ -22,10 +22,11 @@ from typing_extensions import Unpack
 
 from voicereel.client import Client
 from voicereel.errors import InvalidRequest
-from voicereel.options import Options
+from voicereel.options import OPTIONS, Options
 from voicereel.script.reel import Reel, ReelPiece, joined
 from voicereel.script.segment import ScriptLike
 from voicereel.script.synthesis import OnError, Part, Progress, ProgressCounter, ScriptSynthesis
+from voicereel.script.together import speak_together
 from voicereel.script.workers import Sound
 from voicereel.speaker import Speaker
 from voicereel.voice import Voice
@@ -55,6 +56,8 @@ class ScriptOptions(Options, total=False):
         silence_s: Seconds between segments, for those that have no `silence_after_s`; 0 if left
             out.
         timeout_s: Seconds for each request, instead of the client's timeout.
+        together: True speaks all segments as one dialogue, each heard by the next: for servers of
+            Fish Audio S2, see `voicereel.script.together`. `synthesize_script` alone takes it.
         language: ISO 639 code, for the abbreviations in long texts; "en" if left out.
         retries: As in `Client.synthesize`, for each part; 0 if left out. Not for streams.
     """
@@ -64,6 +67,7 @@ class ScriptOptions(Options, total=False):
     on_error: OnError
     silence_s: float
     timeout_s: float | None
+    together: bool
     language: str
     retries: int
 
@@ -95,6 +99,8 @@ def synthesize_script(
             "skip" only if all segments failed.
         ValueError: If max_workers, silence_s or on_error make no sense.
     """
+    if how.pop("together", False):
+        return _spoken_together(client, script, speaker_features, progress, how)
     synthesis = ScriptSynthesis(script, speaker_features, limit=_limit_of(client), **how)
     again: dict[str, Any] = {"retries": synthesis.retries} if synthesis.retries else {}
     counter = ProgressCounter(synthesis, progress)
@@ -108,6 +114,27 @@ def synthesize_script(
         range(len(synthesis.parts)), key=lambda number: -len(synthesis.parts[number].text)
     )
     return joined(list(synthesis.pieces(speak, longest_first, stop or threading.Event())))
+
+
+def _spoken_together(
+    client: Speaker,
+    script: ScriptLike,
+    speaker_features: Mapping[str, Voice | None],
+    progress: Progress | None,
+    how: ScriptOptions,
+) -> Reel:
+    options = {name: value for name, value in how.items() if name in OPTIONS}
+    if how.get("silence_s") or how.get("on_error", "raise") != "raise":
+        raise InvalidRequest(
+            "silence_s and on_error are for segments with requests of their own. "
+            "Leave them out, or together"
+        )
+    timeout_s = how.get("timeout_s")
+    reel = speak_together(client, script, speaker_features, timeout_s, options)
+    if progress:
+        for number, caption in enumerate(reel.captions):
+            progress(number, caption["end"] - caption["start"])
+    return reel
 
 
 async def synthesize_script_async(
@@ -147,6 +174,8 @@ def stream_script(
     segment would be heard. Closing the iterator cancels all requests. A segment that fails after
     it has begun, and is skipped, keeps the audio that had arrived.
     """
+    if how.pop("together", False):
+        raise InvalidRequest("together=True is for synthesize_script alone")
     if how.get("retries"):
         raise InvalidRequest("retries is for whole answers: what was streamed cannot be taken back")
     synthesis = ScriptSynthesis(script, speaker_features, limit=_limit_of(client), **how)

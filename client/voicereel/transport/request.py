@@ -51,11 +51,6 @@ def with_text(inputs: Tensors, part: str, attempt: int = 0) -> Tensors:
     return asked
 
 
-def facts_request() -> Tensors:
-    """Inputs of fish_facts that ask for all facts."""
-    return {"fact": _texts("")}
-
-
 def recording_tensors(path: str | os.PathLike[str], chunk_size_s: float | None = None) -> Tensors:
     """A recording as inputs of fish_encode and fish_clone.
 

@@ -1,8 +1,6 @@
 """Responses: tensors become audio and features, checked to be complete and in order."""
 
-import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -46,15 +44,6 @@ def features_from(outputs: Tensors, text: str) -> VoiceFeatures:
     checkpoint_id = _field(outputs, "checkpoint_id").item().decode()
     codes = _field(outputs, "codes")[:, :frames].copy()
     return VoiceFeatures(codes, (frames,), (text,), checkpoint_id)
-
-
-def facts_from(outputs: Tensors) -> dict[str, Any]:
-    """The facts in a response of fish_facts."""
-    try:
-        facts = json.loads(_field(outputs, "value").item())
-        return {} if facts is None else dict(facts)
-    except (TypeError, ValueError) as error:
-        raise ServerError(f"fish_facts answers no facts: {error}") from None
 
 
 def in_order(chunks: Iterable[AudioChunk]) -> Iterator[AudioChunk]:

@@ -54,6 +54,8 @@ class TritonPythonModel:
         self.facts, self.metrics = runner.facts, LlamaMetrics()
         self.worker.submit(self.scheduler.run, self.metrics.publish)
         pb_utils.Logger.log_info(f"fish_llama: {self._described(runner)}")
+        if self.facts.notice:
+            pb_utils.Logger.log_info(f"fish_llama: {self.facts.notice}")
 
     def _described(self, runner: TorchRunner) -> str:
         """For the log: what serves, and why not something faster."""
@@ -82,15 +84,20 @@ class TritonPythonModel:
 
     def _parsed(self, request, stream: Stream) -> Request:
         asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
-        sampling = sampling_from({n: v[0].item() for n, v in asked.items() if v is not None})
+        given = {n: v[0].item() for n, v in asked.items() if v is not None}
+        sampling = sampling_from(given, self.facts)
         prompt = wire.required(request, "prompt")
         self._check(prompt)
         prefix = wire.array(request, "prefix_length")
         prefix_length = 0 if prefix is None else int(prefix[0])
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
+        parts = wire.array(request, "prompt_parts")
+        lengths = () if parts is None else tuple(int(length) for length in parts)
+        if lengths and (min(lengths) < 1 or sum(lengths) != prompt.shape[1]):
+            raise ValueError(f"prompt_parts is {lengths}, expected to add up to the prompt")
         answers = stream.send, stream.fail, stream.why_cancelled
-        return Request(prompt, sampling, *answers, prefix_length)
+        return Request(prompt, sampling, *answers, prefix_length, lengths)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts

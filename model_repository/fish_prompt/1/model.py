@@ -1,5 +1,5 @@
 """fish_prompt: text, and a voice as codes -> prompt INT32 (1 + codebooks, positions),
-prefix_length. See `ensemble.contract.voice` and `families.registry`.
+prefix_length, prompt_parts. See `ensemble.contract.voice` and `families.registry`.
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -35,13 +35,14 @@ class TritonPythonModel:
                 self._codes(request, frames),
                 frames,
             )
-            prompt, prefix = self.builder.build(text, references)
+            prompt, prefix, parts = self.builder.build_parts(text, references)
         except Exception as problem:
             return wire.error("fish_prompt", problem)
         return pb_utils.InferenceResponse(
             [
                 wire.tensor("prompt", prompt, np.int32),
                 wire.tensor("prefix_length", [prefix], np.int32),
+                wire.tensor("prompt_parts", parts, np.int32),
             ]
         )
 

@@ -147,10 +147,13 @@ Tensor layers(const Tensor& x, const Tensor& past, const Tensor& cos_sin, at::Te
 }
 
 Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temperature,
-              const Tensor& top_p, const Tensor& penalty, const Tensor& noise) {
+              const Tensor& top_p, const Tensor& penalty, const Tensor& noise, const MaybeTensor& top_k) {
   Tensor own = logits.to(at::kFloat, false, true).contiguous();
   const Tensor recent = previous.contiguous(), chance = noise.contiguous();
   const Tensor options = at::stack({temperature, top_p, penalty});
+  const Tensor most = top_k ? top_k->contiguous() : Tensor();
+  TORCH_CHECK(!top_k || (most.scalar_type() == at::kLong && most.numel() == own.size(0)),
+              "sample: top_k must be int64, one for each row");
   const int64_t rows = own.size(0), choices = own.size(1);
   Tensor chosen = at::empty({rows}, previous.options());
   float* numbers = own.mutable_data_ptr<float>();
@@ -161,7 +164,8 @@ Tensor sample(const Tensor& logits, const Tensor& previous, const Tensor& temper
     to[r] = sample_row(numbers + r * choices, choices,
                        recent.const_data_ptr<int64_t>() + r * recent.size(1), recent.size(1), option[r],
                        option[rows + r], option[2 * rows + r],
-                       chance.const_data_ptr<float>() + r * choices);
+                       chance.const_data_ptr<float>() + r * choices,
+                       top_k ? most.const_data_ptr<int64_t>()[r] : 0);
   return chosen;
 }
 
@@ -267,7 +271,7 @@ TORCH_LIBRARY(voicereel, library) {
   library.def("has_units() -> bool", voicereel::has_units);
   library.def(
       "sample(Tensor logits, Tensor previous, Tensor temperature, Tensor top_p, Tensor penalty, "
-      "Tensor noise) -> Tensor");
+      "Tensor noise, Tensor? top_k=None) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(voicereel, CPU, library) {

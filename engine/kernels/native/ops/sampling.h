@@ -33,7 +33,7 @@ inline std::vector<int64_t> ranked_indices(const float* x, int64_t count) {
 
 // See `engine.lm.sampler.sample`, whose order of operations this is.
 inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previous, int64_t window,
-                   float temperature, float top_p, float penalty, const float* noise) {
+                   float temperature, float top_p, float penalty, const float* noise, int64_t top_k) {
   std::vector<int64_t> late(previous, previous + window);
   std::sort(late.begin(), late.end());
   late.erase(std::unique(late.begin(), late.end()), late.end());  // each is penalised once
@@ -47,7 +47,8 @@ inline int64_t sample_row(float* logits, int64_t choices, const int64_t* previou
   softmax_row(mass.data(), choices, ranked[0]);
   // Drop a choice when the mass up to and with it exceeds top_p, but never the first.
   int64_t kept = 1;
-  for (float sum = mass[0]; kept < choices && (sum += mass[kept]) <= top_p;) kept++;
+  const int64_t most = top_k > 0 ? std::min(top_k, choices) : choices;
+  for (float sum = mass[0]; kept < most && (sum += mass[kept]) <= top_p;) kept++;
   const float coldness = 1 / std::max(temperature, 1e-5f);
   for (int64_t i = 0; i < kept; i++) ranked[i] *= coldness;
   softmax_row(ranked.data(), kept, ranked[0]);

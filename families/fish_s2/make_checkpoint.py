@@ -1,0 +1,191 @@
+"""Makes checkpoints in S2's format with random weights, for tests and load tests.
+
+They speak noise, but end, and their weights are drawn and written tensor by tensor: at S2-Pro's
+size no more than the largest of them, the embedding, is in memory at a time.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from families.fish_s1.make_checkpoint import (
+    Begin,
+    progress,
+    text_tokens,
+    write_codec_config,
+    write_folder,
+    write_random_codec,
+)
+from families.fish_s1.random_llama import STEERED, random_tensor, steer
+from families.fish_s2.checkpoint import empty_model, load_checkpoint
+from families.fish_s2.presets import PRESETS, Preset
+from families.fish_s2.reference import S2Transformer
+from families.fish_s2.safetensors import INDEX, Writer
+from families.fish_s2.tokenizer import FILE_NAME, PATTERN, byte_alphabet
+from families.fish_s2.weights import published
+from families.registry import CheckpointError
+
+_DTYPE = torch.bfloat16
+# Added tokens in the order of S2-Pro's ids, from 151643 on: Qwen3's, then Fish Audio's own. Source:
+# the published added_tokens of Qwen3 and of S2-Pro.
+_QWEN = """
+<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|>
+<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|>
+<|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|>
+<|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> <think> </think>
+"""
+_OWN = """
+<|pad|> <|phoneme_start|> <|phoneme_end|> <|text|> <|voice|> <|interleave|> <|audio_start|>
+<|audio_end|> <|audio_pad|>
+"""
+
+
+def make_checkpoint(
+    name: str,
+    out: Path,
+    seed: int = 0,
+    force: bool = False,
+    endless: bool = False,
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Write a checkpoint folder: all of it, or nothing.
+
+    Args:
+        name: One of `PRESETS`.
+        out: The folder to make.
+        seed: The same seed gives the same weights.
+        force: Replace a folder that holds something.
+        endless: Only `max_new_tokens` ends the speech, for workloads of a known length.
+        weights: Refused: there are no trained weights in this format.
+        device: Where random numbers are drawn; a GPU is faster, and draws others.
+
+    Raises:
+        CheckpointError: If the name is unknown or the folder is not empty.
+    """
+    if name not in PRESETS:
+        raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
+    if weights is not None:
+        raise CheckpointError(f"make-checkpoint: {name} is random, expected no trained weights")
+
+    def write(folder: Path) -> None:
+        preset, generator = PRESETS[name], torch.Generator(device).manual_seed(seed)
+        ids = _write_tokenizer(preset, folder)
+        _write_config(preset, ids, folder)
+        codec = write_codec_config(preset.codec, folder)
+        with progress() as begin:
+            _write_weights(folder, preset.shards, generator, endless, begin)
+            write_random_codec(codec, folder, generator, begin)
+
+    write_folder(name, out, force, load_checkpoint, write)
+
+
+def _write_config(preset: Preset, ids: dict[str, int], folder: Path) -> None:
+    codes = preset.audio["vocab_size"]
+    vocabulary = {"vocab_size": preset.num_text_tokens + len(ids) + preset.spare}
+    config = {
+        "architectures": ["FishQwen3OmniForCausalLM"],
+        "model_type": "fish_qwen3_omni",
+        "dtype": "bfloat16",
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|pad|>"],
+        "audio_pad_token_id": ids["<|audio_pad|>"],
+        "semantic_start_token_id": ids["<|semantic:0|>"],
+        "semantic_end_token_id": ids[f"<|semantic:{codes - 1}|>"],
+        "text_config": preset.text | vocabulary,
+        "audio_decoder_config": preset.audio,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _write_tokenizer(preset: Preset, folder: Path) -> dict[str, int]:
+    """Write `tokenizer.json`; the ids of the added tokens."""
+    letter_of = {byte: letter for letter, byte in byte_alphabet().items()}
+    count = preset.num_text_tokens
+    tokens = ["".join(letter_of[byte] for byte in token) for token in text_tokens(count)]
+    semantic = [f"<|semantic:{i}|>" for i in range(preset.audio["vocab_size"])]
+    ids = {token: count + i for i, token in enumerate((*_QWEN.split(), *_OWN.split(), *semantic))}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+                  "use_regex": False}  # fmt: skip
+    split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    values: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": token, **flags, "special": "|" in token}
+            for token, i in ids.items()
+        ],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: rank for rank, token in enumerate(tokens)},
+            "merges": [[token[:-1], token[-1]] for token in tokens if len(token) > 1],
+        },
+    }
+    text = json.dumps(values, ensure_ascii=False) + "\n"
+    (folder / FILE_NAME).write_text(text, "utf-8")
+    return ids
+
+
+def _write_weights(
+    folder: Path, shards: int, generator: torch.Generator, endless: bool, begin: Begin
+) -> None:
+    """Write the shards and their index, each tensor as soon as it is drawn."""
+    model = empty_model(folder)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    step = begin("transformers", len(shapes))
+    places = _places(shapes, shards)
+    drawn = _drawn(model, generator, endless)
+    for shard in dict.fromkeys(places.values()):
+        here = {published(n): shape for n, shape in shapes.items() if places[n] == shard}
+        writer = Writer(folder / shard, here, _DTYPE)
+        for name in here:
+            writer.add(name, next(drawn))
+            step()
+        writer.close()
+    size = sum(p.numel() for p in model.parameters()) * _DTYPE.itemsize
+    index = {
+        "metadata": {"total_size": size},
+        "weight_map": {published(name): shard for name, shard in places.items()},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    step()
+
+
+def _places(shapes: dict[str, tuple[int, ...]], shards: int) -> dict[str, str]:
+    """The file of each tensor: files of about equal size, in the tensors' order."""
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    total, so_far, places = sum(sizes), 0, {}
+    for name, size in zip(shapes, sizes, strict=True):
+        number = 1 + shards * so_far // total
+        places[name] = f"model-{number:05d}-of-{shards:05d}.safetensors"
+        so_far += size
+    return places
+
+
+def _drawn(model: S2Transformer, generator: torch.Generator, endless: bool) -> Iterator[Tensor]:
+    """The weights in the order of the model's parameters."""
+    config: Any = model.config
+    parameters = dict(model.named_parameters())
+    with generator.device:
+        steered = {
+            name: random_tensor(name, parameters[name], config, generator)
+            for name in STEERED
+            if name in parameters
+        }
+        steer(steered, model, generator, endless)
+    for name, parameter in parameters.items():
+        if name in steered:
+            yield steered.pop(name)
+        else:
+            with generator.device:
+                tensor = random_tensor(name, parameter, config, generator)
+            yield tensor

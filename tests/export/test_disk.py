@@ -1,0 +1,66 @@
+"""What an export refuses before any work."""
+
+import io
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("fish_speech")
+
+from rich.console import Console
+
+from export.run import Asked, _check_disk, export_checkpoint
+from families.fish_s2.make_checkpoint import make_checkpoint
+from families.registry import CheckpointError
+
+pytestmark = pytest.mark.torch
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_too_little_disk_is_said_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "codec.pth").write_bytes(bytes(1000))
+    (tmp_path / "model.pth").write_bytes(bytes(5000))
+    console = Console(file=io.StringIO(), width=300)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 9_000))
+    given = tmp_path, tmp_path / "repository"
+    _check_disk(*given, Asked(), 2, console)  # 4 x 1000 + 5000
+    with pytest.raises(CheckpointError, match=r"needs up to 0.0 GB of disk at .*, but 0.0 GB are"):
+        _check_disk(*given, Asked(), 3, console)
+    with pytest.raises(CheckpointError, match="needs up to"):
+        _check_disk(*given, Asked(onnx_llama=True), 2, console)
+    assert "takes up to 0.0 GB of disk" in console.file.getvalue()
+
+
+def test_what_s2_has_not_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint("s2-tiny", tmp_path / "s2")
+    console, repository = Console(file=io.StringIO()), tmp_path / "repository"
+    with pytest.raises(CheckpointError, match=r"--full-vocabulary is not for .*family fish_s2"):
+        export_checkpoint(tmp_path / "s2", repository, console, Asked(full_vocabulary=True))
+    assert not repository.exists()
+
+
+def test_a_large_model_is_no_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint("s2-tiny", tmp_path / "s2")
+    monkeypatch.setattr("families.fish_s2.checkpoint._LARGE", 0)
+    asked = Asked(onnx_llama=True, torchscript_only=True)
+    console = Console(file=io.StringIO())
+    with pytest.raises(CheckpointError, match=r"too large for ONNX.*Leave ONNX_LLAMA out"):
+        export_checkpoint(tmp_path / "s2", tmp_path / "repository", console, asked)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_an_export_of_s2_puts_its_files_in_place(tmp_path: Path) -> None:
+    make_checkpoint("s2-tiny", tmp_path / "s2")
+    console = Console(file=io.StringIO(), width=400)
+    result = export_checkpoint(
+        tmp_path / "s2", tmp_path / "repository", console, Asked(torchscript_only=True)
+    )
+    assert "fish_prompt/1/tokenizer.json" in result.sizes
+    assert "Built with Fish Audio" in console.file.getvalue()
