@@ -16,9 +16,9 @@ class Builder:
 
     facts = FACTS
 
-    def build(self, text, references):
+    def build_parts(self, text, references):
         self.built = text, [reference.text for reference in references]
-        return [[1]], 0
+        return [[1]], 0, [1]
 
 
 @pytest.mark.parametrize(
