@@ -25,6 +25,7 @@ from export.lm import export_llama
 from export.parity import Comparison
 from families.registry import PROMPT_FILES, Checkpoint, CheckpointError, Family, family_of
 
+LONGEST_REFERENCE = 6144  # frames, 285 s: S1-mini's; the encoder was tried with no more
 TEMPLATE = Path(__file__).resolve().parents[1] / "model_repository"
 
 
@@ -221,7 +222,7 @@ class _Stages:
             samples_per_frame=samples_per_frame(codec),
             codebook_sizes=tuple(int(q.codebook_size) for q in quantizers(codec)),
             max_frames=decoder.max_frames,
-            max_reference_frames=max_prompt_length(language["max_seq_len"]),
+            max_reference_frames=min(max_prompt_length(language["max_seq_len"]), LONGEST_REFERENCE),
             history_frames=decoder.history_frames,
             full_vocabulary=self.asked.full_vocabulary,
             **language,

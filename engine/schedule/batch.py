@@ -89,8 +89,7 @@ class Batch:
             The request, which has to be admitted again, and keeps its keys and values.
         """
         generation = self.active[row]
-        end = generation.positions_cached
-        generation.take_next_part(*(t[:, :, :end].clone() for t in self.cache.row(row)))
+        generation.take_next_part(*self._copied(row))
         self.retire(row)
         return generation
 

@@ -1,6 +1,7 @@
 """Repetition-aware sampling: when a second draw is taken, and from what."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,20 @@ def test_the_second_draw_is_at_its_own_temperature_with_its_own_noise() -> None:
     assert torch.equal(top_p, torch.full_like(top_p, 0.9)) and top_k.tolist() == [5, 0]
     assert noise[0].tolist() == exponential_noise(Draw(5, 3), CHOICES, again=True).tolist()
     assert got == sample(*runner.calls[0]).tolist()
+
+
+def test_a_gpus_second_draw_has_counters_of_its_own() -> None:
+    from engine.lm.on_gpu import GpuRunner
+
+    runner: Any = SimpleNamespace(facts=FACTS, device=torch.device("cpu"))
+    draws = [Draw(2**64 - 1, frame) for frame in range(5)]
+    slow, fast = GpuRunner.noise(runner, draws, 8)
+    second = GpuRunner.second_noise(runner, draws, 8)
+    assert second.shape == slow.shape == (8, 2)
+    first = torch.cat([slow[:5, None], fast[:5]], dim=1).flatten(0, 1).tolist()
+    again = second[:5].tolist()
+    assert len({tuple(key) for key in first + again}) == len(first) + 5
+    assert all(seed == -1 for seed, _ in again)
 
 
 def test_a_second_draw_shares_no_number_with_a_first() -> None:
