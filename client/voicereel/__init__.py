@@ -1,6 +1,7 @@
 """VoiceReel: the client of voicereel-triton, Fish-Speech served by NVIDIA Triton."""
 
 from voicereel.audio import Audio, AudioChunk
+from voicereel.caller import Caller
 from voicereel.captions import Caption, save_captions
 from voicereel.client import Client
 from voicereel.errors import (
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Audio",
     "AudioChunk",
+    "Caller",
     "Cancelled",
     "Caption",
     "Client",

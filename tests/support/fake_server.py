@@ -31,6 +31,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         answer: To be set by the test.
         requests: What came, as protobuf.
+        metadata: Key and value of all metadata that came with streams.
         cancelled: Set when a stream is cancelled, by `fish_cancel` or its call, before its end.
         not_ready: Models that are not ready.
     """
@@ -38,6 +39,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self) -> None:
         self.answer: Callable[[dict[str, np.ndarray]], Iterator[dict[str, np.ndarray]]]
         self.requests: list[Any] = []
+        self.metadata: list[tuple[str, str]] = []
         self.cancelled, self.not_ready = threading.Event(), set()
         self.taken_back: set[str] = set()
         self._server = grpc.server(
@@ -72,6 +74,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         finished = threading.Event()
+        self.metadata += context.invocation_metadata()
         context.add_callback(lambda: finished.is_set() or self.cancelled.set())
         for request in request_iterator:
             try:
