@@ -28,18 +28,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "launch": (CONTRACT,),
     "ensemble.check": (CONTRACT,),
     "client.voicereel": (),
+    "gateway": ("client.voicereel",),
     "examples": ("client.voicereel",),
     # The lab imports everything, and nothing above imports the lab.
     "training": (*SERVER, "families.registry"),
     "benchmarks": (*SERVER, "families.registry", "families.fish_s1.prompt", "training",
-                   "client.voicereel"),
+                   "client.voicereel", "gateway"),
     "tools": (*SERVER, "families.registry", "benchmarks", "client.voicereel"),
 }  # fmt: skip
 TRITON = "triton_python_backend_utils"  # exists in a server only
 MAY_IMPORT_TRITON = ("ensemble.serving", "backends", "model_repository")
 WITHOUT_TORCH = (
     CONTRACT, "engine.schedule.scheduler", "families.registry", "families.fish_s1.prompt",
-    "launch", "client.voicereel",
+    "launch", "client.voicereel", "gateway",
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class Caller:
             _current.reset(token)
 
     def on_leave(self, end: Callable[[], None]) -> Callable[[], None]:
-        """Call `end` when the caller leaves, or at once if it has left; returns how to forget it."""
+        """Call `end` when the caller leaves, or now if it has left; returns how to forget that."""
         with self._lock:
             self._endings.add(end)
             has_left = self._left
@@ -64,7 +64,8 @@ class Caller:
         return forget
 
 
-_current: ContextVar[Caller] = ContextVar("caller", default=Caller())  # which never leaves
+_NOBODY = Caller()  # never leaves
+_current: ContextVar[Caller] = ContextVar("caller", default=_NOBODY)
 
 
 def current_caller() -> Caller:

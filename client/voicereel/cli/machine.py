@@ -1,5 +1,6 @@
-"""`voicereel ready`, `settings`, `serve` and `bench`: the server and its configuration."""
+"""`voicereel ready`, `settings`, `serve`, `gateway`, `bench`: servers and their configuration."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from rich.table import Column, Table
 
 from voicereel.cli.options import Json, Url, Via
 from voicereel.cli.session import EXIT_CODES, connected, console, print_result, reported
-from voicereel.errors import ServerUnavailable
+from voicereel.errors import ConfigurationError, ServerUnavailable
 from voicereel.project import project_environment, project_folder
 from voicereel.settings import listed, read_settings, suspicious_variables
 
@@ -73,6 +74,21 @@ def bench(context: typer.Context) -> None:
     with reported():
         root = project_folder("the benchmark")
     _become(root, [str(root / "tools" / "benchmark_performance.py"), *context.args])
+
+
+def gateway(context: typer.Context) -> None:
+    """Speak OpenAI's speech API, and others, in front of the server.
+
+    Options are those of `python -m gateway`: --host, --port, --server, --aliases; `key` makes a
+    key for an app.
+    """
+    root = Path(__file__).resolve().parents[3]  # of a checkout; else the package is installed
+    with reported():
+        if importlib.util.find_spec("starlette") is None:
+            raise ConfigurationError(
+                'the gateway is not installed: pip install "voicereel[gateway]"'
+            )
+    _become(root, ["-m", "gateway", *context.args])
 
 
 def _become(root: Path, command: Sequence[str]) -> NoReturn:

@@ -1,0 +1,66 @@
+"""The web application: every route, and what lies around all of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from gateway import doors
+from gateway.errors import ApiError
+from gateway.gateway import Gateway
+from gateway.guards import Guards
+from gateway.settings import Settings
+
+_EXPOSED = ["X-Request-Id", "X-Sample-Rate", "X-Channels", "X-Bit-Depth", "X-Ignored-Fields"]
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The application, which connects to the servers with the first request."""
+    gateway = Gateway(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        gateway.close()
+
+    # A router, not an application: that would answer errors in words of its own.
+    guarded = Guards(Router(ROUTES, redirect_slashes=False, lifespan=lifespan), gateway)
+    if not settings.allowed_origins:
+        return guarded
+    return CORSMiddleware(  # outermost, so that a page can read refusals too
+        guarded,
+        allow_origins=settings.allowed_origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+        expose_headers=_EXPOSED,
+    )
+
+
+async def live(_: Request) -> Response:
+    """`GET /health/live`, `/health`: this process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """`GET /health/ready`: some server takes requests."""
+    if await anyio.to_thread.run_sync(request.state.gateway.servers.any_ready):
+        return JSONResponse({"status": "ready"})
+    raise ApiError(503, "no speech server is ready")
+
+
+ROUTES = [
+    Route("/health", live),
+    Route("/health/live", live),
+    Route("/health/ready", ready),
+    Route("/v1/models", doors.models),
+    Route("/v1/models/{id}", doors.model),
+    Route("/v1/audio/models", doors.audio_models),
+    Route("/v1/audio/voices", doors.voices),
+    Route("/v1/audio/speech", doors.speech, methods=["POST"]),
+]
