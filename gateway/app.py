@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from gateway import doors
+from gateway import doors, voice_doors
 from gateway.errors import ApiError
 from gateway.gateway import Gateway
 from gateway.guards import Guards
@@ -61,6 +61,9 @@ ROUTES = [
     Route("/v1/models", doors.models),
     Route("/v1/models/{id}", doors.model),
     Route("/v1/audio/models", doors.audio_models),
-    Route("/v1/audio/voices", doors.voices),
+    Route("/v1/audio/voices", voice_doors.listed),
+    Route("/v1/audio/voices", voice_doors.add, methods=["POST"]),
+    Route("/v1/audio/voices/{id}", voice_doors.show),
+    Route("/v1/audio/voices/{id}", voice_doors.delete, methods=["DELETE"]),
     Route("/v1/audio/speech", doors.speech, methods=["POST"]),
 ]

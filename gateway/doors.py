@@ -1,4 +1,4 @@
-"""OpenAI's doors: speech, models and voices."""
+"""OpenAI's doors: speech and models."""
 
 from collections.abc import Generator
 from typing import Any
@@ -81,9 +81,3 @@ def _model_names(request: Request) -> list[str]:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "voicereel"}
-
-
-async def voices(request: Request) -> Response:
-    """`GET /v1/audio/voices`, in the shapes that Open WebUI and llama-swap read."""
-    names = request.state.gateway.voices.names()
-    return JSONResponse({"object": "list", "voices": [{"id": n, "name": n} for n in names]})

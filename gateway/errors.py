@@ -54,12 +54,14 @@ _CODES = {
     401: "invalid_api_key",
     404: "not_found",
     405: "method_not_allowed",
+    409: "conflict",
     413: "too_large",
     422: "invalid_value",
     429: "too_many_requests",
     500: "server_failed",
     503: "server_unavailable",
     504: "timeout",
+    507: "full",
 }
 
 

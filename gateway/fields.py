@@ -28,6 +28,20 @@ def _words(text: str) -> str:
 Words = Annotated[StrictStr, AfterValidator(_words)]
 
 
+def checked_words(value: Any, param: str) -> str:
+    """A field of a form that must have words in it.
+
+    Raises:
+        ApiError: 422, if it is missing or blank.
+    """
+    if not isinstance(value, str):
+        raise ApiError(422, f"{param} is missing; expected text", param, "missing_field")
+    try:
+        return _words(value)
+    except ValueError as error:
+        raise invalid(param, f"is {reprlib.repr(value)}, {error}") from None
+
+
 def json_body(body: bytes) -> dict[str, Any]:
     """A JSON object; fields that are null are left out, as if they had not been sent.
 

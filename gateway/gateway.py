@@ -6,6 +6,7 @@ from gateway.servers import Servers
 from gateway.settings import Settings
 from gateway.sound import Piece, Track, encoded
 from gateway.speech import Ask
+from gateway.store import VoiceStore
 from gateway.streams import Streams
 from gateway.voices import Voices
 
@@ -17,6 +18,7 @@ class Gateway:
         settings: What the operator decided.
         servers: The tritonservers.
         voices: The voices.
+        store: Adds and removes voices.
         streams: What is in flight.
     """
 
@@ -24,6 +26,7 @@ class Gateway:
         self.settings = settings
         self.servers = Servers(settings.urls, settings.timeout_s)
         self.voices = Voices(settings.voices_folder, settings.aliases, self.servers)
+        self.store = VoiceStore(self.voices, settings.max_voices)
         self.streams = Streams(settings.max_streams)
 
     def speak(self, ask: Ask, track: Track) -> Generator[Piece]:

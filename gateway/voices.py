@@ -12,14 +12,21 @@ from gateway.settings import DEFAULT_VOICE, Aliases
 from voicereel import InvalidRequest, VoiceFeatures
 from voicereel.library import VoiceLibrary
 
+ID_PREFIX = "voice_"
+_ID_DIGITS = 24  # of the SHA-256 of a voice's content
 _KEPT = 64  # encoded recordings of requests, some 20 kB each: a caller sends the same ones again
 
 
 class Voices:
-    """Finds the voice of a request; may be shared by threads."""
+    """Finds the voice of a request; may be shared by threads.
+
+    Attributes:
+        library: The voices folder.
+        aliases: Further names.
+    """
 
     def __init__(self, folder: Path, aliases: Aliases, servers: Servers) -> None:
-        self.library, self._aliases, self._servers = VoiceLibrary(folder), aliases, servers
+        self.library, self.aliases, self._servers = VoiceLibrary(folder), aliases, servers
         self._loaded: dict[Path, tuple[int, VoiceFeatures]] = {}
         self._encoded: OrderedDict[str, VoiceFeatures] = OrderedDict()
         self._lock = threading.Lock()
@@ -27,7 +34,7 @@ class Voices:
     def names(self) -> list[str]:
         """Every name that can be asked for: the folder's voices, the default, aliases."""
         found = [*self.library.names(), DEFAULT_VOICE]
-        return found + [alias for alias in self._aliases.voices if alias not in found]
+        return found + [alias for alias in self.aliases.voices if alias not in found]
 
     def find(self, name: str) -> VoiceFeatures | None:
         """The voice of a name; None is the checkpoint's own.
@@ -35,7 +42,9 @@ class Voices:
         Raises:
             ApiError: 404, if there is none.
         """
-        stands_for = name if name in self.library else self._aliases.voices.get(name, name)
+        stands_for = name if name in self.library else self.aliases.voices.get(name, name)
+        if stands_for not in self.library:
+            stands_for = self._name_of_id(stands_for)
         if stands_for == DEFAULT_VOICE:
             return None
         if stands_for not in self.library:
@@ -44,7 +53,18 @@ class Voices:
             raise ApiError(
                 404, f"no voice {name!r}{alias}; there are {known}", "voice", "voice_not_found"
             )
-        return self._load(self.library.path_of(stands_for))
+        return self.load(self.library.path_of(stands_for))
+
+    def _name_of_id(self, asked: str) -> str:
+        """The name of the voice with this id; else what was asked for."""
+        if not asked.startswith(ID_PREFIX):
+            return asked
+        names = self.library.names()
+        return next((n for n in names if self.id_of(n) == asked), asked)
+
+    def id_of(self, name: str) -> str:
+        """The id of a voice in the folder, by its content: equal recordings have equal ids."""
+        return f"{ID_PREFIX}{self.load(self.library.path_of(name)).sha256[:_ID_DIGITS]}"
 
     def with_references(
         self, voice: VoiceFeatures | None, references: tuple[tuple[bytes, str], ...]
@@ -84,7 +104,12 @@ class Voices:
                 self._encoded.popitem(last=False)
         return voice
 
-    def _load(self, path: Path) -> VoiceFeatures:
+    def load(self, path: Path) -> VoiceFeatures:
+        """The voice of a file, read when it has changed.
+
+        Raises:
+            ApiError: 500, if it is damaged.
+        """
         try:
             changed = path.stat().st_mtime_ns
             kept = self._loaded.get(path)
