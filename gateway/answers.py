@@ -77,9 +77,24 @@ async def leave_with(receive: Receive, caller: Caller) -> None:
 
 
 async def answer(
-    request: Request, caller: Caller, flow: Callable[[], Flow], *, sse: bool, ends: "Ends"
+    request: Request,
+    caller: Caller,
+    flow: Callable[[], Flow],
+    *,
+    sse: bool,
+    ends: "Ends",
+    wrap: Callable[[bytes, Track], Response] | None = None,
 ) -> Response:
-    """Answer with what a flow gives; before the first audio its errors are raised."""
+    """Answer with what a flow gives; before the first audio its errors are raised.
+
+    Args:
+        request: The request.
+        caller: Who leaves when the connection ends.
+        flow: Begins the flow.
+        sse: Whether it leaves as events.
+        ends: Gives the fields of the last event.
+        wrap: Makes an answer of whole audio; left out: the audio itself.
+    """
     watch = asyncio.create_task(leave_with(request.receive, caller))
     try:
         running = flow()
@@ -91,7 +106,12 @@ async def answer(
         watch.cancel()
         raise
     watch.cancel()
-    return Response(data, headers=headers_of(running.track))
+    return (wrap or plain)(data, running.track)
+
+
+def plain(data: bytes, track: Track) -> Response:
+    """Whole audio as it is."""
+    return Response(data, headers=headers_of(track))
 
 
 async def _whole(flow: Flow, first: Piece) -> bytes:
@@ -171,9 +191,13 @@ class Streamed(Response):
         if not self._sse:
             return piece.data
         audio = base64.b64encode(piece.data).decode()
-        return event({"type": "speech.audio.delta", "audio": audio})
+        delta = event({"type": "speech.audio.delta", "audio": audio}) if audio else b""
+        captions = [event({"type": "speech.caption", **caption}) for caption in piece.captions]
+        return b"".join([delta, *captions])
 
 
 async def _send(send: Send, data: bytes) -> None:
+    if not data:
+        return
     with suppress(OSError):  # the watch sees who has left
         await send({"type": "http.response.body", "body": data, "more_body": True})

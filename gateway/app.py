@@ -15,6 +15,7 @@ from gateway import doors, voice_doors
 from gateway.errors import ApiError
 from gateway.gateway import Gateway
 from gateway.guards import Guards
+from gateway.scripts import scripts
 from gateway.settings import Settings
 
 _EXPOSED = ["X-Request-Id", "X-Sample-Rate", "X-Channels", "X-Bit-Depth", "X-Ignored-Fields"]
@@ -66,4 +67,5 @@ ROUTES = [
     Route("/v1/audio/voices/{id}", voice_doors.show),
     Route("/v1/audio/voices/{id}", voice_doors.delete, methods=["DELETE"]),
     Route("/v1/audio/speech", doors.speech, methods=["POST"]),
+    Route("/v1/audio/scripts", scripts, methods=["POST"]),
 ]

@@ -10,11 +10,11 @@ from gateway.account import Account
 from gateway.answers import Flow, answer
 from gateway.fields import json_body
 from gateway.sound import Piece, Track
-from gateway.speech import MODEL, Ask, ask_of, model_of
+from gateway.speech import MODEL, ask_of, model_of
 from voicereel import Caller
 
 _CREATED = 1_767_225_600  # 2026-01-01; the API wants a time, and a checkpoint has none
-_SAMPLES_PER_TOKEN_S = 44_100 / 2048  # frames of audio a second
+_FRAMES_A_SECOND = 44_100 / 2048  # a semantic token each
 
 
 def caller_of(request: HTTPConnection) -> Caller:
@@ -40,15 +40,16 @@ async def speech(request: Request) -> Response:
         return Flow(gateway.streams.open(caller, pieces), track, account)
 
     answered = await answer(
-        request, caller, flow, sse=ask.sse, ends=lambda track: _done(ask, track)
+        request, caller, flow, sse=ask.sse, ends=lambda track: done(len(ask.text), track)
     )
     if ask.ignored:
         answered.headers["X-Ignored-Fields"] = ", ".join(ask.ignored)
     return answered
 
 
-def _done(ask: Ask, track: Track) -> dict[str, Any]:
-    said, made = len(ask.text), round(track.heard_s * _SAMPLES_PER_TOKEN_S)
+def done(said: int, track: Track) -> dict[str, Any]:
+    """The last event: characters in, frames out, and what the audio is."""
+    made = round(track.heard_s * _FRAMES_A_SECOND)
     return {
         "type": "speech.audio.done",
         "usage": {"input_tokens": said, "output_tokens": made, "total_tokens": said + made},

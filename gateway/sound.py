@@ -5,7 +5,7 @@ the whole, whatever the chunks were.
 """
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from av.filter import Graph
 
 from gateway.errors import ApiError
 from gateway.formats import FORMATS
+from voicereel.captions import Caption
 
 SPEEDS = (0.25, 4.0)  # OpenAI's range
 _SLOWEST_STAGE = 0.5  # atempo's; slower is several stages
@@ -166,21 +167,31 @@ class Tempo:
 
 
 class Piece(NamedTuple):
-    """Some bytes of a track, and how many seconds of audio it has with them."""
+    """Some bytes of a track, with all its seconds so far, and the captions that end with them."""
 
     data: bytes
     seconds: float
+    captions: tuple[Caption, ...] = ()
 
 
-def encoded(sounds: Iterable[Sound], track: Track) -> Generator[Piece]:
-    """Encode sounds as they come; every piece holds at least a byte.
+def _no_captions(_: Sound) -> tuple[Caption, ...]:
+    return ()
+
+
+def encoded(
+    sounds: Iterable[Sound],
+    track: Track,
+    captions_of: Callable[[Any], tuple[Caption, ...]] = _no_captions,
+) -> Generator[Piece]:
+    """Encode sounds as they come; every piece holds at least a byte, or a caption.
 
     Raises:
         ApiError: 422, if there is no sound.
     """
     for sound in sounds:
-        if data := track.feed(sound):
-            yield Piece(data, track.seconds)
+        data, captions = track.feed(sound), captions_of(sound)
+        if data or captions:
+            yield Piece(data, track.seconds, captions)
     if not track.heard_s:
         raise ApiError(422, "nothing in the text can be spoken", "input", "no_speech")
     if data := track.finish():
