@@ -8,13 +8,14 @@ import anyio.to_thread
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp
 
 from gateway import doors, voice_doors
 from gateway.errors import ApiError
 from gateway.gateway import Gateway
 from gateway.guards import Guards
+from gateway.live import live as live_text
 from gateway.scripts import scripts
 from gateway.settings import Settings
 
@@ -67,5 +68,6 @@ ROUTES = [
     Route("/v1/audio/voices/{id}", voice_doors.show),
     Route("/v1/audio/voices/{id}", voice_doors.delete, methods=["DELETE"]),
     Route("/v1/audio/speech", doors.speech, methods=["POST"]),
+    WebSocketRoute("/v1/audio/speech/stream", live_text),
     Route("/v1/audio/scripts", scripts, methods=["POST"]),
 ]

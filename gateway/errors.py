@@ -52,8 +52,10 @@ _TYPES = {429: "rate_limit_error"}
 _CODES = {
     400: "invalid_body",
     401: "invalid_api_key",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "idle",
     409: "conflict",
     413: "too_large",
     422: "invalid_value",

@@ -5,6 +5,7 @@ import hmac
 import logging
 import re
 import uuid
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -42,6 +43,7 @@ class Guards:
         scope["app"] = self  # else the router answers unknown paths in words of its own
         answer = _Answer(send, request_id)
         try:
+            self._check_origin(scope, headers)
             self._check_key(scope, headers)
             self._check_length(headers)
             await self._app(scope, _Limited(receive, self._max_body_bytes), answer)
@@ -60,9 +62,21 @@ class Guards:
         level = logging.ERROR if refusal.status >= 500 else logging.INFO
         log.log(level, "%s: %s: %s", answer.request_id, type(error).__name__, _logged(error))
         if scope["type"] == "websocket":
-            await answer({"type": "websocket.close", "code": 1008, "reason": refusal.message[:120]})
+            if not answer.has_begun:  # which the caller gets as an HTTP status
+                await refuse_socket(refusal, scope, answer)
+            else:
+                await answer({"type": "websocket.close", "code": 1011})
         elif not answer.has_begun:
             await refusal.response()(scope, receive, answer)
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Refuse what a foreign page sends through its reader's browser: it asks for no leave."""
+        origin = headers.get("origin")
+        if origin is None or scope.get("method") in ("GET", "HEAD", "OPTIONS"):
+            return
+        is_own = urlsplit(origin).netloc == headers.get("host")
+        if not (is_own or origin in self._gateway.settings.allowed_origins):
+            raise ApiError(403, "pages of this origin may not call; see VOICEREEL_GATEWAY_ORIGINS")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         is_open = not self._hashes or _OPEN_PATHS.fullmatch(scope["path"])
@@ -86,6 +100,17 @@ class Guards:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
+
+
+async def refuse_socket(refusal: ApiError, scope: Scope, send: Send) -> None:
+    """Answer a WebSocket's request with an HTTP error, if the server can; else close it."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    response = refusal.response()
+    start = {"status": response.status_code, "headers": response.raw_headers}
+    await send({"type": "websocket.http.response.start", **start})
+    await send({"type": "websocket.http.response.body", "body": response.body})
 
 
 def _no_such_door(scope: Scope, error: HTTPException) -> str:
@@ -120,7 +145,7 @@ class _Answer:
         self._send, self.request_id, self.has_begun = send, request_id, False
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.accept"):
             self.has_begun = True
             MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
         await self._send(message)

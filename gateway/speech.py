@@ -62,6 +62,7 @@ class Ask:
     Attributes:
         model: As the caller wrote it.
         text: What to say.
+        prefix: Instructions, as the model reads them in front of a text.
         voice: Name or id.
         references: Recordings and their words; they join the voice.
         shape: How the audio leaves.
@@ -79,16 +80,18 @@ class Ask:
     sse: bool
     language: str
     options: dict[str, Any]
+    prefix: str = ""
     ignored: tuple[str, ...] = ()
 
     def sounds(self, client: Client, voice: VoiceFeatures | None) -> Generator[Sound]:
         """The stream of this request; a long text in parts, as the client cuts it."""
-        if len(parts_of(self.text, self.language)) == 1:
-            return client.stream(self.text, voice, **self.options)
-        return self._in_parts(client, voice)
+        text = self.prefix + self.text
+        if len(parts_of(text, self.language)) == 1:
+            return client.stream(text, voice, **self.options)
+        return self._in_parts(client, text, voice)
 
-    def _in_parts(self, client: Client, voice: VoiceFeatures | None) -> Generator[Sound]:
-        script = [{"speaker_id": _SPEAKER, "text": self.text}]
+    def _in_parts(self, client: Client, text: str, voice: VoiceFeatures | None) -> Generator[Sound]:
+        script = [{"speaker_id": _SPEAKER, "text": text}]
         how: Any = {"max_workers": _PARTS_IN_FLIGHT, "language": self.language, **self.options}
         try:
             yield from stream_script(client, script, {_SPEAKER: voice}, **how)
@@ -117,14 +120,14 @@ def ask_of(body: dict[str, Any], settings: Settings, *, whole: bool = False) -> 
     )
     if fields.stream_format == "sse" and not fields.stream:
         raise invalid("stream", "is false, but stream_format sse is a stream")
-    text, ignored = _instructed(fields.input, fields.instructions, settings)
+    prefix, ignored = _instructed(fields.instructions, settings)
     voice = fields.voice if isinstance(fields.voice, str) else fields.voice.id
     references = tuple(
         (recording_bytes(each.audio, f"references.{index}.audio"), each.text)
         for index, each in enumerate(fields.references)
     )
-    return Ask(fields.model, text, voice, references, shape, fields.stream_format == "sse",
-               fields.language, options, ignored)  # fmt: skip
+    return Ask(fields.model, fields.input, voice, references, shape, fields.stream_format == "sse",
+               fields.language, options, prefix, ignored)  # fmt: skip
 
 
 def text_of(text: str, param: str, settings: Settings) -> str:
@@ -170,12 +173,12 @@ def shape_of(format: str, rate_hz: int, speed: float, whole: bool) -> Shape:
     return Shape(format, rate_hz or found.default_rate_hz, float(speed), whole)
 
 
-def _instructed(text: str, instructions: str, settings: Settings) -> tuple[str, tuple[str, ...]]:
-    """The text to speak, and the fields that are ignored."""
+def _instructed(instructions: str, settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """What comes before the text, and the fields that are ignored."""
     if not instructions.strip():
-        return text, ()
+        return "", ()
     if settings.instructions == "inline":  # as Fish Audio S2 reads them
-        return f"[{instructions.strip()}] {text}", ()
+        return f"[{instructions.strip()}] ", ()
     if settings.instructions == "ignore":
-        return text, ("instructions",)
+        return "", ("instructions",)
     raise invalid("instructions", "are not understood by this model; leave them out")

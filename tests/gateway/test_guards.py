@@ -72,6 +72,11 @@ def test_only_pages_of_listed_origins_may_call(gateway: Gateway) -> None:
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
     other = gateway.http.options("/v1/audio/speech", headers=asks | {"Origin": "https://b.c"})
     assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+    page = {"Origin": "https://b.c"}
+    assert gateway.http.post("/v1/audio/speech", json=SPEECH, headers=page).status_code == 403
+    assert gateway.http.get("/v1/models", headers=page).status_code == 200
+    own = {"Origin": gateway.url}
+    assert gateway.http.post("/v1/audio/speech", json=SPEECH, headers=own).status_code == 200
     refused = gateway.http.post("/v1/audio/speech", headers=asks)  # which the page can read
     assert refused.status_code == 401 and "access-control-allow-origin" in refused.headers
 
@@ -130,7 +135,7 @@ def test_instructions_in_brackets(fake: FakeServer, voices: Path) -> None:
 
     settings = read_settings(servers=fake.url, voices=voices, instructions="inline")
     ask = ask_of({**SPEECH, "instructions": " Whisper. "}, settings)
-    assert ask.text == "[Whisper.] Good morning."
+    assert ask.prefix + ask.text == "[Whisper.] Good morning."
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,16 @@ def parts_of(text: str, language: str = "en") -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def sentences_of(text: str, language: str = "en") -> list[str]:
+    """The sentences of a text; joined they are the text."""
+    return list(segment(language, text))
+
+
+def clauses_of(text: str, language: str = "en") -> list[str]:
+    """The clauses of a text, sentences that have none as they are; joined they are the text."""
+    return [clause for piece in sentences_of(text, language) for clause in _CLAUSE.split(piece)]
+
+
 def _pieces(text: str, language: str, level: int) -> Iterator[str]:
     """Yield sentences; a sentence that is too long as clauses, such a clause as words."""
     cuts: list[Callable[[str], list[str]]] = [
