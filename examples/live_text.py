@@ -23,12 +23,14 @@ async def tokens() -> AsyncIterator[str]:
 
 
 async def write(socket: websockets.ClientConnection) -> None:
+    """Send the tokens as they come."""
     async for token in tokens():
         await socket.send(json.dumps({"type": "input.text", "text": token}))
     await socket.send(json.dumps({"type": "session.close"}))  # speaks the rest first
 
 
 async def main() -> None:
+    """Write and listen at the same time."""
     begin, audio = time.perf_counter(), bytearray()
     async with websockets.connect(URL, proxy=None) as socket:
         config = {"type": "session.config", "voice": "default", "seed": 7}

@@ -4,6 +4,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from gateway.metrics import Metrics
+
 log = logging.getLogger("voicereel.gateway")
 
 
@@ -16,6 +18,7 @@ class Account:
         door: What was called, such as "speech".
         model: The model's name as it was asked for.
         format: The audio's format.
+        metrics: Where it is counted.
         first_s: Seconds until the first audio; None before it.
         audio_s: Seconds of audio so far.
         underrun_s: Seconds that the listener has waited since the first audio.
@@ -25,10 +28,11 @@ class Account:
     door: str
     model: str
     format: str
+    metrics: Metrics
     first_s: float | None = None
     audio_s: float = 0.0
     underrun_s: float = 0.0
-    _begin: float = field(default_factory=time.monotonic)
+    _begin: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def wall_s(self) -> float:
@@ -45,7 +49,10 @@ class Account:
         self.audio_s = audio_s
 
     def ended(self, outcome: str) -> None:
-        """Log the request: "done", "left", or the code of its error."""
+        """Log and count the request: "done", "left", or the code of its error."""
+        labels = (self.door, self.model, self.format)
+        times = (self.first_s, self.wall_s, self.audio_s, self.underrun_s)
+        self.metrics.ended(labels, outcome, *times)
         first = "none" if self.first_s is None else f"{self.first_s:.3f} s"
         log.info(
             "%s %s %s: %s %.2f s in %.2f s, first %s, underrun %.2f s (%s)",

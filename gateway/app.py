@@ -56,7 +56,14 @@ async def ready(request: Request) -> Response:
     raise ApiError(503, "no speech server is ready")
 
 
+async def metrics(request: Request) -> Response:
+    """`GET /metrics`, for Prometheus."""
+    page, content_type = await anyio.to_thread.run_sync(request.state.gateway.metrics_page)
+    return Response(page, headers={"Content-Type": content_type})
+
+
 ROUTES = [
+    Route("/metrics", metrics),
     Route("/health", live),
     Route("/health/live", live),
     Route("/health/ready", ready),

@@ -6,7 +6,6 @@ from typing import Any
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.account import Account
 from gateway.answers import Flow, answer
 from gateway.fields import json_body
 from gateway.sound import Piece, Track
@@ -36,7 +35,7 @@ async def speech(request: Request) -> Response:
         return gateway.speak(ask, track)
 
     def flow() -> Flow:
-        account = Account(caller.request_id, "speech", ask.model, ask.shape.format)
+        account = gateway.account(caller, "speech", ask.model, ask.shape.format)
         return Flow(gateway.streams.open(caller, pieces), track, account)
 
     answered = await answer(

@@ -2,6 +2,8 @@
 
 from collections.abc import Generator
 
+from gateway.account import Account
+from gateway.metrics import Metrics
 from gateway.servers import Servers
 from gateway.settings import Settings
 from gateway.sound import Piece, Track, encoded
@@ -9,6 +11,7 @@ from gateway.speech import Ask
 from gateway.store import VoiceStore
 from gateway.streams import Streams
 from gateway.voices import Voices
+from voicereel import Caller
 
 
 class Gateway:
@@ -20,6 +23,7 @@ class Gateway:
         voices: The voices.
         store: Adds and removes voices.
         streams: What is in flight.
+        metrics: What Prometheus reads.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -28,6 +32,16 @@ class Gateway:
         self.voices = Voices(settings.voices_folder, settings.aliases, self.servers)
         self.store = VoiceStore(self.voices, settings.max_voices)
         self.streams = Streams(settings.max_streams)
+        self.metrics = Metrics()
+
+    def account(self, caller: Caller, door: str, model: str, format: str) -> Account:
+        """An account for a request that begins now."""
+        return Account(caller.request_id, door, model, format, self.metrics)
+
+    def metrics_page(self) -> tuple[bytes, str]:
+        """The metrics, and their content type."""
+        servers = {server.url: server.in_flight for server in self.servers.all()}
+        return self.metrics.page(self.streams.in_flight, servers)
 
     def speak(self, ask: Ask, track: Track) -> Generator[Piece]:
         """Speak what is asked for into a track; blocks, so it runs in a thread of `streams`.

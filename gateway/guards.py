@@ -59,6 +59,7 @@ class Guards:
         self, error: Exception, scope: Scope, receive: Receive, answer: "_Answer"
     ) -> None:
         refusal = api_error(error)
+        self._gateway.metrics.refused(refusal.code or str(refusal.status))
         level = logging.ERROR if refusal.status >= 500 else logging.INFO
         log.log(level, "%s: %s: %s", answer.request_id, type(error).__name__, _logged(error))
         if scope["type"] == "websocket":

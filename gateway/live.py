@@ -19,7 +19,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.account import Account
 from gateway.answers import Flow
 from gateway.doors import caller_of
 from gateway.errors import ApiError, invalid
@@ -183,7 +182,7 @@ class Session:
         def pieces() -> Generator[Piece]:
             return self._gateway.speak(ask, track)
 
-        account = Account(caller.request_id, "live", ask.model, ask.shape.format)
+        account = self._gateway.account(caller, "live", ask.model, ask.shape.format)
         return Flow(self._gateway.streams.open(caller, pieces), track, account)
 
     async def _message(self, patience_s: float, longest: int | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.account import Account
 from gateway.answers import Flow, answer
 from gateway.doors import caller_of, done
 from gateway.errors import ApiError, invalid
@@ -138,7 +137,7 @@ async def scripts(request: Request) -> Response:
     captions: list[Caption] = []
 
     def flow() -> Flow:
-        account = Account(caller.request_id, "script", fields.model, play.shape.format)
+        account = gateway.account(caller, "script", fields.model, play.shape.format)
         pieces = gateway.streams.open(caller, lambda: play.pieces(gateway, track, captions))
         return Flow(pieces, track, account)
 
