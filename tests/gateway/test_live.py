@@ -106,7 +106,8 @@ def test_order_is_kept_while_two_are_spoken(socket: ClientConnection, fake: Fake
     wait_until(lambda: len(fake.requests) == 2)  # the second is spoken while the first waits
     resume.set()
     assert sentences(until_done(socket)) == [ONE.strip(), TWO.strip()] * 2
-    assert [text_of(inputs_of(r)) for r in fake.requests[:2]] == [ONE.strip(), TWO.strip()]
+    begun = {text_of(inputs_of(request)) for request in fake.requests[:2]}
+    assert begun == {ONE.strip(), TWO.strip()}
 
 
 def test_barge_in_is_answered_by_the_seconds_sent(
