@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp
 
-from gateway import doors, voice_doors
+from gateway import doors, fish, voice_doors
 from gateway.errors import ApiError
+from gateway.fish_live import tts_live
 from gateway.gateway import Gateway
 from gateway.guards import Guards
 from gateway.live import live as live_text
@@ -76,5 +77,11 @@ ROUTES = [
     Route("/v1/audio/voices/{id}", voice_doors.delete, methods=["DELETE"]),
     Route("/v1/audio/speech", doors.speech, methods=["POST"]),
     WebSocketRoute("/v1/audio/speech/stream", live_text),
+    Route("/v1/tts", fish.tts, methods=["POST"]),
+    WebSocketRoute("/v1/tts/live", tts_live),
+    Route("/v1/references/add", fish.references_add, methods=["POST"]),
+    Route("/v1/references/list", fish.references_list),
+    Route("/v1/references/delete", fish.references_delete, methods=["DELETE"]),
+    Route("/v1/references/update", fish.references_update, methods=["POST", "PUT"]),
     Route("/v1/audio/scripts", scripts, methods=["POST"]),
 ]

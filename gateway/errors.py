@@ -41,11 +41,13 @@ class ApiError(Exception):
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
-    def response(self) -> JSONResponse:
+    def response(self, flat: bool = False) -> JSONResponse:
+        """The answer; `flat`: as Fish Audio's apps read it, which take these two keys alone."""
+        body = {"status": self.status, "message": self.message} if flat else self.body()
         headers = {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body(), self.status, headers)
+        return JSONResponse(body, self.status, headers)
 
 
 _TYPES = {429: "rate_limit_error"}

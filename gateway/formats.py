@@ -46,7 +46,7 @@ class Encoder(Protocol):
 class Pcm:
     """Signed 16 bit little endian, without a header."""
 
-    def __init__(self, rate_hz: int, whole: bool) -> None:
+    def __init__(self, rate_hz: int, whole: bool, kbps: int = 0) -> None:
         pass
 
     def feed(self, samples: np.ndarray) -> bytes:
@@ -59,7 +59,7 @@ class Pcm:
 class Wav:
     """A header of 44 bytes, and then `Pcm`."""
 
-    def __init__(self, rate_hz: int, whole: bool) -> None:
+    def __init__(self, rate_hz: int, whole: bool, kbps: int = 0) -> None:
         self._rate_hz, self._whole = rate_hz, whole
         self._header, self._samples = b"" if whole else self._header_for(None), bytearray()
 
@@ -88,13 +88,14 @@ class Wav:
 class Lame:
     """MP3 of a constant bit rate."""
 
-    def __init__(self, rate_hz: int, whole: bool) -> None:
+    def __init__(self, rate_hz: int, whole: bool, kbps: int = 0) -> None:
         self._encoder = lameenc.Encoder()
         self._encoder.silence()  # it would write to stdout
         self._encoder.set_channels(1)
         self._encoder.set_in_sample_rate(rate_hz)
         self._encoder.set_out_sample_rate(rate_hz)
-        self._encoder.set_bit_rate(128 if rate_hz >= 32_000 else 64)  # kbit/s; MPEG-2 ends at 160
+        most = 320 if rate_hz >= 32_000 else 64  # MPEG-2.5 ends there
+        self._encoder.set_bit_rate(min(kbps or 128, most))
         self._encoder.set_quality(2)  # LAME's "near best"; 7 would save 2 ms a second
 
     def feed(self, samples: np.ndarray) -> bytes:
@@ -159,18 +160,18 @@ class Container:
         return b"" if isinstance(self._file, BytesIO) else self._file.take()
 
 
-def _opus(rate_hz: int, whole: bool) -> Encoder:
+def _opus(rate_hz: int, whole: bool, kbps: int = 0) -> Encoder:
     pages = {"page_duration": "20000"}  # us; the default of a second delays by that much
-    return Container("ogg", "libopus", rate_hz, whole, 48_000, muxing=pages)
+    return Container("ogg", "libopus", rate_hz, whole, (kbps or 48) * 1000, muxing=pages)
 
 
-def _flac(rate_hz: int, whole: bool) -> Encoder:
+def _flac(rate_hz: int, whole: bool, kbps: int = 0) -> Encoder:
     no_padding = {"metadata_header_padding": "0"}  # 8 kB by default, in front of the first audio
     level = {"compression_level": "2"}
     return Container("flac", "flac", rate_hz, whole, muxing=no_padding, coding=level)
 
 
-def _aac(rate_hz: int, whole: bool) -> Encoder:
+def _aac(rate_hz: int, whole: bool, kbps: int = 0) -> Encoder:
     return Container("adts", "aac", rate_hz, whole, 96_000 if rate_hz >= 32_000 else 48_000)
 
 
@@ -183,14 +184,14 @@ class Format:
         rates_hz: Sample rates that it can have.
         default_rate_hz: The rate if none was asked for.
         is_exact: Whether decoding gives the very samples.
-        encoder: Makes an encoder for a rate; the second argument is `whole`.
+        encoder: Makes an encoder for a rate; whether it is `whole`; kbit/s, of mp3 and opus.
     """
 
     content_type: str
     rates_hz: tuple[int, ...]
     default_rate_hz: int
     is_exact: bool
-    encoder: Callable[[int, bool], Encoder]
+    encoder: Callable[[int, bool, int], Encoder]
 
 
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)

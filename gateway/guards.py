@@ -21,6 +21,7 @@ log = logging.getLogger("voicereel.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 # What needs no key: the page asks for one itself, and probes have none.
 _OPEN_PATHS = re.compile(r"/|/page/[\w.]+|/health(/live|/ready)?")
+_FISH_PATHS = ("/v1/tts", "/v1/references")
 _WRONG_HEADERS = ("x-api-key", "api-key", "xi-api-key")
 
 
@@ -68,7 +69,8 @@ class Guards:
             else:
                 await answer({"type": "websocket.close", "code": 1011})
         elif not answer.has_begun:
-            await refusal.response()(scope, receive, answer)
+            flat = scope["path"].startswith(_FISH_PATHS)
+            await refusal.response(flat)(scope, receive, answer)
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """Refuse what a foreign page sends through its reader's browser: it asks for no leave."""

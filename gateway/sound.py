@@ -43,12 +43,16 @@ class Shape:
         rate_hz: Samples per second.
         speed: Tempo; the pitch stays.
         whole: True: one piece of bytes with true sizes; False: bytes as they come.
+        kbps: kbit/s of mp3 and opus; 0: 128 and 48.
+        gain: Factor of the amplitude.
     """
 
     format: str
     rate_hz: int
     speed: float = 1.0
     whole: bool = False
+    kbps: int = 0
+    gain: float = 1.0
 
 
 class Track:
@@ -62,7 +66,7 @@ class Track:
     def __init__(self, shape: Shape) -> None:
         self.shape, self.samples, self.heard_s = shape, 0, 0.0
         self._digest = hashlib.sha256()
-        self._encoder = FORMATS[shape.format].encoder(shape.rate_hz, shape.whole)
+        self._encoder = FORMATS[shape.format].encoder(shape.rate_hz, shape.whole, shape.kbps)
         self._stages: list[Any] | None = None
 
     @property
@@ -96,7 +100,8 @@ class Track:
 
     def _encoded(self, waveform: np.ndarray) -> bytes:
         self.samples += len(waveform)
-        levels = np.rint(np.clip(waveform, -1.0, 1.0) * _LEVELS).astype(np.int16)
+        louder = waveform * np.float32(self.shape.gain)
+        levels = np.rint(np.clip(louder, -1.0, 1.0) * _LEVELS).astype(np.int16)
         encoded = self._encoder.feed(levels) if len(levels) else b""
         self._digest.update(encoded)
         return encoded

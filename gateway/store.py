@@ -101,7 +101,18 @@ class VoiceStore:
             self._facts_path(kept.name).unlink(missing_ok=True)
         return kept
 
-    def _check_name(self, name: str) -> None:
+    def rename(self, asked: str, name: str) -> Kept:
+        """Give a voice another name; errors are those of `get` and `add`."""
+        with self._lock:
+            kept = self.get(asked)
+            self._check_name(name, renames=1)
+            old, new = self._voices.library.path_of(kept.name), self._voices.library.path_of(name)
+            if self._facts_path(kept.name).exists():
+                os.replace(self._facts_path(kept.name), self._facts_path(name))
+            os.replace(old, new)
+        return self._kept(name)
+
+    def _check_name(self, name: str, renames: int = 0) -> None:
         library = self._voices.library
         try:
             library.path_of(name)
@@ -112,7 +123,7 @@ class VoiceStore:
         names = library.names()
         if name in names:
             raise ApiError(409, f"there is a voice {name!r}; delete it first", "name", "name_taken")
-        if len(names) >= self._limit:
+        if len(names) >= self._limit + renames:
             raise ApiError(
                 507, f"there are {len(names)} voices, which is the limit; delete one", code="full"
             )
