@@ -17,6 +17,7 @@ from gateway.fish_live import tts_live
 from gateway.gateway import Gateway
 from gateway.guards import Guards
 from gateway.live import live as live_text
+from gateway.page_door import page
 from gateway.scripts import scripts
 from gateway.settings import Settings
 
@@ -64,6 +65,8 @@ async def metrics(request: Request) -> Response:
 
 
 ROUTES = [
+    Route("/", page),
+    Route("/page/{name}", page),
     Route("/metrics", metrics),
     Route("/health", live),
     Route("/health/live", live),

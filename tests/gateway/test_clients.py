@@ -3,10 +3,12 @@
     python -m venv build/clients
     build/clients/bin/pip install -r tests/gateway/clients.txt
 
-Skipped where that has not been done, since they bring hundreds of MB.
+Skipped where that has not been done, since they bring hundreds of MB. Home Assistant's bridge needs
+Python 3.12: build/wyoming, with wyoming-openai 0.8.0 and wyoming 1.10.2.
 """
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +17,12 @@ import pytest
 
 from launch.server import Server
 from support.gateway import Gateway, running
+from support.launched import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
-PYTHON = Path(os.environ.get("VOICEREEL_CLIENTS", PROJECT / "build" / "clients")) / "bin" / "python"
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.skipif(
-        not PYTHON.exists(),
-        reason="build/clients does not exist: see the head of tests/gateway/test_clients.py",
-    ),
-]
+CLIENTS = Path(os.environ.get("VOICEREEL_CLIENTS", PROJECT / "build"))
+PYTHON, BRIDGE = (CLIENTS / name / "bin" / "python" for name in ("clients", "wyoming"))
+pytestmark = pytest.mark.server
 
 FISH = """
 from fishaudio import FishAudio
@@ -93,6 +91,26 @@ asyncio.run(main())
 """
 
 
+WYOMING = """
+import asyncio
+import sys
+from wyoming.audio import AudioChunk
+from wyoming.client import AsyncTcpClient
+from wyoming.tts import Synthesize
+
+async def main():
+    async with AsyncTcpClient("127.0.0.1", port) as client:
+        await client.write_event(Synthesize(text="Hello there.").event())
+        audio = 0
+        while (event := await asyncio.wait_for(client.read_event(), 60)).type != "audio-stop":
+            if AudioChunk.is_type(event.type):
+                audio += len(AudioChunk.from_event(event).audio)
+    assert audio > 4800, audio
+
+asyncio.run(main())
+"""
+
+
 @pytest.fixture(scope="module")
 def real(server: Server, voices: Path) -> Iterator[Gateway]:
     with running(server.grpc_url, voices) as gateway:
@@ -100,14 +118,44 @@ def real(server: Server, voices: Path) -> Iterator[Gateway]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not PYTHON.exists(), reason="build/clients does not exist: see the head")
 @pytest.mark.parametrize(
     "code", [FISH, FISH_SESSION, LIVEKIT, PIPECAT],
     ids=["fishaudio", "fish_audio_sdk", "livekit", "pipecat"],
 )  # fmt: skip
 def test_the_package_is_heard(real: Gateway, code: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    run(PYTHON, f"url = {real.url!r}\n{code}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BRIDGE.exists(), reason="build/wyoming does not exist: see the head")
+def test_home_assistants_bridge_is_heard(real: Gateway) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [BRIDGE, "-m", "wyoming_openai", "--uri", f"tcp://127.0.0.1:{port}", "--languages",
+               "en", "--tts-openai-url", f"{real.url}/v1", "--tts-openai-key", "any",
+               "--tts-models", "tts-1"]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=no_proxies(), **quiet) as bridge:
+        try:
+            wait_until(lambda: listens(port), 30)
+            run(BRIDGE, f"port = {port}\n{WYOMING}")
+        finally:
+            bridge.terminate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def no_proxies() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+
+
+def run(python: Path, code: str) -> None:
     done = subprocess.run(
-        [PYTHON, "-c", f"url = {real.url!r}\n{code}"], env=environment, capture_output=True,
-        text=True, timeout=120,
-    )  # fmt: skip
+        [python, "-c", code], env=no_proxies(), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-3000:]
