@@ -1,5 +1,6 @@
 """What the operator decides: environment variables and one YAML file, checked at the start."""
 
+import functools
 import ipaddress
 import re
 from pathlib import Path
@@ -136,6 +137,7 @@ def _check(found: Settings) -> None:
     _ = found.aliases
 
 
+@functools.cache  # asked with every request
 def _aliases(path: Path) -> Aliases:
     try:
         return Aliases.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
