@@ -3,6 +3,7 @@
 Everything is made when missing or outdated; Ctrl-C ends both.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 def main(
     port: Annotated[int, typer.Option(help="Port of the gateway; 0: any free one.")] = 8080,
 ) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until SIGINT or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # which ends both servers
     try:
         _, repository = prepared("demo", "demo")
         with console.status("serving") as status, served(repository) as (server, client):
