@@ -6,7 +6,7 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test quick check export bench load cost gpu-visit train quality clean
+.PHONY: help setup demo up serve gateway test quick check export bench load cost gpu-visit train quality clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,8 +18,14 @@ setup:  ## virtual environment with the pinned requirements; nothing to do a sec
 demo: setup  ## a two-speaker script through a real server: out/demo.wav, .srt, .png
 	$(PYTHON_IN_VENV) -m benchmarks.demo
 
+up: setup  ## the demo's two voices, a gateway and its page in the browser: prints the address [PORT=8080]
+	$(PYTHON_IN_VENV) -m benchmarks.demo.up $(if $(PORT),--port $(PORT))
+
 serve: setup  ## tritonserver in the foreground [REPOSITORY=DIR] [PROFILE=cpu]
 	$(PYTHON_IN_VENV) -m launch.serve --repository $(REPOSITORY) $(if $(PROFILE),--profile $(PROFILE))
+
+gateway: setup  ## OpenAI's speech API in front of `make serve`: http://127.0.0.1:8080/v1
+	$(PYTHON_IN_VENV) -m gateway
 
 export: setup  ## a Fish-Speech checkpoint into a servable repository: CHECKPOINT=DIR [REPOSITORY=DIR] [INT8=1] [ONNX_LLAMA=1]
 	@test -n "$(CHECKPOINT)" || { echo "export: which checkpoint? make export CHECKPOINT=DIR" >&2; exit 1; }

@@ -34,11 +34,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "launch": ("families.registry", CONTRACT),
     "ensemble.check": (CONTRACT,),
     "client.voicereel": (),
+    "gateway": ("client.voicereel",),
     "examples": ("client.voicereel",),
     # The lab imports everything, and nothing above imports the lab.
     "training": (*SERVER, "families.registry"),
     "benchmarks": (*SERVER, "families.registry", "families.fish_s1.prompt", "training",
-                   "client.voicereel"),
+                   "client.voicereel", "gateway"),
     "tools": (*SERVER, "families.registry", "benchmarks", "client.voicereel"),
 }  # fmt: skip
 TRITON = "triton_python_backend_utils"  # exists in a server only
@@ -46,7 +47,7 @@ MAY_IMPORT_TRITON = ("ensemble.serving", "backends", "model_repository")
 WITHOUT_TORCH = (
     CONTRACT, "engine.schedule.scheduler", "families.registry", "families.columns",
     "families.fish_s1.prompt", "families.fish_s2.prompt", "families.fish_s2.turns",
-    "families.fish_s2.tokenizer", "launch", "client.voicereel",
+    "families.fish_s2.tokenizer", "launch", "client.voicereel", "gateway",
 )  # fmt: skip
 
 

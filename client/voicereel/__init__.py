@@ -1,6 +1,7 @@
 """VoiceReel: the client of voicereel-triton, Fish-Speech served by NVIDIA Triton."""
 
 from voicereel.audio import Audio, AudioChunk, AudioWriter
+from voicereel.caller import Caller
 from voicereel.captions import Caption, save_captions
 from voicereel.client import Client
 from voicereel.errors import (
@@ -31,6 +32,7 @@ __all__ = [
     "Audio",
     "AudioChunk",
     "AudioWriter",
+    "Caller",
     "Cancelled",
     "Caption",
     "Client",

@@ -32,6 +32,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         answer: To be set by the test.
         requests: What came, as protobuf.
+        metadata: Key and value of all metadata that came with streams.
         cancelled: Set when a stream is cancelled, by `fish_cancel` or its call, before its end.
         not_ready: Models that are not ready.
         facts: What fish_checkpoint tells; None: there is no such model. Not among `requests`.
@@ -40,6 +41,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, port: int = 0) -> None:
         self.answer: Callable[[dict[str, np.ndarray]], Iterator[dict[str, np.ndarray]]]
         self.requests: list[Any] = []
+        self.metadata: list[tuple[str, str]] = []
         self.cancelled, self.not_ready = threading.Event(), set()
         self.taken_back: set[str] = set()
         self.facts: dict[str, Any] | None = None
@@ -81,6 +83,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         finished = threading.Event()
+        self.metadata += context.invocation_metadata()
         context.add_callback(lambda: finished.is_set() or self.cancelled.set())
         for request in request_iterator:
             try:

@@ -1,5 +1,6 @@
-"""`voicereel ready`, `settings`, `serve` and `bench`: the server and its configuration."""
+"""`voicereel ready`, `settings`, `serve`, `gateway`, `bench`: servers and their configuration."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from voicereel.checkpoint import Checkpoint
 from voicereel.cli.options import Json, Url, Via
 from voicereel.cli.session import EXIT_CODES, connected, console, print_result, reported
 from voicereel.client import Client
-from voicereel.errors import ServerUnavailable, VoiceReelError
+from voicereel.errors import ConfigurationError, ServerUnavailable, VoiceReelError
 from voicereel.project import project_environment, project_folder
 from voicereel.settings import listed, read_settings, suspicious_variables
 from voicereel.settings import settings as environment_settings
@@ -106,6 +107,21 @@ def bench(context: typer.Context) -> None:
     with reported():
         root = project_folder("the benchmark")
     _become(root, [str(root / "tools" / "benchmark_performance.py"), *context.args])
+
+
+def gateway(context: typer.Context) -> None:
+    """Speak OpenAI's speech API, and others, in front of the server.
+
+    Options are those of `python -m gateway`: --host, --port, --server, --aliases; `key` makes a
+    key for an app.
+    """
+    root = Path(__file__).resolve().parents[3]  # of a checkout; else the package is installed
+    with reported():
+        if importlib.util.find_spec("starlette") is None:
+            raise ConfigurationError(
+                'the gateway is not installed: pip install "voicereel[gateway]"'
+            )
+    _become(root, ["-m", "gateway", *context.args])
 
 
 def _become(root: Path, command: Sequence[str]) -> NoReturn:

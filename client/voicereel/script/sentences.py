@@ -96,6 +96,11 @@ def _together(sentences: list[str], most_letters: int) -> list[str]:
     return [part.strip() for part in parts]
 
 
+def clauses_of(text: str, language: str = "en") -> list[str]:
+    """The clauses of a text, sentences that have none as they are; joined they are the text."""
+    return [clause for piece in sentences_of(text, language) for clause in _CLAUSE.split(piece)]
+
+
 def _pieces(text: str, language: str, level: int) -> Iterator[str]:
     """Yield sentences; a sentence that is too long as clauses, such a clause as words."""
     cuts: list[Callable[[str], list[str]]] = [

@@ -1,5 +1,6 @@
 """Runs several syntheses concurrently, and gives what they produce in the order of the script."""
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -44,7 +45,10 @@ def in_script_order(
     syntheses = _Syntheses(speak, len(order), stop, stop_at_failure=not keep_going)
     pool = ThreadPoolExecutor(max_workers, thread_name_prefix="voicereel")
     try:
-        futures = {number: pool.submit(syntheses.run, number) for number in order}
+        futures = {  # a worker speaks for the caller of this generator
+            number: pool.submit(contextvars.copy_context().run, syntheses.run, number)
+            for number in order
+        }
         for number in range(len(order)):
             while (sound := syntheses.arrived[number].get()) is not None:
                 yield number, sound

@@ -15,7 +15,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
-from voicereel.errors import DeadlineExceeded, VoiceReelError, error_for
+from voicereel.caller import current_caller
+from voicereel.errors import Cancelled, DeadlineExceeded, VoiceReelError, error_for
 from voicereel.transport.address import Address
 from voicereel.transport.base import Tensors, from_raw, raw_bytes
 from voicereel.transport.channel import Channel, in_flight
@@ -105,14 +106,18 @@ class GrpcTransport:
         request = _request(model, inputs, timeout_s)
         # Without the header "triton_grpc_error" errors have no status, but with it tritonserver
         # 2.51 crashes after some tens of errors.
-        call = stub.ModelStreamInfer(iter([request]), timeout=timeout_s + _GRACE_S)
+        caller, timeout = current_caller(), timeout_s + _GRACE_S
+        call = stub.ModelStreamInfer(iter([request]), timeout, caller.metadata)
         # A thread reads responses as they arrive, so that a slow consumer delays neither the server
         # nor the deadline.
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
         ended = False
+        stay = caller.on_leave(lambda: arrived.put(Cancelled("the caller has left")))
         try:
             while (reply := self._next(arrived, deadline)) is not None:
+                if isinstance(reply, VoiceReelError):
+                    raise reply
                 if isinstance(reply, grpc.RpcError):
                     raise _typed(reply)
                 if reply.error_message:
@@ -122,6 +127,7 @@ class GrpcTransport:
         except queue.Empty:
             raise DeadlineExceeded(f"{model} had not ended after {timeout_s:g} s") from None
         finally:
+            stay()
             if not ended and process == os.getpid():  # a fork leaves the call to the parent
                 self._cancel(request)
                 self._abandon(call)
@@ -185,7 +191,8 @@ def _read(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
 
 
 def _request(model: str, inputs: Tensors, timeout_s: float = 0) -> Any:
-    request = _pb.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
+    request_id = current_caller().request_id or str(uuid.uuid4())
+    request = _pb.ModelInferRequest(model_name=model, id=request_id)
     if timeout_s:  # in us; Triton applies it in its queues, the models while generating
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
         request.parameters["cancel_token"].string_param = uuid.uuid4().hex
