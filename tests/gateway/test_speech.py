@@ -223,7 +223,7 @@ def test_what_fails_before_the_first_audio_has_a_true_status(
 
 def test_nothing_spoken_is_an_error(gateway: Gateway, fake: FakeServer) -> None:
     fake.answer = lambda _: chunks(np.zeros(0, np.float32))
-    status, error = gateway.error(input="...")
+    status, error = gateway.error(input="Hm.")
     assert (status, error["code"]) == (422, "no_speech")
 
 
