@@ -249,8 +249,7 @@ def _sample(
         low = tl.where(fits, low, middle)
     keep = (order >= high) | (index == first)
     if HAS_TOP_K:
-        # The same search for the least number that no more than `most` are at or above; of those
-        # that equal the next one, the first are taken.
+        # The same search by count; of those that equal the first number left out, some may stay.
         most = tl.load(top_k + row)
         most = tl.where(most > 0, most, choices)
         low, high = tl.min(order, 0) - 1, tl.max(order, 0) + 1
@@ -260,8 +259,8 @@ def _sample(
             high = tl.where(fits, middle, high)
             low = tl.where(fits, low, middle)
         above = (order >= high) & inside
-        left = most - tl.sum(tl.where(above, 1, 0), 0)
         level = tl.where((order == low) & inside, 1, 0)
+        left = most - tl.sum(tl.where(above, 1, 0), 0)
         keep = keep & (above | ((level > 0) & (tl.cumsum(level, 0) <= left)))
     seed, counter = tl.load(draws + row * draws_stride), tl.load(draws + row * draws_stride + 1)
     zero = index * 0
@@ -286,9 +285,8 @@ def sample(
 
     Args:
         logits: As that function takes them, `engine.lm.on_gpu.MAX_CHOICES` at most.
-        previous, temperature, top_p, repetition_penalty: As that function takes them.
+        previous, temperature, top_p, repetition_penalty, top_k: As that function takes them.
         draws: int64 (batch, 2), seed and counter of each row's random numbers.
-        top_k: As that function takes it.
     """
     rows, choices = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
