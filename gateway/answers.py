@@ -61,7 +61,8 @@ class Flow:
             outcome = "left"
         else:
             outcome = api_error(error).code or "failed"
-            log.log(_level(error), "%s: %s", self.account.request_id, error)
+            if self.account.first_s is not None:  # else the guards answer it, and log it
+                log.log(_level(error), "%s: %s", self.account.request_id, error)
         self.account.ended(outcome)
 
 

@@ -61,6 +61,9 @@ def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+_KINDS = ("str", "int", "float", "bytes", "VoiceId")  # which pydantic adds to a place, of unions
+
+
 def checked(model: type[Model], body: dict[str, Any], extra: str = "") -> Model:
     """The fields of a body.
 
@@ -76,7 +79,7 @@ def checked(model: type[Model], body: dict[str, Any], extra: str = "") -> Model:
         return model.model_validate(body)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-    param = ".".join(str(part) for part in found["loc"])
+    param = ".".join(str(part) for part in found["loc"] if part not in _KINDS)
     known = ", ".join([*model.model_fields, *filter(None, [extra])])
     if found["type"] == "missing":
         raise ApiError(422, f"{param} is missing; a request has {known}", param, "missing_field")

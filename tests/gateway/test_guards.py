@@ -125,6 +125,7 @@ def test_neither_text_nor_traceback_is_logged(gateway: Gateway, fake: FakeServer
     caplog.set_level(logging.DEBUG)
     fake.answer = lambda _: iter([{"nonsense": tone(0.1)}])
     assert gateway.speak(input="A very private text.").status_code == 500
+    assert gateway.speak(input="A very private text.", seed="private").status_code == 422
     ours = "".join(r.getMessage() for r in caplog.records if r.name.startswith("voicereel"))
     assert "private" not in ours and "Traceback" not in caplog.text
     assert "has no chunk_index" in ours or "has no " in ours

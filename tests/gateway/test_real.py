@@ -18,6 +18,7 @@ import openai
 import pytest
 import soundfile
 import soxr
+from websockets.sync.client import connect
 
 from gateway.formats import FORMATS
 from launch.server import Server
@@ -61,9 +62,11 @@ def app(real: Gateway) -> Iterator[openai.OpenAI]:
         yield app
 
 
-def expected(client: Client, alice: VoiceFeatures | None, rate_hz: int = 24_000) -> np.ndarray:
-    """int16 samples of the unary answer."""
-    waveform = np.concatenate([c.waveform for c in client.stream(TEXT, alice, **ASKED)])
+def expected(
+    client: Client, voice: VoiceFeatures | None, rate_hz: int = 24_000, text: str = TEXT
+) -> np.ndarray:
+    """int16 samples of the client's own stream."""
+    waveform = np.concatenate([c.waveform for c in client.stream(text, voice, **ASKED)])
     return np.rint(np.clip(soxr.resample(waveform, 44_100, rate_hz), -1, 1) * 32767).astype("<i2")
 
 
@@ -176,6 +179,43 @@ def test_a_caller_who_leaves_frees_the_slot(server: Server, real: Gateway) -> No
     begin = time.monotonic()
     wait_until(lambda: inside(server) == 0, 10)
     assert time.monotonic() - begin < 5  # the figures are published once a second
+
+
+def test_a_script_is_the_segments_each_as_it_sounds_alone(
+    real: Gateway, client: Client, alice: VoiceFeatures
+) -> None:
+    script = [
+        {"speaker_id": "Alice", "text": TEXT, "silence_after_s": 0.25},
+        {"speaker_id": "Nobody", "text": "Hello."},
+    ]
+    body = {"script": script, "voices": {"Alice": "Alice"}, "response_format": "pcm",
+            "sample_rate": 44_100, "stream_format": "sse", "captions": "json", **ASKED}  # fmt: skip
+    lines = real.http.post("/v1/audio/scripts", json=body).text.split("\n\n")[:-1]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    audio = b"".join(base64.b64decode(event["audio"]) for event in events if "audio" in event)
+    [first, second] = json.loads(events[-1]["captions"])
+    alone = [expected(client, alice, 44_100), expected(client, None, 44_100, "Hello.")]
+    start = round(second["start"] * 44_100)
+    assert (round(first["end"] * 44_100), start) == (len(alone[0]), len(alone[0]) + 11_025)
+    samples = np.frombuffer(audio, "<i2")
+    assert alike(samples[: len(alone[0])].tobytes(), alone[0].tobytes())
+    assert alike(samples[start:].tobytes(), alone[1].tobytes())
+
+
+def test_live_text_is_spoken_and_taken_back(server: Server, real: Gateway) -> None:
+    url = f"ws{real.url.removeprefix('http')}/v1/audio/speech/stream"
+    with connect(url, proxy=None, open_timeout=20) as socket:
+        config = {"type": "session.config", "voice": "Alice", "max_new_tokens": 4000,
+                  "temperature": 0, "repetition_penalty": 0.5}  # fmt: skip
+        socket.send(json.dumps(config))
+        socket.send(json.dumps({"type": "input.text", "text": f"{TEXT} {TEXT} And more."}))
+        while not isinstance(socket.recv(timeout=60), bytes):
+            pass
+        socket.send(json.dumps({"type": "input.cancel"}))
+        while isinstance(message := socket.recv(timeout=60), bytes) or "cancelled" not in message:
+            pass
+        assert json.loads(message)["seconds_sent"] > 0
+        wait_until(lambda: inside(server) == 0, 10)
 
 
 def test_curl(real: Gateway, tmp_path: Path) -> None:

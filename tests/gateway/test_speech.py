@@ -148,8 +148,8 @@ WRONG = [
     ({"response_format": "ogg"}, 422, "response_format", "invalid_value"),
     ({"speed": 0}, 422, "speed", "invalid_value"),
     ({"speed": 4.01}, 422, "speed", "invalid_value"),
-    ({"speed": "1"}, 422, "speed.int", "invalid_value"),
-    ({"speed": True}, 422, "speed.int", "invalid_value"),
+    ({"speed": "1"}, 422, "speed", "invalid_value"),
+    ({"speed": True}, 422, "speed", "invalid_value"),
     ({"stream_format": "ws"}, 422, "stream_format", "invalid_value"),
     ({"stream_format": "sse", "stream": False}, 422, "stream", "invalid_value"),
     ({"sample_rate": 12345}, 422, "sample_rate", "invalid_value"),
@@ -163,6 +163,7 @@ WRONG = [
     ({"instructions": "Whisper."}, 422, "instructions", "invalid_value"),
     ({"model": "gpt-9"}, 404, "model", "model_not_found"),
     ({"voice": "nobody"}, 404, "voice", "voice_not_found"),
+    ({"voice": 7}, 422, "voice", "invalid_value"),
     ({"voice": {"id": "voice_1"}}, 404, "voice", "voice_not_found"),
     ({"voice": "../../etc/passwd"}, 404, "voice", "voice_not_found"),
     ({"voice": "/etc/passwd.npz"}, 404, "voice", "voice_not_found"),
@@ -181,8 +182,8 @@ def test_a_wrong_field_is_named(
     body = json.dumps({**SPEECH, **fields}).encode()  # httpx would refuse half a surrogate pair
     answer = gateway.http.post("/v1/audio/speech", content=body)
     error = answer.json()["error"]
-    assert (answer.status_code, error["param"].removesuffix(".int"), error["code"]) == (
-        status, param.removesuffix(".int"), code,
+    assert (answer.status_code, error["param"], error["code"]) == (
+        status, param, code,
     )  # fmt: skip
     assert error["type"] == "invalid_request_error" and len(error["message"]) < 400
     # A cancel of the test before may still come.
