@@ -26,6 +26,14 @@ _IGNORED = {
     "num_experts_per_tok", "pad_token_id", "router_gamma", "torch_dtype", "transformers_version",
     "use_aux_loss_free", "use_cache", "use_gradient_checkpointing", "_name_or_path",
 }  # fmt: skip
+# What transformers may write into the configuration of any model, with no effect on this one.
+_OF_TRANSFORMERS = {
+    "_attn_implementation_autoset", "add_cross_attention", "auto_map", "chunk_size_feed_forward",
+    "decoder_start_token_id", "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder",
+    "label2id", "output_attentions", "output_hidden_states", "prefix", "problem_type",
+    "return_dict", "sep_token_id", "task_specific_params", "tie_encoder_decoder",
+    "tokenizer_class", "use_return_dict",
+}  # fmt: skip
 _TOP = {"model_type", "text_config", "audio_decoder_config", "semantic_start_token_id",
         "semantic_end_token_id"}  # fmt: skip
 _DEFAULTS = {"rope_base": 1e4, "norm_eps": 1e-5, "max_seq_len": 2048, "tie_word_embeddings": True,
@@ -107,7 +115,7 @@ class _Part:
 
 def _refuse_unknown(values: Mapping[str, Any], where: str, known: Any) -> None:
     said = {key for key, value in values.items() if value is not None}
-    if unknown := sorted(said - set(known) - _IGNORED):
+    if unknown := sorted(said - set(known) - _IGNORED - _OF_TRANSFORMERS):
         raise CheckpointError(
             f"{FILE_NAME}: {len(unknown)} unknown keys: {listed(where + key for key in unknown)}. "
             "Remove one only if the model does not depend on it"

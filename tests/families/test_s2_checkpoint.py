@@ -219,6 +219,13 @@ def test_every_fault_has_its_own_message(fault, broken) -> None:
         load_checkpoint(broken)
 
 
+def test_what_transformers_writes_into_any_config_is_taken(s2_tiny, broken) -> None:
+    general = {"return_dict": True, "id2label": {"0": "LABEL_0"}, "transformers_version": "5.1.0"}
+    for part in ("", "text_config", "audio_decoder_config"):
+        config(part, **general)(broken)
+    assert load_checkpoint(broken).config == load_checkpoint(s2_tiny).config
+
+
 def test_one_file_and_a_state_dict_are_the_same_model(s2_tiny, broken) -> None:
     expected = load_llama(load_checkpoint(s2_tiny)).state_dict()
     assert stored_dtype(load_checkpoint(s2_tiny)) == torch.bfloat16
