@@ -4,7 +4,7 @@ A gateway serves many callers with one client:
 
     caller = Caller("req-7")
     with caller.active():  # in the thread that iterates
-        for chunk in client.stream("Good morning."):
+        for chunk in client.stream("Good morning, Alice. Let us begin."):
             ...
     caller.leave()  # in any other thread: the stream above raises `Cancelled` at once
 """

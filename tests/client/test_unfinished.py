@@ -118,6 +118,8 @@ def test_a_stream_that_is_stopped_by_a_signal(
         running[name] = subprocess.Popen(
             [sys.executable, "-m", "voicereel", *map(str, command)],
             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            # Whoever runs the tests in the background may have made SIGINT one to ignore.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     for name, process in running.items():
         path = tmp_path / f"{name}.{suffix}"
