@@ -41,7 +41,7 @@ test: setup  ## all tests that need no GPU and no real weights, against a real t
 	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not gpu and not weights"
 
 quick:  ## tests without a server, under 90 s: for the inner loop
-	$(PYTHON_IN_VENV) -m pytest -m "not server and not gpu and not weights and not slow"
+	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not server and not gpu and not weights and not slow"
 
 bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]
 	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))

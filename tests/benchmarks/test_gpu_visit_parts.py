@@ -64,6 +64,7 @@ def test_a_step_that_goes_wrong_does_not_stop_the_others(tmp_path, capfd) -> Non
     assert "ValueError: no luck\nat all" in (mine.visit.out / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_step_over_its_limit_ends_with_all_that_it_started(tmp_path) -> None:
     mine, them = runner(tmp_path), planted(tmp_path)
     limited = Step("hangs", 8, them["hangs"].module)

@@ -105,6 +105,7 @@ def test_a_complete_stream_is_not_cancelled(fake: FakeServer, client: Client) ->
     assert not fake.cancelled.wait(0.2)
 
 
+@pytest.mark.slow
 def test_a_slow_consumer_loses_nothing_and_misses_no_deadline(
     fake: FakeServer, client: Client
 ) -> None:

@@ -91,6 +91,7 @@ def test_audio_depends_neither_on_the_window_nor_on_the_batch(folder, int8) -> N
             np.testing.assert_array_equal(heard, whole[0, begin * SAMPLES : end * SAMPLES])
 
 
+@pytest.mark.slow
 def test_it_is_served_only_where_it_is_asked_for(folder, monkeypatch) -> None:
     for precision in ("half", "full"):
         monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)

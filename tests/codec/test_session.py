@@ -83,6 +83,7 @@ def test_a_pause_that_repeats_is_decoded_at_its_own_place(kernel_repository) -> 
     assert kept.resumed == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_windows_at_different_places_of_their_streams_share_a_batch(
     kernel_repository, known

@@ -16,7 +16,7 @@ from ensemble.contract.window import Window
 from launch.server import Server
 from support.raw import tensors
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 LONGEST = 1000
 FRAME = 2048
 LENGTHS = [1, 2, 3, 7, 8, 9, 23, 24, 25, 43, 57, 121, 256, 513, LONGEST]

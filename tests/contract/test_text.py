@@ -67,6 +67,7 @@ def test_letters_and_digits_of_any_script_are_words(text) -> None:
     assert has_words(text) and words.has_words(text)
 
 
+@pytest.mark.slow
 def test_client_and_server_have_one_rule() -> None:
     every = map(chr, range(sys.maxunicode + 1))
     assert [c for c in every if has_words(c) != words.has_words(c)] == []

@@ -125,6 +125,7 @@ def _help(module: str, *words: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_every_python_command_takes_its_options() -> None:
     wrong = []
     for page, (_, _, module, *words) in _commands("python -m"):

@@ -16,7 +16,7 @@ from export.run import Asked, _check_disk, export_checkpoint
 from families.fish_s2.make_checkpoint import make_checkpoint
 from families.registry import CheckpointError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 Usage = namedtuple("Usage", "total used free")
 
 

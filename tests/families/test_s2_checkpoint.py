@@ -226,6 +226,7 @@ def test_what_transformers_writes_into_any_config_is_taken(s2_tiny, broken) -> N
     assert load_checkpoint(broken).config == load_checkpoint(s2_tiny).config
 
 
+@pytest.mark.slow
 def test_one_file_and_a_state_dict_are_the_same_model(s2_tiny, broken) -> None:
     expected = load_llama(load_checkpoint(s2_tiny)).state_dict()
     assert stored_dtype(load_checkpoint(s2_tiny)) == torch.bfloat16
@@ -239,6 +240,7 @@ def test_one_file_and_a_state_dict_are_the_same_model(s2_tiny, broken) -> None:
     assert _equal(load_llama(load_checkpoint(broken)).state_dict(), expected)
 
 
+@pytest.mark.slow
 def test_queries_keys_and_values_apart_are_joined(s2_tiny, broken) -> None:
     def apart(tensors: Tensors) -> Tensors:
         for name in [n for n in tensors if n.endswith("wqkv.weight")]:

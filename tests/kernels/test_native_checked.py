@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from engine.kernels import build, cpu
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 if reason := build.fault():
     pytest.skip(reason, allow_module_level=True)

@@ -30,7 +30,7 @@ from ensemble.contract.options import Sampling
 from support.engine import mixed, run
 from support.genuine import assert_same
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")

@@ -35,6 +35,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpreted", [False, True])
 def test_the_engine_takes_the_cpus_kernels(repository, interpreted) -> None:
     """It does not even import Triton; and a GPU's kernels, if asked for, say what is missing."""

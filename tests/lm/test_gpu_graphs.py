@@ -25,7 +25,7 @@ from engine.lm.runner import PENALTY_FRAMES
 from engine.lm.shape import DualArShape, TransformerShape
 from engine.lm.weights import Weights
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 NEAR: dict = {

@@ -94,7 +94,8 @@ TWO = "Did the captain find the guitar last night? The enormous elephant is behi
 def example_texts() -> list[str]:
     """Every text that the pages and examples speak."""
     said = re.compile(
-        r'(?:synthesize\(|stream\(|\bsay |"input": |\btext"?(?:: *| = ))"([^"]+)"|\btext: ([^"{},<>]+)[,}]'
+        r'(?:synthesize\(|stream\(|\bsay |"input": |\btext"?(?:: *| = ))"([^"]+)"|'
+        r'\btext: ([^"{},<>]+)[,}]'
     )
     found = [m[1] or m[2] for path in TOLD for m in said.finditer(path.read_text("utf-8"))]
     return sorted({text.strip() for text in found if re.match(r"[A-Z].*[.?!]$", text)})
