@@ -154,6 +154,27 @@ def _uniform(draws, out, WIDTH: tl.constexpr):
     tl.store(out + row * WIDTH + index, -tl.log(uniform))
 
 
+def test_the_same_noise_gives_torchs_choice() -> None:
+    """Row by row, with every mixture of temperature, top_p and penalty."""
+    choices, width = 257, 512
+    values = [0.1, 0.7, 1.7], [0.4, 0.9, 1.0], [0.7, 1.0, 1.4]
+    mixtures = torch.cartesian_prod(*map(torch.tensor, values))
+    rows = len(mixtures)
+    temperature, top_p, penalty = mixtures.T.contiguous().to(DEVICE)
+    logits = 2 * numbers(rows, choices)
+    chance = torch.Generator().manual_seed(1)
+    previous = torch.randint(-1, choices, (rows, PENALTY_FRAMES), generator=chance).to(DEVICE)
+    draws = torch.stack([torch.arange(rows) * 7919 + 2**40, torch.arange(rows) % 3], 1).to(DEVICE)
+    noise = torch.empty(rows, width, device=DEVICE)
+    _uniform[(rows,)](draws, noise, WIDTH=width)
+    said = (previous[:, :, None] == torch.arange(choices, device=DEVICE)).any(1)
+    factor = torch.where(logits < 0, penalty[:, None], 1 / penalty[:, None])
+    order = torch.where(said, logits * factor, logits).argsort(dim=1, descending=True)
+    options = temperature, top_p, penalty
+    wanted = sampler.sample(logits, previous, *options, noise[:, :choices].gather(1, order))
+    assert torch.equal(gpu_kernels.sample(logits, previous, *options, draws), wanted)
+
+
 @pytest.mark.parametrize("choices", [65, 257])
 def test_top_k_leaves_the_same_choices_as_torch(choices) -> None:
     """With the same noise the same choice, equal logits included."""
