@@ -30,7 +30,7 @@ class Server:
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self.url, self.client, self.in_flight = url, Client(url, timeout_s=timeout_s), 0
+        self.url, self.client, self.in_flight = url, Client(url, timeout_s=timeout_s, return_s=0), 0
         self.shunned_until = 0.0
         self._lock = threading.Lock()
 

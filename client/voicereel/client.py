@@ -18,6 +18,7 @@ from voicereel.transport.address import Protocol, address_of
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
 from voicereel.transport.http import HttpTransport
+from voicereel.transport.repeats import RETURN_S
 from voicereel.transport.request import recording_tensors, speech_request, with_text
 from voicereel.transport.response import (
     audio_from,
@@ -58,6 +59,7 @@ class Client:
         url: str = DEFAULT_URL,
         protocol: Protocol = "grpc",
         timeout_s: float = 300.0,
+        return_s: float = RETURN_S,
     ) -> None:
         """Prepare a connection, which is made with the first call.
 
@@ -66,8 +68,9 @@ class Client:
                 before it says which of the two it is.
             protocol: "http" cannot stream.
             timeout_s: Seconds for each call as a whole, unless the call has its own. The server
-                drops a request that waits longer in its queues. A server that has answered before
-                and is gone is waited for, two minutes at most, and within this time.
+                drops a request that waits longer in its queues.
+            return_s: Seconds that a call waits, within its own, for a server that has answered
+                before and is gone. 0 fails at once, for callers who have another server.
 
         Raises:
             InvalidRequest: If the URL is not one.
@@ -77,7 +80,7 @@ class Client:
             raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
         address = address_of(checked_text(url, "url"), protocol)
         self._timeout_s = _checked(timeout_s)
-        self._transport: Transport = transports[address.protocol](address)
+        self._transport: Transport = transports[address.protocol](address, return_s)
         self._facts: SpeechFacts | None = None
 
     def synthesize(

@@ -210,7 +210,7 @@ def test_what_was_sent_is_repeated_once_and_never_after_audio(
     breaks: int, audio_came: bool, calls: int
 ) -> None:
     chance = Chance(breaks)
-    attempts = repeats.Repeats(Address("grpc", "127.0.0.1", 1), True, 5)
+    attempts = repeats.Repeats(Address("grpc", "127.0.0.1", 1), repeats.RETURN_S, 5)
     with pytest.raises(ServerUnavailable) if chance.breaks >= calls else contextlib.nullcontext():
         while True:
             try:

@@ -1,6 +1,7 @@
 """Several servers: the least busy one speaks, and one that cannot is passed over."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -65,6 +66,18 @@ def test_a_server_that_is_away_is_passed_over_and_shunned(fakes: list[FakeServer
     away = next(server for server in servers.all() if server.url.endswith(":1"))
     assert away.shunned_until > 0
     assert servers.any_ready()
+    servers.close()
+
+
+def test_a_server_that_spoke_and_died_is_passed_over_at_once(fakes: list[FakeServer]) -> None:
+    """A client by itself would wait for it to come back."""
+    fakes[0].answer, fakes[1].answer = saying(0.25), saying(0.5)
+    servers = Servers([fake.url for fake in fakes[:2]], timeout_s=10)
+    assert {said(servers) for _ in range(2)} == {0.25, 0.5}
+    fakes[0].__exit__()
+    begin = time.monotonic()
+    assert {said(servers) for _ in range(3)} == {0.5}
+    assert time.monotonic() - begin < 5  # of the 10 that a call has
     servers.close()
 
 

@@ -46,14 +46,16 @@ class GrpcTransport:
     leaks a thread when a stream is cancelled (tritonclient 2.50).
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, return_s: float) -> None:
+        """Prepare a connection; `return_s` as in `Client`."""
         self._address, self._channel = address, Channel(address)
+        self._return_s = return_s
         self._reached = False  # whether this server has ever answered
         self._abandoned: dict[Any, threading.Event] = {}
 
     def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
         return self._repeated(
-            lambda stub, left_s: self._infer(stub, model, inputs, left_s), timeout_s, self._reached
+            lambda stub, left_s: self._infer(stub, model, inputs, left_s), timeout_s
         )
 
     def _infer(self, stub: Any, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
@@ -69,10 +71,11 @@ class GrpcTransport:
             raise _typed(error) from None
 
     def _repeated(
-        self, attempt: Callable[[Any, float], Result], timeout_s: float, known: bool
+        self, attempt: Callable[[Any, float], Result], timeout_s: float, patient: bool = True
     ) -> Result:
         """Run `attempt(stub, seconds left)` until it gets through, as `Repeats` allows."""
-        repeats = Repeats(self._address, known, timeout_s)
+        return_s = self._return_s if patient and self._reached else 0
+        repeats = Repeats(self._address, return_s, timeout_s)
         while True:
             stub = self._channel.stub()
             try:
@@ -90,14 +93,14 @@ class GrpcTransport:
             return responses, next(responses, None)
 
         # Until the first response the call may be sent again.
-        responses, first = self._repeated(begun, timeout_s, self._reached)
+        responses, first = self._repeated(begun, timeout_s)
         with closing(responses):
             try:
                 if first is not None:
                     yield first
                     yield from responses
             except NoConnection as problem:
-                Repeats(self._address, False, 0).or_raise(problem, audio_came=True)
+                Repeats(self._address, 0, 0).or_raise(problem, audio_came=True)
 
     def _stream(
         self, stub: Any, model: str, inputs: Tensors, timeout_s: float
@@ -167,7 +170,7 @@ class GrpcTransport:
             except grpc.RpcError as error:
                 raise _typed(error) from None
 
-        return self._repeated(asked, timeout_s, known=False)  # says what is so now
+        return self._repeated(asked, timeout_s, patient=False)  # says what is so now
 
     def close(self) -> None:
         if self._channel.is_inherited:

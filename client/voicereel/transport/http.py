@@ -36,16 +36,15 @@ _STATUS = {
 class HttpTransport:
     """Triton's HTTP protocol with the binary tensor extension."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, address: Address, return_s: float) -> None:
+        """Prepare calls; `return_s` as in `Client`."""
+        self._address, self._return_s = address, return_s
         self._reached = False  # whether this server has ever answered
 
     def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
         header, values = _request(inputs, timeout_s)
         path = f"/v2/models/{model}/infer"
-        status, length, body = self._repeated(
-            "POST", path, timeout_s, self._reached, header + values, len(header)
-        )
+        status, length, body = self._repeated("POST", path, timeout_s, header + values, len(header))
         if status != http.client.OK:
             raise _typed(status, body)
         return _tensors(body, length)
@@ -58,7 +57,7 @@ class HttpTransport:
 
     def is_ready(self, model: str | None, timeout_s: float) -> bool:
         path = "/v2/health/ready" if model is None else f"/v2/models/{model}/ready"
-        status, _, _ = self._repeated("GET", path, timeout_s, known=False)
+        status, _, _ = self._repeated("GET", path, timeout_s, patient=False)
         return status == http.client.OK
 
     def close(self) -> None:
@@ -69,12 +68,13 @@ class HttpTransport:
         method: str,
         path: str,
         timeout_s: float,
-        known: bool,
         body: bytes = b"",
         header_length: int = 0,
+        patient: bool = True,
     ) -> tuple[int, int, bytes]:
         """What `_call` returns, as soon as it gets through, as `Repeats` allows."""
-        repeats = Repeats(self._address, known, timeout_s)
+        return_s = self._return_s if patient and self._reached else 0
+        repeats = Repeats(self._address, return_s, timeout_s)
         while True:
             try:
                 response = self._call(method, path, repeats.left_s, body, header_length)

@@ -2,7 +2,7 @@
 
 | what happened | is the call sent again |
 |--|--|
-| no connection, so nothing was sent | at once, and on a new connection; a client that has reached its server before goes on for `RETURN_S`, within the call's own timeout |
+| no connection, so nothing was sent | at once, and on a new connection; a client that has reached its server before goes on for its `return_s`, within the call's own timeout |
 | the connection broke before anything came back | once: the server keeps no state, and an answer does not depend on how often it is asked for |
 | the connection broke after audio had come | never |
 """  # noqa: E501
@@ -12,7 +12,7 @@ import time
 from voicereel.errors import ServerUnavailable
 from voicereel.transport.address import Address
 
-RETURN_S = 120.0  # seconds that a server known to this client may take to come back
+RETURN_S = 120.0  # seconds: a pod or a machine with a large checkpoint is back by then
 _PAUSE_S = 0.2  # between two attempts: short beside a server's start
 
 
@@ -35,16 +35,16 @@ class Repeats:
         left_s: Seconds that the next attempt may take.
     """
 
-    def __init__(self, address: Address, known: bool, timeout_s: float) -> None:
+    def __init__(self, address: Address, return_s: float, timeout_s: float) -> None:
         """Begin a call.
 
         Args:
             address: Of the server.
-            known: Whether this client has reached it before.
+            return_s: Seconds that the server may take to come back; 0: fail at once.
             timeout_s: Of the call as a whole, in seconds.
         """
         self._address, self._begin = address, time.monotonic()
-        self._give_up = self._begin + (min(RETURN_S, timeout_s) if known else 0)
+        self._give_up = self._begin + min(return_s, timeout_s)
         self._deadline, self.left_s = self._begin + timeout_s, timeout_s
         self._refused = self._broken = 0
 
