@@ -58,14 +58,22 @@ class PromptBuilder(Protocol):
         ...
 
 
-class Checkpoint(Protocol):
-    """A checkpoint folder whose every file has been checked."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose every file has been checked; its weights are not in memory yet.
 
-    @property
-    def path(self) -> Path: ...
+    Attributes:
+        path: The folder.
+        config: Shape of the transformers, as upstream's own dataclass.
+        tokenizer: What the model's class in fish-speech 0.1.0 takes as its tokenizer; holds
+            `semantic_begin_id` and `semantic_end_id`.
+        checkpoint_id: First 16 hex digits of the SHA-256 over the files' contents.
+    """
 
-    @property
-    def checkpoint_id(self) -> str: ...
+    path: Path
+    config: Any
+    tokenizer: Any
+    checkpoint_id: str
 
 
 @dataclass(frozen=True)

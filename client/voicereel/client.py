@@ -13,7 +13,7 @@ from voicereel.checkpoint import Checkpoint, checkpoint_from, described_in
 from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
 from voicereel.script.sentences import parts_of, sentences_of
-from voicereel.text import checked_text
+from voicereel.text import checked_text, require_words
 from voicereel.transport.address import Protocol, address_of
 from voicereel.transport.base import Tensors, Transport
 from voicereel.transport.grpc import GrpcTransport
@@ -36,7 +36,6 @@ from voicereel.utterance import (
     streamed,
 )
 from voicereel.voice import Voice, VoiceFeatures
-from voicereel.words import require_words
 
 DEFAULT_URL = "127.0.0.1:8001"  # gRPC port that tritonserver has by default
 FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")

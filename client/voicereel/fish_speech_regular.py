@@ -17,9 +17,9 @@ from voicereel.audio import Audio, read_recording
 from voicereel.errors import ConfigurationError, InvalidRequest
 from voicereel.options import Options, option_tensors
 from voicereel.project import project_folder
+from voicereel.text import require_words
 from voicereel.utterance import SpeechFacts, checked_retries, spoken
 from voicereel.voice import Voice, VoiceFeatures
-from voicereel.words import require_words
 
 
 class RegularSpeaker:

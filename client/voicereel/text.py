@@ -8,6 +8,9 @@ from typing import Any
 
 from voicereel.errors import InvalidRequest
 
+_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # Hangul fillers: letters by category, never seen
+_SHOWN = 20  # characters of a text that an error repeats
+
 
 def checked_text(text: Any, what: str) -> str:
     """The text, if it can be written as UTF-8.
@@ -47,6 +50,28 @@ def broken_character(text: str) -> str:
             "for example). Send it whole, or leave it out."
         )
     return ""
+
+
+def has_words(text: str) -> bool:
+    """Whether a text has a letter or a digit of any script.
+
+    The server has the same (ensemble/contract/text.py); a test holds the two equal.
+    """
+    return any(unicodedata.category(c)[0] in "LN" and c not in _BLANK_LETTERS for c in text)
+
+
+def require_words(text: Any, what: str) -> str:
+    """The text, if it can be sent and has words.
+
+    Raises:
+        InvalidRequest: If not; names the text.
+    """
+    if not checked_text(text, what).strip():
+        raise InvalidRequest(f"{what} is empty, expected words to say")
+    if not has_words(text):
+        shown = ascii(text[:_SHOWN])
+        raise InvalidRequest(f"{what} is {shown}, which has no letter or digit: no words to say")
+    return text
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -11,7 +11,7 @@ Upstream's own loaders are not used: `from_pretrained` changes the model when th
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from families.fish_s1.upstream import (
     precompute_freqs_cis,
 )
 from families.fish_s1.weights import check, listed, read_llama, reject_lfs_pointer
-from families.registry import CheckpointError
+from families.registry import Checkpoint, CheckpointError
 
 __all__ = ["Checkpoint", "fill_codec", "load_checkpoint", "load_codec", "load_llama"]
 
@@ -33,23 +33,6 @@ FILES = ("config.json", "model.pth", "codec.pth", "tokenizer.tiktoken", "special
 ANSWER_POSITIONS = 2048  # kept free after every prompt (upstream's `generate_long`)
 Model = TypeVar("Model", bound=DualARTransformer)
 _IM_END, _INTERLEAVE = "<|im_end|>", "<|interleave|>"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A folder whose every file has been checked; its weights are not in memory yet.
-
-    Attributes:
-        path: The folder.
-        config: Shape of the transformers, as upstream's own dataclass.
-        tokenizer: Upstream's own; holds `semantic_begin_id` and `semantic_end_id`.
-        checkpoint_id: First 16 hex digits of the SHA-256 over the files' contents.
-    """
-
-    path: Path
-    config: DualARModelArgs
-    tokenizer: FishTokenizer
-    checkpoint_id: str
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.lm.shape import DualArShape, TransformerShape
 from families.fish_s1.upstream import DualARModelArgs
-from families.registry import EngineLlama
+from families.registry import Checkpoint, EngineLlama
 from families.speech import speech_facts
 
 _TOP_CODES = 1024  # upstream samples residual codes from the first 1024 logits only
@@ -42,7 +42,7 @@ def engine_llama(
     return EngineLlama(_shape(genuine), tensors, token_ids)
 
 
-def language_facts(checkpoint: Any) -> dict[str, Any]:
+def language_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """The fields of `Facts` that describe the language model of a checkpoint and how it speaks."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     return {

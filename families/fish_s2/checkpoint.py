@@ -24,7 +24,7 @@ from families.fish_s2.reference import S2Transformer
 from families.fish_s2.safetensors import INDEX, SINGLE
 from families.fish_s2.tokenizer import IM_END, read_tokenizer
 from families.fish_s2.weights import published, read_weights, weights_file
-from families.registry import CheckpointError
+from families.registry import Checkpoint, CheckpointError
 
 _MASK_POSITIONS = 4096  # of the reference model; a mask of S2-Pro's 32,768 would take 1 GB
 _LARGE = 8_000_000_000  # bytes in float32; a larger model stays mapped, in the dtype of its file
@@ -53,23 +53,6 @@ class Tokenizer:
     def get_token_id(self, token: str) -> int:
         """Only the end's; the class asks for no other."""
         return {IM_END: self.im_end_id}[token]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A folder whose every file has been checked; its weights are not in memory yet.
-
-    Attributes:
-        path: The folder.
-        config: Shape of the transformers, as upstream's own dataclass.
-        tokenizer: For the model's class.
-        checkpoint_id: First 16 hex digits of the SHA-256 over the files' contents.
-    """
-
-    path: Path
-    config: DualARModelArgs
-    tokenizer: Tokenizer
-    checkpoint_id: str
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

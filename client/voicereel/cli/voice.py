@@ -20,9 +20,9 @@ from voicereel.errors import InvalidRequest
 from voicereel.library import VoiceLibrary
 from voicereel.places import check_different, check_place, save_somewhere
 from voicereel.rate import rate_warning
+from voicereel.text import require_words
 from voicereel.utterance import SpeechFacts
 from voicereel.voice import VoiceFeatures
-from voicereel.words import require_words
 
 app = typer.Typer(help="Voices, encoded once and used for many texts.", no_args_is_help=True)
 

@@ -18,8 +18,7 @@ from pydantic import (
 
 from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
-from voicereel.text import broken_character, composed
-from voicereel.words import has_words
+from voicereel.text import broken_character, composed, has_words
 
 MAX_SILENCE_S = 60.0  # a longer silence is taken for a mistake, such as milliseconds
 _FIELDS = "speaker_id, text, options, silence_after_s"

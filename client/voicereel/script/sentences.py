@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
 from voicereel.rate import letters
-from voicereel.words import has_words
+from voicereel.text import has_words
 
 # Bytes of UTF-8 rather than characters, because in every script bytes are proportional to time:
 # about 15 a second, of English (a byte a letter) as of Chinese (three bytes a character). 400 bytes

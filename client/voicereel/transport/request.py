@@ -13,10 +13,9 @@ import numpy as np
 from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 from voicereel.errors import InvalidRequest
 from voicereel.options import option_tensors
-from voicereel.text import checked_text
+from voicereel.text import checked_text, require_words
 from voicereel.transport.base import Tensors
 from voicereel.voice import Voice, VoiceFeatures
-from voicereel.words import require_words
 
 
 def speech_request(
