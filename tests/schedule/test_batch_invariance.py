@@ -1,5 +1,7 @@
 """Whatever arrives, leaves or shares the batch: every result is the one of a batch of one."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -23,6 +25,8 @@ JOB = {
     "temperature": 0.8,
     "top_p": 0.8,
     "repetition_penalty": 1.1,
+    "top_k": 0,
+    "ras_window": 0,
     "max_new_tokens": 12,
     "wait": 0,
     "cancel_after": None,
@@ -36,6 +40,8 @@ JOBS = st.lists(
             "temperature": st.sampled_from([0.0, 0.5, 0.8, 1.5]),
             "top_p": st.sampled_from([0.2, 0.8, 1.0]),
             "repetition_penalty": st.sampled_from([1.0, 1.1, 2.0]),
+            "top_k": st.sampled_from([0, 1, 5]),
+            "ras_window": st.sampled_from([0, 10]),
             "max_new_tokens": st.sampled_from([1, 5, 12]),
             "wait": st.integers(0, 4),  # steps after the one before
             "cancel_after": st.none() | st.integers(0, 6),  # steps after its own arrival
@@ -46,8 +52,16 @@ JOBS = st.lists(
 )
 # The second request is in prefill, with options of its own, when the first one ends, or leaves.
 RETIRES_IN_MID_PREFILL = [
-    {**JOB, "temperature": 0.0, "max_new_tokens": 5},
-    {**JOB, "prompt": 2, "temperature": 1.5, "top_p": 1.0, "repetition_penalty": 2.0, "wait": 1},
+    {**JOB, "temperature": 0.0, "top_k": 1, "max_new_tokens": 5},
+    {
+        **JOB,
+        "prompt": 2,
+        "top_k": 9,
+        "temperature": 1.5,
+        "top_p": 1.0,
+        "repetition_penalty": 2.0,
+        "wait": 1,
+    },
 ]
 LEAVES_IN_MID_PREFILL = [
     {**RETIRES_IN_MID_PREFILL[0], "cancel_after": 4, "max_new_tokens": 12},
@@ -55,8 +69,16 @@ LEAVES_IN_MID_PREFILL = [
 ]
 # The last of two in the batch moves into the row of the first, and takes its options with it.
 LAST_ROW_MOVES = [
-    {**JOB, "temperature": 0.0, "max_new_tokens": 5},
-    {**JOB, "prompt": 1, "temperature": 1.5, "top_p": 1.0, "repetition_penalty": 2.0},
+    {**JOB, "temperature": 0.0, "top_k": 1, "max_new_tokens": 5},
+    {
+        **JOB,
+        "prompt": 1,
+        "top_k": 9,
+        "ras_window": 10,
+        "temperature": 1.5,
+        "top_p": 1.0,
+        "repetition_penalty": 2.0,
+    },
 ]
 
 
@@ -125,5 +147,5 @@ def test_a_neighbour_retires_while_a_prompt_goes_through(llama, builder) -> None
 
 
 def _sampling(job: dict) -> Sampling:
-    names = "seed", "temperature", "top_p", "repetition_penalty", "max_new_tokens"
-    return Sampling(**{name: job[name] for name in names})
+    names = {field.name for field in fields(Sampling)}
+    return Sampling(**{name: value for name, value in job.items() if name in names})
