@@ -13,10 +13,9 @@ pytest.importorskip("fish_speech")
 pytestmark = pytest.mark.torch
 
 from families.fish_s2.checkpoint import load_checkpoint, load_llama, stored_dtype
-from families.fish_s2.make_checkpoint import make_checkpoint
 from families.fish_s2.safetensors import INDEX, SINGLE, Writer, read_file, read_indexed
 from families.fish_s2.weights import read_weights
-from families.registry import CheckpointError, family_of, family_with_preset
+from families.registry import CheckpointError
 
 FIRST = "model-00001-of-00002.safetensors"
 Tensors = dict[str, Any]
@@ -290,13 +289,3 @@ def test_a_fast_transformer_of_another_width_is_projected_to(s2_tiny, broken) ->
 def test_weights_are_mapped_not_read(s2_tiny) -> None:
     tensors = read_file(s2_tiny / FIRST)
     assert tensors and str(s2_tiny / FIRST) in Path("/proc/self/maps").read_text("utf-8")
-
-
-def test_a_preset_and_a_folder_are_of_this_family(s2_tiny, tmp_path) -> None:
-    assert family_of(s2_tiny).name == family_with_preset("s2-pro").name == "fish_s2"
-    with pytest.raises(CheckpointError, match=r"expected s1mini, .*, s2-tiny, s2-pro"):
-        family_with_preset("nonesuch")
-    with pytest.raises(CheckpointError, match="s2-tiny is random, expected no trained weights"):
-        make_checkpoint("s2-tiny", tmp_path / "new", weights=tmp_path)
-    with pytest.raises(CheckpointError, match="is not empty"):
-        make_checkpoint("s2-tiny", s2_tiny)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from gateway import live
-from gateway.utterances import Cutter
 from support.fake_server import RATE_HZ, FakeServer, inputs_of
 from support.gateway import Gateway, chunks, tone
 from support.launched import wait_until
@@ -281,23 +280,3 @@ def test_pages_of_other_origins_are_refused(gateway: Gateway) -> None:
     assert error.value.response.status_code == 403
     with opened(gateway, origin=gateway.url) as socket:
         assert configured(socket)["type"] == "session.configured"
-
-
-@pytest.mark.parametrize(
-    ("granularity", "pieces", "found"),
-    [
-        ("sentence", ["It costs 3.", "14 dollars in all. ", "Yes."],
-         ["It costs 3.14 dollars in all."]),
-        ("sentence", ["No. No! Never, never, never. ", "x"], ["No. No! Never, never, never."]),
-        ("clause", ["When the morning came, ", "we all went"], ["When the morning came,"]),
-        ("none", [ONE, TWO, "x"], []),
-    ],
-)  # fmt: skip
-def test_text_is_cut_where_more_follows(
-    granularity: str, pieces: list[str], found: list[str]
-) -> None:
-    cutter = Cutter(granularity, "en")
-    add: Callable[[str], list[str]] = cutter.add
-    assert [piece for text in pieces for piece in add(text)] == found
-    whole = " ".join([*found, *cutter.end()])
-    assert " ".join(whole.split()) == " ".join("".join(pieces).split())
