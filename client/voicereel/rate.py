@@ -5,8 +5,8 @@ import unicodedata
 
 # A sign of Chinese, Japanese or Korean is a syllable, about three letters; a digit is a word.
 _LETTERS_OF_A_SYLLABLE, _LETTERS_OF_A_DIGIT = 3, 4
-# Directions to the model, "(whispering) Yes.", may be spoken or not.
-_DIRECTION = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
+# Directions to the model, "(whispering) Yes." and "<|speaker:0|>Yes.", may be spoken or not.
+_DIRECTION = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|<\|[^|]*\|>")
 _SHOWN = 40  # characters of the text that a warning repeats
 _PAUSE_S = 1.0  # silence that speech may hold however short it is
 

@@ -35,6 +35,7 @@ def test_letters(text, count) -> None:
         ("Hello.", 0.0, DEMO, r"too short: words are missing \(no audio"),
         ("今天天气很好。你好吗？", 2.6, LETTERS_PER_S, None),
         ("今天天气很好。你好吗？", 0.8, LETTERS_PER_S, "too short"),
+        ("<|speaker:0|>Yes.<|speaker:1|>No.", 0.4, LETTERS_PER_S, None),  # marks are not spoken
         ("(in a hurry tone) (laughing) Yes.", 0.6, LETTERS_PER_S, None),
         ("(in a hurry tone) Yes.", 4.0, LETTERS_PER_S, None),  # spoken after all
         ("Room 1984", 0.8, LETTERS_PER_S, None),

@@ -69,6 +69,14 @@ def test_all_segments_are_one_request_with_marked_recordings(dialogue: FakeServe
     assert [number for number, _ in heard] == [0, 1, 2]
 
 
+def test_what_is_wrong_with_a_dialogue_is_told(dialogue: FakeServer) -> None:
+    script = [{"speaker_id": "A", "text": "word"}] * (TURNS_TOGETHER + 1)
+    dialogue.facts = said() | {"letters_per_s": [100.0, 200.0]}  # its answers are slower
+    with Client(dialogue.url) as client:
+        audio, _ = synthesize_script(client, script, {"A": None}, together=True)
+    assert [warning.endswith("expected 100 to 200)") for warning in audio.warnings] == [True, True]
+
+
 def test_a_long_script_is_several_dialogues(dialogue: FakeServer) -> None:
     script = [{"speaker_id": "A", "text": "word"}] * (TURNS_TOGETHER + 1)
     with Client(dialogue.url) as client:
@@ -84,8 +92,9 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ([{"speaker_id": "BOB", "text": "a", "options": {"seed": 3}}], {}, "has seed of its own"),
     ([{"speaker_id": "BOB", "text": "a", "silence_after_s": 1.0}], {}, "has silence_after_s of"),
     ([{"speaker_id": "BOB", "text": "<|speaker:1|>b"}], {}, r"has <\|speaker:N\|> in its text"),
-    (SCRIPT, {"silence_s": 1.0}, "silence_s and on_error are for segments"),
-    (SCRIPT, {"on_error": "skip"}, "silence_s and on_error are for segments"),
+    (SCRIPT, {"silence_s": 1.0}, "silence_s, retries and on_error are for segments"),
+    (SCRIPT, {"retries": 1}, "silence_s, retries and on_error are for segments"),
+    (SCRIPT, {"on_error": "skip"}, "silence_s, retries and on_error are for segments"),
     ([{"speaker_id": "EVE", "text": "a"}], {}, "no features of speaker 'EVE'"),
 ]
 

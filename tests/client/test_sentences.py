@@ -111,3 +111,8 @@ def test_smaller_parts() -> None:
 def test_no_letter_is_lost_by_a_limit(text: str, limit: int) -> None:
     assert "".join(sentences_of(text)) == text
     assert squeezed("".join(parts_of(text, "en", limit))) == squeezed(text)
+
+
+def test_a_dialogue_stays_whole_since_a_part_would_have_no_speaker() -> None:
+    text = "<|speaker:0|>Good morning. " + 40 * "It is late, as you know. " + "<|speaker:1|>Yes."
+    assert parts_of(text) == parts_of(text, letters_per_request=42) == smaller_parts(text) == [text]

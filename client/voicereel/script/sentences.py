@@ -16,6 +16,10 @@ from voicereel.text import has_words
 LONGEST_PART_BYTES = 400
 _FULL = 0.75  # share of that length aimed at; the rest is for sentences that end a little later
 
+# Begins the turn of a speaker, for checkpoints of dialogues. A part without it would be spoken by
+# another one, and such a server cuts by turns itself.
+SPEAKER_MARK = re.compile(r"<\|speaker:\d+\|>")
+
 # A clause ends after a comma, colon or semicolon: a Western one only before a space (not in 1,000),
 # an East Asian one, and a dash, anywhere.
 _CLAUSE = re.compile(r"(?<=[,;:\u060c\u061b])(?=\s)|(?<=[\u3001\uff0c\uff1b\uff1a\u2014])")
@@ -41,8 +45,11 @@ def parts_of(text: str, language: str = "en", letters_per_request: int = 0) -> l
     Returns:
         The text unchanged if it has at most 400 bytes of UTF-8. Else parts of about equal length:
         whole sentences; clauses or words only where a single sentence is longer; more than 400
-        bytes only where there is no clause or word to cut at.
+        bytes only where there is no clause or word to cut at, and unchanged if it has marks of
+        speakers.
     """
+    if SPEAKER_MARK.search(text):
+        return [text]
     if letters_per_request and letters(text) > letters_per_request:
         sentences = _together(sentences_of(text, language), letters_per_request)
         if len(sentences) > 1:
@@ -78,7 +85,9 @@ def sentences_of(text: str, language: str = "en") -> list[str]:
 
 
 def smaller_parts(text: str, language: str = "en") -> list[str]:
-    """A text by sentences; one sentence by clauses; a clause as it is."""
+    """A text by sentences; one sentence by clauses; a clause as it is, and so a dialogue."""
+    if SPEAKER_MARK.search(text):
+        return [text]
     for pieces in (sentences_of(text, language), _CLAUSE.split(text)):
         spoken = [piece.strip() for piece in pieces if has_words(piece)]
         if len(spoken) > 1:

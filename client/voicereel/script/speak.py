@@ -124,9 +124,9 @@ def _spoken_together(
     how: ScriptOptions,
 ) -> Reel:
     options = {name: value for name, value in how.items() if name in OPTIONS}
-    if how.get("silence_s") or how.get("on_error", "raise") != "raise":
+    if how.get("silence_s") or how.get("retries") or how.get("on_error", "raise") != "raise":
         raise InvalidRequest(
-            "silence_s and on_error are for segments with requests of their own. "
+            "silence_s, retries and on_error are for segments with requests of their own. "
             "Leave them out, or together"
         )
     timeout_s = how.get("timeout_s")

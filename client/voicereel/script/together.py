@@ -9,7 +9,6 @@ says `estimated`; where a dialogue ends is exact.
 """
 
 import itertools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +21,12 @@ from voicereel.errors import InvalidRequest
 from voicereel.script.reel import Reel
 from voicereel.script.requests import SegmentRequest, requests_of
 from voicereel.script.segment import ScriptLike
+from voicereel.script.sentences import SPEAKER_MARK
 from voicereel.speaker import Speaker
+from voicereel.utterance import joined
 from voicereel.voice import Voice, VoiceFeatures
 
 TURNS_TOGETHER = 40  # of one dialogue: some four minutes, a third of what S2-Pro's context holds
-_MARK = re.compile(r"<\|speaker:\d+\|>")
 _FRAMES_PER_TURN = 1024  # as many as one request may have by default
 
 
@@ -68,7 +68,7 @@ def _check_server(client: Speaker) -> None:
 
 def _check(request: SegmentRequest, options: Mapping[str, Any]) -> None:
     own = {n for n, v in request.arguments.items() if n not in ("voice", "timeout_s")}
-    if _MARK.search(request.text):
+    if SPEAKER_MARK.search(request.text):
         raise InvalidRequest(
             f"{request.name}: has <|speaker:N|> in its text, where together=True would hear "
             "another speaker. Make it a segment of its own"
@@ -138,7 +138,4 @@ def _joined(reels: list[Reel]) -> Reel:
             caption["end"] += begin_s
         captions += found
         begin_s += audio.duration_s
-    waveform = np.concatenate([audio.waveform for audio, _ in reels])
-    is_cut = any(audio.finish_reason == "length" for audio, _ in reels)
-    rate = reels[0].audio.sample_rate_hz
-    return Reel(Audio(waveform, rate, "length" if is_cut else "stop"), captions)
+    return Reel(joined([audio for audio, _ in reels]), captions)
