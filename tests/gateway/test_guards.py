@@ -171,6 +171,8 @@ def test_other_machines_are_served_with_keys_or_when_said_so() -> None:
     assert read_settings(host="0.0.0.0", key_hashes=hash_of("k")).hashes == {hash_of("k")}
     assert read_settings(host="0.0.0.0", open=True).open
     assert read_settings(host="::1").host == "::1"
+    printed = read_settings(servers="grpc://127.0.0.1:1, [::1]:2").urls  # by the ready line
+    assert printed == ["grpc://127.0.0.1:1", "[::1]:2"]
 
 
 def test_every_variable_is_in_the_table() -> None:
