@@ -53,19 +53,9 @@ def make_checkpoint(
     weights: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Write a checkpoint folder: all of it, or nothing.
+    """Write a checkpoint folder; arguments and errors are those of S1's `make_checkpoint`.
 
-    Args:
-        name: One of `PRESETS`.
-        out: The folder to make.
-        seed: The same seed gives the same weights.
-        force: Replace a folder that holds something.
-        endless: Only `max_new_tokens` ends the speech, for workloads of a known length.
-        weights: Refused: there are no trained weights in this format.
-        device: Where random numbers are drawn; a GPU is faster, and draws others.
-
-    Raises:
-        CheckpointError: If the name is unknown or the folder is not empty.
+    There are no trained weights in this format, so `weights` is refused.
     """
     if name not in PRESETS:
         raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
