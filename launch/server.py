@@ -6,11 +6,11 @@ Example:
 """
 
 import contextlib
-import ctypes
 import http.client
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -32,8 +32,11 @@ EXIT_TIMEOUT_S = 30  # seconds that a stopping server waits for requests in flig
 # with long spins the LLaMA stage and the codec would take the cores from each other. A value in the
 # caller's environment wins.
 _OPENMP = {"GOMP_SPINCOUNT": "3000"}  # turns of the loop
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_prctl = ctypes.CDLL(None).prctl  # looked up here: a lookup between fork and exec is not safe
+# Becomes the command after it, which the kernel then ends with the thread that started it. It runs
+# after exec: code between fork and exec would meet the threads of gRPC, which abort there.
+_DIE_WITH_PARENT = """import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
 
 
 class Server:
@@ -220,9 +223,10 @@ class Server:
     ) -> subprocess.Popen[bytes]:
         # A server must not outlive this process; the kernel ties it to the thread that starts it.
         in_main_thread = threading.current_thread() is threading.main_thread()
+        tie = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())] if in_main_thread else []
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                self._command(installation, folder),
+                [*tie, *self._command(installation, folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -236,7 +240,6 @@ class Server:
                 cwd=tritonserver.PROJECT,  # the wheel's stub ignores PYTHONPATH
                 pass_fds=[folder.lock],
                 start_new_session=True,  # Ctrl-C must not reach it; its group has the stubs
-                preexec_fn=_die_with_parent if in_main_thread else None,
             )
         folder.release()
         return process
@@ -285,7 +288,3 @@ class Server:
             process.wait()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -118,8 +118,6 @@ def test_a_stream_that_is_stopped_by_a_signal(
         running[name] = subprocess.Popen(
             [sys.executable, "-m", "voicereel", *map(str, command)],
             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            # Whoever runs the tests in the background may have made SIGINT one to ignore.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     for name, process in running.items():
         path = tmp_path / f"{name}.{suffix}"
@@ -152,8 +150,9 @@ def test_nohup_stays_in_force(fake: FakeServer, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     command = ["say", "Hi", "--stream", "-o", path, "--url", fake.url]
     process = subprocess.Popen(
-        [sys.executable, "-m", "voicereel", *map(str, command)],
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        ["nohup", sys.executable, "-m", "voicereel", *map(str, command)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     while not path.exists() or path.stat().st_size < 100:
         time.sleep(0.05)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ensemble.contract.text import folded, has_words, prompt_text
 from ensemble.contract.voice import PromptError
-from voicereel import words
 from voicereel.errors import InvalidRequest
+from voicereel.text import has_words as client_has_words
+from voicereel.text import require_words
 
 SPEECHLESS = [
     "\u200b", "\u2060\u200e", "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "...",
@@ -48,7 +49,7 @@ def test_nothing_to_say_is_refused_on_both_sides(text) -> None:
     with pytest.raises(PromptError) as refused:
         prompt_text(text, "reference_text[1]")
     with pytest.raises(InvalidRequest, match=r"the text of a.wav is .* no words to say"):
-        words.require_words(text, "the text of a.wav")
+        require_words(text, "the text of a.wav")
     assert str(refused.value) == (
         f"reference_text[1] is {text!a}, which has no letter or digit: no words to say."
     )
@@ -59,18 +60,18 @@ def test_an_empty_text_is_called_empty(text) -> None:
     with pytest.raises(PromptError, match=r"^text is empty, expected words to say\.$"):
         prompt_text(text, "text")
     with pytest.raises(InvalidRequest, match=r"^text is empty, expected words to say$"):
-        words.require_words(text, "text")
+        require_words(text, "text")
 
 
 @pytest.mark.parametrize("text", SPOKEN, ids=ascii)
 def test_letters_and_digits_of_any_script_are_words(text) -> None:
-    assert has_words(text) and words.has_words(text)
+    assert has_words(text) and client_has_words(text)
 
 
 @pytest.mark.slow
 def test_client_and_server_have_one_rule() -> None:
     every = map(chr, range(sys.maxunicode + 1))
-    assert [c for c in every if has_words(c) != words.has_words(c)] == []
+    assert [c for c in every if has_words(c) != client_has_words(c)] == []
 
 
 @pytest.mark.parametrize("text", ORDINARY)
