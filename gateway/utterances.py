@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from gateway.answers import Flow
 from gateway.errors import ApiError, api_error
-from voicereel.script.sentences import clauses_of, sentences_of
+from voicereel.script.sentences import SPEAKER_MARK, clauses_of, sentences_of
 
 SHORTEST = 20  # characters; shorter pieces cost a prefill each and spoil the prosody
 _AHEAD = 2  # one sentence is spoken while another is sent
@@ -18,7 +18,8 @@ Tell: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 class Cutter:
     """Collects text and gives what is complete.
 
-    Text is complete when more follows it, since a full stop may be that of "3.14".
+    Text is complete when more follows it, since a full stop may be that of "3.14". From the first
+    mark of a speaker on it is complete at its end only: turns of one dialogue are spoken together.
     """
 
     def __init__(self, granularity: str, language: str) -> None:
@@ -28,7 +29,7 @@ class Cutter:
     def add(self, text: str) -> list[str]:
         """Append text; the pieces that are complete now."""
         self.rest += text
-        if not self._cut:
+        if not self._cut or SPEAKER_MARK.search(self.rest):
             return []
         found, piece = [], ""
         *complete, last = self._cut(self.rest, self._language) or [""]
