@@ -1,14 +1,17 @@
 """`python -m gateway`, `voicereel gateway`: the gateway in the foreground."""
 
+import asyncio
 import logging
 import secrets
 import sys
+import time
 from typing import Annotated
 
 import typer
 import uvicorn
 
 from gateway.app import create_app
+from gateway.gateway import Gateway
 from gateway.guards import hash_of
 from gateway.settings import Settings, read_settings
 from voicereel import ConfigurationError
@@ -37,7 +40,7 @@ def main(
         settings = read_settings(
             host=host, port=port, servers=servers, VOICEREEL_GATEWAY_ALIASES=aliases
         )
-        Gateway(settings).run()
+        Server(settings).run()
     except ConfigurationError as error:
         print(f"gateway: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -50,13 +53,14 @@ def key() -> None:
     print(f"key, for the app:     {made}\nhash, for KEYS_FILE:  {hash_of(made)}")
 
 
-class Gateway(uvicorn.Server):
-    """uvicorn, which says where it listens once it does."""
+class Server(uvicorn.Server):
+    """uvicorn, which says where it listens, and lets live text be spoken to its end."""
 
     def __init__(self, settings: Settings) -> None:
+        self._gateway = Gateway(settings)
         super().__init__(
             uvicorn.Config(
-                create_app(settings),
+                create_app(settings, self._gateway),
                 settings.host,
                 settings.port,
                 access_log=False,
@@ -72,6 +76,16 @@ class Gateway(uvicorn.Server):
             for listening in server.sockets:
                 host, port = listening.getsockname()[:2]
                 print(f"ready: http://{host}:{port}/v1", flush=True)
+
+    async def shutdown(self, sockets: list | None = None) -> None:
+        for server in self.servers:
+            server.close()  # no new connection
+        give_up = time.monotonic() + _DRAIN_S
+        # uvicorn itself waits for answers over HTTP, but cuts WebSockets off at once.
+        while not (self._gateway.is_silent or self.force_exit or time.monotonic() > give_up):
+            await asyncio.sleep(0.05)
+        self.config.timeout_graceful_shutdown = max(1, int(give_up - time.monotonic()))
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from gateway.settings import Settings
 _EXPOSED = ["X-Request-Id", "X-Sample-Rate", "X-Channels", "X-Bit-Depth", "X-Ignored-Fields"]
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings, gateway: Gateway | None = None) -> ASGIApp:
     """The application, which connects to the servers with the first request."""
-    gateway = Gateway(settings)
+    gateway = gateway or Gateway(settings)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

@@ -1,6 +1,7 @@
 """The gateway: what all doors share."""
 
 from collections.abc import Generator
+from typing import Protocol
 
 from gateway.account import Account
 from gateway.metrics import Metrics
@@ -14,6 +15,15 @@ from gateway.voices import Voices
 from voicereel import Caller
 
 
+class Session(Protocol):
+    """A connection of live text."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether every turn that was begun has been sent."""
+        ...
+
+
 class Gateway:
     """Servers, voices, and threads for what is in flight.
 
@@ -24,6 +34,7 @@ class Gateway:
         store: Adds and removes voices.
         streams: What is in flight.
         metrics: What Prometheus reads.
+        sessions: Connections of live text.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -33,6 +44,12 @@ class Gateway:
         self.store = VoiceStore(self.voices, settings.max_voices)
         self.streams = Streams(settings.max_streams)
         self.metrics = Metrics()
+        self.sessions: set[Session] = set()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether all that was begun has been spoken and sent."""
+        return not self.streams.in_flight and all(s.is_silent for s in self.sessions)
 
     def account(self, caller: Caller, door: str, model: str, format: str) -> Account:
         """An account for a request that begins now."""

@@ -1,9 +1,11 @@
 """What every request passes: its id, the key, the size of the body; and errors on the way out."""
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import re
+import time
 import uuid
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ApiError, api_error
 from gateway.gateway import Gateway
-from gateway.settings import MIB
+from gateway.settings import MIB, is_loopback
 
 log = logging.getLogger("voicereel.gateway")
 # A caller's id goes into logs: no spaces, no line breaks, not long.
@@ -22,6 +24,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 # What needs no key: the page asks for one itself, and probes have none.
 _OPEN_PATHS = re.compile(r"/|/page/[\w.]+|/health(/live|/ready)?")
 _FISH_PATHS = ("/v1/tts", "/v1/references")
+_PIECE_S = 30  # seconds within which the next piece of a body must come
 _WRONG_HEADERS = ("x-api-key", "api-key", "xi-api-key")
 
 
@@ -32,6 +35,7 @@ class Guards:
         self._app, self._gateway = app, gateway
         self._hashes = gateway.settings.hashes
         self._max_body_bytes = gateway.settings.max_body_mib * MIB
+        self._is_local = is_loopback(gateway.settings.host) and not self._hashes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -44,10 +48,12 @@ class Guards:
         scope["app"] = self  # else the router answers unknown paths in words of its own
         answer = _Answer(send, request_id)
         try:
+            self._check_host(headers)
             self._check_origin(scope, headers)
             self._check_key(scope, headers)
             self._check_length(headers)
-            await self._app(scope, _Limited(receive, self._max_body_bytes), answer)
+            body_s = self._gateway.settings.timeout_s
+            await self._app(scope, _Limited(receive, self._max_body_bytes, body_s), answer)
         except ClientDisconnect:
             log.info("%s: the caller left before its request was complete", request_id)
         except HTTPException as error:
@@ -71,6 +77,16 @@ class Guards:
         elif not answer.has_begun:
             flat = scope["path"].startswith(_FISH_PATHS)
             await refusal.response(flat)(scope, receive, answer)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Refuse foreign names where loopback is the only guard.
+
+        A page elsewhere can make its own name point to this machine, and its reader's browser then
+        takes the gateway for that page's server. The name in the header gives it away.
+        """
+        name = urlsplit(f"//{headers.get('host', '')}").hostname if self._is_local else None
+        if name and not (is_loopback(name) or name in self._gateway.settings.allowed_hosts):
+            raise ApiError(403, f"this gateway is not {name}; see VOICEREEL_GATEWAY_HOSTS")
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """Refuse what a foreign page sends through its reader's browser: it asks for no leave."""
@@ -157,15 +173,22 @@ class _Answer:
 
 
 class _Limited:
-    """Receives a body up to a limit; the rest is not read."""
+    """Receives a body up to a limit of bytes and of seconds; the rest is not read."""
 
-    def __init__(self, receive: Receive, max_body_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_body_bytes: int, body_s: float) -> None:
         self._receive, self._left, self._limit = receive, max_body_bytes, max_body_bytes
+        self._deadline, self._is_whole = time.monotonic() + body_s, False
 
     async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise too_large(self._limit)
+        if self._is_whole:  # what comes now is that the caller leaves
+            return await self._receive()
+        patience_s = min(_PIECE_S, self._deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._receive(), patience_s)
+        except asyncio.TimeoutError:
+            raise ApiError(408, "the body did not come in time; send it without pauses") from None
+        self._is_whole = not message.get("more_body", False)
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise too_large(self._limit)
         return message

@@ -54,6 +54,8 @@ async def live(socket: WebSocket) -> None:
     offered = socket.scope["subprotocols"]
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     session, code = Session(socket), 1000
+    sessions = socket.state.gateway.sessions
+    sessions.add(session)
     try:
         await session.configure()
         while await session.step():
@@ -65,6 +67,7 @@ async def live(socket: WebSocket) -> None:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
             await session.tell({"type": "error", **error.body()})
     finally:
+        sessions.discard(session)
         await session.end()
     with contextlib.suppress(RuntimeError):
         await socket.close(code)
@@ -77,6 +80,10 @@ class Session:
         self._socket, self._gateway = socket, socket.state.gateway
         self._utterances: list[Utterance] = []  # which have not been sent
         self._next, self._is_begun = 0, False  # the number of the next; whether one is open
+
+    @property
+    def is_silent(self) -> bool:
+        return all(utterance.is_sent for utterance in self._utterances)
 
     async def configure(self) -> None:
         """Wait for the configuration.
@@ -192,7 +199,7 @@ class Session:
                 received = await asyncio.wait_for(self._socket.receive(), patience_s)
                 break
             except asyncio.TimeoutError:
-                if all(u.is_sent for u in self._utterances):
+                if self.is_silent:
                     raise ApiError(408, f"nothing came for {patience_s:g} s") from None
         if received["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(received.get("code", 1006))

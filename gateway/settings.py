@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     key_hashes: str = Field("", description="the same, by commas")
     open: bool = Field(False, description="true: serve other machines without keys")
     origins: str = Field("", description="origins of pages that may call, by commas: https://a.b")
+    hosts: str = Field(
+        "", description="further names by which this machine's callers reach it, by commas"
+    )
     max_streams: int = Field(64, ge=1, le=4096, description="requests in flight; more get 429")
     max_text_characters: int = Field(4096, ge=1, le=1_000_000, description="of one text")
     max_body_mib: int = Field(16, ge=1, le=1024, description="MiB of a body; more gets 413")
@@ -85,6 +88,10 @@ class Settings(BaseSettings):
     @property
     def allowed_origins(self) -> list[str]:
         return [origin.strip() for origin in self.origins.split(",") if origin.strip()]
+
+    @property
+    def allowed_hosts(self) -> list[str]:
+        return [name.strip().lower() for name in self.hosts.split(",") if name.strip()]
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -129,7 +136,7 @@ def _check(found: Settings) -> None:
             f"{len(wrong)} of {len(hashes)} keys are no SHA-256 in hexadecimal. Make a key with: "
             "python -m gateway key"
         )
-    if not (hashes or found.open or _is_loopback(found.host)):
+    if not (hashes or found.open or is_loopback(found.host)):
         raise ConfigurationError(
             f"{found.host} is reached from other machines, and there are no keys: give "
             f"{PREFIX}KEYS_FILE, or {PREFIX}OPEN=true if a proxy in front asks for them"
@@ -151,8 +158,9 @@ def _aliases(path: Path) -> Aliases:
         ) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address, without brackets, is this machine for itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")

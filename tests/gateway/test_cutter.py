@@ -12,7 +12,7 @@ from gateway.utterances import Cutter
          ["It costs 3.14 dollars in all."]),
         ("sentence", ["No. No! Never, never, never. ", "x"], ["No. No! Never, never, never."]),
         ("clause", ["When the morning came, ", "we all went"], ["When the morning came,"]),
-        ("sentence", ["Good morning to all of you. <|spea", "ker:0|>Yes. No. ", "<|speaker:1|>No. x"],
+        ("sentence", ["Good morning to all of you. <|spea", "ker:0|>Yes. ", "<|speaker:1|>A. x"],
          ["Good morning to all of you."]),
         ("none", ["This is a sentence. ", "Another. ", "x"], []),
     ],

@@ -1,17 +1,25 @@
 """Keys, limits, origins, ids: what every request passes before anything is done for it."""
 
 import contextlib
+import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
+from gateway import guards
 from gateway.guards import hash_of
 from gateway.settings import Settings, read_settings
 from support.fake_server import FakeServer
@@ -33,6 +41,14 @@ def shared(fake: FakeServer, voices: Path, tmp_path_factory) -> Iterator[Gateway
         max_body_mib=1, instructions="ignore",
     ) as gateway:  # fmt: skip
         gateway.http.headers["Authorization"] = f"Bearer {KEY}"
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def local(fake: FakeServer, voices: Path) -> Iterator[Gateway]:
+    """Without keys, at loopback."""
+    fake.answer = lambda _: chunks(tone(0.1))
+    with running(fake.url, voices, hosts="known.example") as gateway:
         yield gateway
 
 
@@ -131,6 +147,43 @@ def test_neither_text_nor_traceback_is_logged(gateway: Gateway, fake: FakeServer
     assert "has no chunk_index" in ours or "has no " in ours
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:99", 200), ("[::1]:80", 200), ("tts.localhost", 200),
+     ("Known.example:8080", 200), ("evil.example", 403), ("127.0.0.1.evil.example", 403),
+     ("evil.example:8080", 403)],
+)  # fmt: skip
+def test_a_name_that_a_page_made_point_here_is_refused(
+    local: Gateway, host: str, status: int
+) -> None:
+    for path in ("/", "/v1/models", "/health"):
+        assert local.http.get(path, headers={"Host": host}).status_code == status
+    page = {"Host": host, "Origin": f"http://{host}"}  # which is the page's own, to the browser
+    assert local.http.post("/v1/audio/speech", json=SPEECH, headers=page).status_code == status
+
+
+def test_with_keys_any_name_will_do(gateway: Gateway) -> None:
+    assert gateway.http.get("/v1/models", headers={"Host": "tts.example"}).status_code == 200
+
+
+@pytest.mark.parametrize("trickles", [False, True])
+def test_a_body_that_does_not_come_in_time_is_given_up(
+    fake: FakeServer, voices: Path, monkeypatch, trickles: bool
+) -> None:
+    monkeypatch.setattr(guards, "_PIECE_S", 60 if trickles else 0.3)
+    with running(fake.url, voices, timeout_s=0.5 if trickles else 60) as gateway:
+        address = urlsplit(gateway.url)
+        with socket.create_connection((address.hostname, address.port), timeout=10) as caller:
+            head = (
+                b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
+            )
+            caller.sendall(head)
+            for _ in range(4 if trickles else 1):
+                caller.sendall(b"{")
+                time.sleep(0.2 * trickles)
+            assert caller.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
 def test_instructions_in_brackets(fake: FakeServer, voices: Path) -> None:
     from gateway.speech import ask_of
 
@@ -182,19 +235,67 @@ def test_every_variable_is_in_the_table() -> None:
     assert [name for name in names if f"| `{name}` |" not in table] == []
 
 
-@pytest.mark.slow
-def test_the_command_says_where_it_listens_and_ends(fake: FakeServer) -> None:
+@contextlib.contextmanager
+def command(fake: FakeServer) -> Iterator[tuple[subprocess.Popen, str]]:
+    """`voicereel gateway` as a process, and its URL."""
     environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'client'}"}
     command = [sys.executable, "-m", "voicereel", "gateway", "--port", "0", "--server", fake.url]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
-        with contextlib.ExitStack() as stack:
-            stack.callback(process.kill)
+        try:
             line = process.stdout.readline()
             assert line.startswith("ready: http://127.0.0.1:") and line.endswith("/v1\n")
-            process.terminate()
-            assert process.wait(10) in (0, -15)
+            yield process, line.removeprefix("ready: ").removesuffix("/v1\n")
+        finally:
+            process.kill()
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_stop_lets_what_was_begun_be_spoken_to_its_end(fake: FakeServer) -> None:
+    stop = threading.Event()
+
+    def answer(_: dict) -> Iterator[dict]:
+        first, *others = chunks(tone(0.4), tone(0.3), tone(0.3))
+        yield first
+        stop.wait(10)
+        time.sleep(0.5)
+        yield from others
+
+    fake.answer = answer
+    fake.requests.clear()
+    with command(fake) as (process, url), ThreadPoolExecutor(1) as pool:
+        speech = pool.submit(
+            httpx2.post, f"{url}/v1/audio/speech", json=SPEECH | {"response_format": "pcm"},
+            trust_env=False,
+        )  # fmt: skip
+        with connect(f"{url.replace('http', 'ws')}/v1/audio/speech/stream") as live:
+            live.send(json.dumps({"type": "session.config", "voice": "alloy"}))
+            assert json.loads(live.recv())["type"] == "session.configured"
+            live.send(json.dumps({"type": "input.text", "text": "Good morning to all of you."}))
+            wait_until(lambda: fake.requests)
+            process.terminate()
+            wait_until(lambda: refuses(url))
+            stop.set()
+            assert len(speech.result().content) == 2 * 24_000
+            time.sleep(0.5)  # only the turn is open now
+            live.send(json.dumps({"type": "input.done"}))
+            said = []
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    said.append(live.recv())
+            said = [json.loads(message) for message in said if isinstance(message, str)]
+            assert [m["type"] for m in said] == ["audio.start", "audio.done", "session.done"]
+            assert said[1]["seconds"] == pytest.approx(1, abs=0.01)
+        assert process.wait(10) in (0, -15)
+
+
+def refuses(url: str) -> bool:
+    try:
+        httpx2.get(f"{url}/health", trust_env=False)
+    except httpx2.ConnectError:
+        return True
+    return False
 
 
 @pytest.mark.slow
