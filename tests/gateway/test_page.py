@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from support.fake_server import RATE_HZ, FakeServer
+from support.fake_server import RATE_HZ, FakeServer, inputs_of
 from support.gateway import Gateway, chunks
 from support.script_server import text_of
 
@@ -24,6 +24,7 @@ in_a_browser = [
         reason="needs a browser: apt-get install chromium; pip install playwright",
     ),
 ]
+ALICE = Path(__file__).resolve().parents[2] / "assets" / "voices" / "alice.flac"
 PARTS = ("/", "/page/app.js", "/page/player.js", "/page/style.css")
 
 
@@ -46,10 +47,17 @@ def test_every_field_has_a_label(gateway: Gateway) -> None:
 
 
 @pytest.fixture
-def browser_page(gateway: Gateway, fake: FakeServer) -> Iterator[Any]:
+def browser_page(gateway: Gateway, fake: FakeServer, tmp_path: Path) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     def spoken(inputs: dict) -> Iterator[dict]:
+        if "reference_audio" in inputs:
+            yield {
+                "codes": np.ones((1, 10, 40), np.int64),
+                "reference_frames": np.array([[40]], np.int32),
+                "checkpoint_id": np.array([[b"fake"]], np.object_),
+            }
+            return
         seconds = 0.06 * len(text_of(inputs))
         t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
         waveform = 0.6 * np.sin(2 * np.pi * 180 * t) * np.abs(np.sin(2 * np.pi * 2.3 * t))
@@ -59,7 +67,14 @@ def browser_page(gateway: Gateway, fake: FakeServer) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-audio"],
+            args=[
+                "--no-sandbox",
+                "--autoplay-policy=no-user-gesture-required",
+                "--mute-audio",
+                "--use-fake-ui-for-media-stream",
+                "--use-fake-device-for-media-stream",
+                f"--use-file-for-fake-audio-capture={spoken_into_microphone(tmp_path)}",
+            ],
         )
         page = browser.new_page(viewport={"width": 900, "height": 780})
         errors: list[str] = []
@@ -70,6 +85,13 @@ def browser_page(gateway: Gateway, fake: FakeServer) -> Iterator[Any]:
         yield page
         browser.close()
     assert [e for e in errors if "404" not in e] == []
+
+
+def spoken_into_microphone(folder: Path) -> Path:
+    """What the browser hears: Alice."""
+    recording, rate_hz = soundfile.read(ALICE)
+    soundfile.write(folder / "microphone.wav", recording, rate_hz, subtype="PCM_16")
+    return folder / "microphone.wav"
 
 
 def until(page: Any, selector: str, pattern: str) -> None:
@@ -117,6 +139,30 @@ class TestInABrowser:
             for scheme, name in (("light", "gateway.png"), ("dark", "gateway-dark.png")):
                 page.emulate_media(color_scheme=scheme)
                 page.screenshot(path=Path(folder, name))
+
+    def test_a_voice_from_the_microphone(
+        self, browser_page: Any, gateway: Gateway, fake: FakeServer
+    ) -> None:
+        page = browser_page
+        page.click("summary:has-text('voice')")
+        page.click("#record")
+        until(page, "#record", "Stop recording")
+        page.wait_for_timeout(2500)
+        page.click("#record")
+        until(page, "#recorded", "recorded")
+        page.fill("#name", "Microphone")
+        page.fill("#transcript", "Good morning.")
+        page.check("#consent")
+        page.click("button:has-text('Add voice')")
+        until(page, "#voice-status", "Added")
+        added = gateway.http.get("/v1/audio/voices/Microphone")
+        assert added.status_code == 200, added.text
+        assert page.locator("#voice option", has_text="Microphone").count() == 1
+        heard = next(r for r in map(inputs_of, fake.requests) if "reference_audio" in r)
+        assert (
+            heard["reference_audio"].size >= RATE_HZ
+            and np.abs(heard["reference_audio"]).max() > 0.1
+        )
 
     def test_errors_are_shown(self, browser_page: Any) -> None:
         page = browser_page
