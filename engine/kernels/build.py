@@ -29,7 +29,11 @@ _FLAGS = (
     # Sums begin alike wherever they lie in memory.
     "--param=vect-max-peeling-for-alignment=0",
     "-fvisibility=hidden",
+    *("-Wall", "-Wextra"),  # what they say is kept beside the library
 )
+# GCC 12 warns of its own header of AVX-512 intrinsics, which leaves a number as it is on purpose:
+# https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105593
+_FLAGS_OF_AVX512 = ("-Wno-maybe-uninitialized",)
 
 
 @functools.cache
@@ -68,9 +72,16 @@ def _compile(path: Path) -> None:
         finished = Path(folder) / path.name
         command = [
             *(os.environ.get("CXX", "g++"), *_FLAGS, f"-I{_SOURCES}"),
+            *(_FLAGS_OF_AVX512 if "avx512f" in instructions() else ()),
             *(f"-isystem{i}" for i in includes),
             *("-shared", str(_SOURCES / "bindings" / "operators.cpp"), "-o", str(finished)),
             *(f"-L{root / 'lib'}", "-lgomp", "-lc10", "-ltorch_cpu"),
         ]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        warnings_of(path).write_text(done.stderr, "utf-8")
         finished.replace(path)
+
+
+def warnings_of(path: Path) -> Path:
+    """Where the compiler's warnings about a library are kept; an empty file if there were none."""
+    return path.with_suffix(".log")
