@@ -13,7 +13,6 @@ from gateway.guards import hash_of
 from gateway.settings import Settings, read_settings
 from voicereel import ConfigurationError
 
-_DRAIN_S = 30  # seconds that streams have to end after SIGTERM; Triton's exit timeout is the same
 app = typer.Typer(invoke_without_command=True, help=__doc__)
 
 
@@ -62,7 +61,7 @@ class Gateway(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_graceful_shutdown=_DRAIN_S,
+                timeout_graceful_shutdown=settings.drain_s,
             )
         )
 
