@@ -65,6 +65,7 @@ IN_KEDA: list[tuple[str, str, object, str]] = [
     # Times
     ("server:", "startupProbe failureThreshold", 30, "has 150 s to start"),
     ("server:", "args -", "--deadline=3600", "may take 3720"),
+    (DEPLOYMENT, "spec progressDeadlineSeconds", GONE, "is given up before its 750 s"),
     ("server", "terminationGracePeriodSeconds", GONE, "killed after 30 s"),
     ("server:", "env -", variable("VOICEREEL_DRAIN_S", "600"), "expected at least 655"),
     ("gateway:", "env -", variable("VOICEREEL_GATEWAY_DRAIN_S", "9"), "drains 9 s"),

@@ -33,6 +33,7 @@ from support.manifests import (
     gibibytes,
     name_of,
     of_component,
+    of_kind,
     pods,
 )
 from voicereel import ConfigurationError
@@ -258,6 +259,10 @@ def times(objects: list[Object]) -> Iterator[str]:
             needed, drain, end = 30, gateway.drain_s, 5
         if budget < needed:
             yield f"{each.owner}: has {budget} s to start, and may take {needed:g}"
+        for deployment in of_kind(objects, "Deployment"):
+            limit = deployment["spec"].get("progressDeadlineSeconds", 600)
+            if name_of(deployment) == each.owner and limit <= budget:
+                yield f"{each.owner}: is given up before its {budget} s to start are over"
         if drain < gateway.timeout_s:
             yield f"{each.owner}: drains {drain} s, and a request may take {gateway.timeout_s:g}"
         if each.pre_stop_s <= gateway_servers._RESOLVE_S:
