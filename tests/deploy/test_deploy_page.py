@@ -4,8 +4,10 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from gateway.__main__ import app as gateway_app
@@ -87,3 +89,14 @@ def test_what_is_refused_is_refused_in_these_words(
 
 def test_every_refusal_of_the_page_is_tried() -> None:
     assert len(REFUSED) == 4
+
+
+def test_the_alerts_become_a_resource() -> None:
+    alerts = PROJECT / "deploy" / "prometheus" / "alerts.yml"
+    if not alerts.exists():
+        pytest.skip("deploy/prometheus has no alerts.yml")
+    (head,) = re.findall(r"^(\{ printf .+\n.+; \}) \| kubectl apply -f -$", PAGE, re.MULTILINE)
+    made = subprocess.run(["bash", "-c", head], cwd=PROJECT, capture_output=True, check=True)
+    rule = yaml.safe_load(made.stdout)
+    assert rule["kind"] == "PrometheusRule"
+    assert rule["spec"] == yaml.safe_load(alerts.read_text())
