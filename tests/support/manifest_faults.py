@@ -148,16 +148,13 @@ def parsed(command: Any, arguments: list[str]) -> dict[str, Any]:
     """The arguments of one of our commands, as it reads them.
 
     Raises:
-        click.ClickException: As for its user.
+        typer.TyperException: In the words that its user gets.
     """
     return command.make_context("command", list(arguments)).params
 
 
 def commands(objects: list[Object]) -> Iterator[str]:
-    """Arguments that `launch.serve` and `export run` do not take; where weights come from and go.
-
-    Of the folders that the export writes and the server reads, see `served_is_what_is_exported`.
-    """
+    """Arguments that `launch.serve` and `export run` do not take."""
     for each in pods(objects):
         try:
             if each.labels.get(COMPONENT) == "server":
@@ -206,13 +203,11 @@ def settings(objects: list[Object]) -> Iterator[str]:
 
 
 def gateway_settings(gateway: Pods) -> Settings:
-    """What the gateway reads from its environment, with a key in its file."""
-    keys = {f"{PREFIX}KEYS_FILE": "", f"{PREFIX}KEY_HASHES": "0" * 64}
-    has_keys = f"{PREFIX}KEYS_FILE" in gateway.environment
-    given = gateway.environment | (keys if has_keys else {})
+    """What the gateway reads from its environment; the file of keys holds one."""
+    given = dict(gateway.environment)
+    if given.pop(f"{PREFIX}KEYS_FILE", None):
+        given[f"{PREFIX}KEY_HASHES"] = "0" * 64
     others = {k: v for k, v in os.environ.items() if not k.startswith("VOICEREEL_")}
-    if not given.get(f"{PREFIX}KEYS_FILE"):
-        given.pop(f"{PREFIX}KEYS_FILE", None)
     with mock.patch.dict(os.environ, others | given, clear=True):
         return read_settings()
 
