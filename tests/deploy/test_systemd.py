@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from support import manifest_faults as faults
 from support.manifests import Pods
@@ -41,7 +40,7 @@ def test_the_server_runs_with_options_that_there_are_and_may_end() -> None:
     unit = service(FOLDER / "voicereel.service")
     python, *arguments = shlex.split(unit["ExecStart"])
     assert python == PYTHON and arguments[:2] == ["-m", "launch.serve"]
-    options = faults.parsed(typer.main.get_command(faults.serve_app), arguments[2:])
+    options = faults.parsed(faults.SERVE, arguments[2:])
     assert options["address"] == "127.0.0.1"
     assert unit["KillMode"] == "mixed"  # else models are told to stop before the streams have ended
     drain_s = faults.server_settings({}).drain_s

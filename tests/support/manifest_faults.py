@@ -55,6 +55,8 @@ _PROCESS_VARIABLES = {"HOME", "OMP_NUM_THREADS"}
 
 serve_app = typer.Typer()
 serve_app.command()(serve.main)
+SERVE: Any = typer.main.get_command(serve_app)
+EXPORT: Any = typer.main.get_command(export_app)
 
 
 def schema(objects: list[Object]) -> Iterator[str]:
@@ -167,13 +169,12 @@ def commands(objects: list[Object]) -> Iterator[str]:
 
 def serving(server: Pods) -> dict[str, Any]:
     """Parameters of the server's command."""
-    return parsed(typer.main.get_command(serve_app), _after(["launch.serve"], server))
+    return parsed(SERVE, _after(["launch.serve"], server))
 
 
 def exporting(job: Pods) -> dict[str, Any]:
     """Parameters of `export run`."""
-    group: Any = typer.main.get_command(export_app)
-    return parsed(group.commands["run"], _after(["export", "run"], job))
+    return parsed(EXPORT.commands["run"], _after(["export", "run"], job))
 
 
 def _after(words: list[str], each: Pods) -> list[str]:
@@ -204,7 +205,12 @@ def settings(objects: list[Object]) -> Iterator[str]:
 
 def gateway_settings(gateway: Pods) -> Settings:
     """What the gateway reads from its environment; the file of keys holds one."""
-    given = dict(gateway.environment)
+    return _gateway_settings(frozenset(gateway.environment.items()))
+
+
+@functools.cache
+def _gateway_settings(environment: frozenset[tuple[str, str]]) -> Settings:
+    given = dict(environment)
     if given.pop(f"{PREFIX}KEYS_FILE", None):
         given[f"{PREFIX}KEY_HASHES"] = "0" * 64
     others = {k: v for k, v in os.environ.items() if not k.startswith("VOICEREEL_")}
