@@ -12,6 +12,7 @@ GONE = object()
 # of the fault. `server`, `gateway` are the specs of their pods, `server:`, `gateway:` containers.
 DEPLOYMENT, SERVICE = "Deployment/voicereel-server", "Service/voicereel-server"
 BUDGET, POLICY = "PodDisruptionBudget/voicereel-server", "NetworkPolicy/voicereel-server"
+GATEWAY_POLICY = "NetworkPolicy/voicereel-gateway"
 SCALED, MONITOR = "ScaledObject/voicereel-server", "ServiceMonitor/voicereel-gateway"
 HPA, INGRESS = "HorizontalPodAutoscaler/voicereel-server", "Ingress/voicereel-gateway"
 NGINX = "metadata annotations nginx.ingress.kubernetes.io/proxy"
@@ -99,6 +100,8 @@ IN_KEDA: list[tuple[str, str, object, str]] = [
     (POLICY, "spec ingress 0 from -", {"podSelector": {}}, "reaches the server's gRPC"),
     (POLICY, "spec ingress 1 from -", {"podSelector": {}}, "reaches the server's metrics"),
     (POLICY, "spec egress", [{}], "lets the server out"),
+    (GATEWAY_POLICY, "spec egress 0 ports 0 port", 8000, "lets the gateway out to ports [8000]"),
+    (GATEWAY_POLICY, "spec egress -", {"ports": [{"port": 53}]}, "lets the gateway out"),
     # Monitors, autoscalers, ways in
     (MONITOR, "spec endpoints 0 port", "metrics", "finds nothing at metrics"),
     (MONITOR, "spec endpoints 0 authorization", GONE, "has no key"),

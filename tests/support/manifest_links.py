@@ -88,6 +88,11 @@ def network(objects: list[Object]) -> Iterator[str]:
                     opened.setdefault(port["port"], []).extend(rule.get("from", [{}]))
             if policy["spec"].get("egress"):
                 yield f"{name_of(policy)}: lets the server out"
+        if gateway in selected(policy["spec"]["podSelector"].get("matchLabels", {}), objects):
+            for rule in policy["spec"].get("egress", []):
+                out = {port.get("port") for port in rule.get("ports", [])}
+                if out not in ({server.ports["grpc"]}, {53}) or not rule.get("to"):
+                    yield f"{name_of(policy)}: lets the gateway out to ports {sorted(out)}"
     if opened.keys() != {"grpc", "metrics"}:
         yield f"NetworkPolicy: opens {', '.join(sorted(opened))} of the server"
     for peer in opened.get("grpc", []):
