@@ -16,7 +16,6 @@ from gateway.guards import hash_of
 from gateway.settings import Settings, read_settings
 from voicereel import ConfigurationError
 
-_DRAIN_S = 30  # seconds that streams have to end after SIGTERM; Triton's exit timeout is the same
 app = typer.Typer(invoke_without_command=True, help=__doc__)
 
 
@@ -66,7 +65,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_graceful_shutdown=_DRAIN_S,
             )
         )
 
@@ -80,7 +78,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list | None = None) -> None:
         for server in self.servers:
             server.close()  # no new connection
-        give_up = time.monotonic() + _DRAIN_S
+        give_up = time.monotonic() + self._gateway.settings.drain_s
         # uvicorn itself waits for answers over HTTP, but cuts WebSockets off at once.
         while not (self._gateway.is_silent or self.force_exit or time.monotonic() > give_up):
             await asyncio.sleep(0.05)

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         "addresses of a name. Left out: VOICEREEL_URL",
     )  # fmt: skip
     timeout_s: float = Field(300.0, gt=0, le=3600, description="seconds that a request may take")
+    drain_s: int = Field(
+        300, ge=0, le=86_400, description="seconds that requests may take to end at a stop"
+    )
     voices: Path | None = Field(
         None, description="folder of the voices. Left out: VOICEREEL_VOICES"
     )

@@ -1,7 +1,5 @@
 """Keys, limits, origins, ids: what every request passes before anything is done for it."""
 
-import contextlib
-import json
 import logging
 import os
 import socket
@@ -14,10 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from gateway import guards
 from gateway.guards import hash_of
@@ -233,69 +228,6 @@ def test_every_variable_is_in_the_table() -> None:
     names = [field.alias or f"VOICEREEL_GATEWAY_{name.upper()}"
              for name, field in Settings.model_fields.items()]  # fmt: skip
     assert [name for name in names if f"| `{name}` |" not in table] == []
-
-
-@contextlib.contextmanager
-def command(fake: FakeServer) -> Iterator[tuple[subprocess.Popen, str]]:
-    """`voicereel gateway` as a process, and its URL."""
-    environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'client'}"}
-    command = [sys.executable, "-m", "voicereel", "gateway", "--port", "0", "--server", fake.url]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-        try:
-            line = process.stdout.readline()
-            assert line.startswith("ready: http://127.0.0.1:") and line.endswith("/v1\n")
-            yield process, line.removeprefix("ready: ").removesuffix("/v1\n")
-        finally:
-            process.kill()
-        assert "Traceback" not in process.stderr.read()
-
-
-@pytest.mark.slow
-def test_a_stop_lets_what_was_begun_be_spoken_to_its_end(fake: FakeServer) -> None:
-    stop = threading.Event()
-
-    def answer(_: dict) -> Iterator[dict]:
-        first, *others = chunks(tone(0.4), tone(0.3), tone(0.3))
-        yield first
-        stop.wait(10)
-        time.sleep(0.5)
-        yield from others
-
-    fake.answer = answer
-    fake.requests.clear()
-    with command(fake) as (process, url), ThreadPoolExecutor(1) as pool:
-        speech = pool.submit(
-            httpx2.post, f"{url}/v1/audio/speech", json=SPEECH | {"response_format": "pcm"},
-            trust_env=False,
-        )  # fmt: skip
-        with connect(f"{url.replace('http', 'ws')}/v1/audio/speech/stream") as live:
-            live.send(json.dumps({"type": "session.config", "voice": "alloy"}))
-            assert json.loads(live.recv())["type"] == "session.configured"
-            live.send(json.dumps({"type": "input.text", "text": "Good morning to all of you."}))
-            wait_until(lambda: fake.requests)
-            process.terminate()
-            wait_until(lambda: refuses(url))
-            stop.set()
-            assert len(speech.result().content) == 2 * 24_000
-            time.sleep(0.5)  # only the turn is open now
-            live.send(json.dumps({"type": "input.done"}))
-            said = []
-            with contextlib.suppress(ConnectionClosed):
-                while True:
-                    said.append(live.recv())
-            said = [json.loads(message) for message in said if isinstance(message, str)]
-            assert [m["type"] for m in said] == ["audio.start", "audio.done", "session.done"]
-            assert said[1]["seconds"] == pytest.approx(1, abs=0.01)
-        assert process.wait(10) in (0, -15)
-
-
-def refuses(url: str) -> bool:
-    try:
-        httpx2.get(f"{url}/health", trust_env=False)
-    except httpx2.ConnectError:
-        return True
-    return False
 
 
 @pytest.mark.slow

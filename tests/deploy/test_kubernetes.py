@@ -1,0 +1,125 @@
+"""What each overlay of deploy/kubernetes yields, as a whole; and that each mistake is found."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support import manifest_faults as faults
+from support import manifest_links as links
+from support.manifest_checks import OF_ALL, faults_of
+from support.manifests import (
+    KUBERNETES,
+    TRIED_WITH,
+    name_of,
+    of_component,
+    of_kind,
+    pods,
+    rendered,
+)
+
+COMPONENTS = KUBERNETES / "components"
+SERVING = ("cpu", "gpu", "gpu-multi", "kserve")
+
+
+@pytest.mark.parametrize("overlay", SERVING)
+def test_an_overlay_is_right_as_a_whole(overlay: str) -> None:
+    assert faults_of(rendered(f"overlays/{overlay}")) == []
+
+
+@pytest.mark.parametrize("folder", ["storage", "export"])
+def test_what_comes_before_is_right(folder: str) -> None:
+    assert faults_of(rendered(folder), OF_ALL) == []
+
+
+@pytest.mark.parametrize("name", TRIED_WITH)
+def test_components_fit_together(name: str, whole) -> None:
+    assert faults_of(whole(name)) == []
+
+
+def test_every_component_is_tried_and_every_overlay() -> None:
+    assert {path.name for path in COMPONENTS.iterdir()} == {
+        c for w in TRIED_WITH.values() for c in w
+    }
+    assert {path.name for path in (KUBERNETES / "overlays").iterdir()} == set(SERVING)
+
+
+def test_each_overlay_has_its_profile_and_its_gpus() -> None:
+    for overlay, profile, gpus in (
+        ("cpu", "cpu", 0), ("gpu", "gpu", 1), ("gpu-multi", "gpu_multi", 4), ("kserve", "gpu", 1)
+    ):  # fmt: skip
+        server = of_component(rendered(f"overlays/{overlay}"), "server")
+        assert faults.serving(server)["profile"] == profile
+        assert server.container["resources"]["limits"].get("nvidia.com/gpu", 0) == gpus
+        configs = faults.PROJECT / "model_repository/fish_llama/configs"
+        assert (configs / f"{profile}.pbtxt").is_file()
+
+
+def test_the_server_reads_what_the_export_writes() -> None:
+    (job,) = pods(rendered("export"))
+    server = of_component(rendered("overlays/cpu"), "server")
+    assert links.exported_is_served(job, server)
+    assert job.owner.endswith("-v1") and str(faults.serving(server)["repository"]) == "/models/v1"
+
+
+def test_pods_that_are_less_hardened_are_refused_by_the_namespace() -> None:
+    (namespace,) = of_kind(rendered("storage"), "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for folder in ("storage", "export", *(f"overlays/{overlay}" for overlay in SERVING)):
+        for thing in set(map(name_of, rendered(folder))) - {"Namespace/voicereel"}:
+            (found,) = (t for t in rendered(folder) if name_of(t) == thing)
+            assert found["metadata"]["namespace"] == namespace["metadata"]["name"]
+
+
+def test_threads_are_as_many_as_the_container_has_cores() -> None:
+    for folder in ("export", *(f"overlays/{overlay}" for overlay in SERVING)):
+        for each in pods(rendered(folder)):
+            if each.labels.get("app.kubernetes.io/component") != "gateway":
+                (threads,) = (e for e in each.container["env"] if e["name"] == "OMP_NUM_THREADS")
+                assert threads["valueFrom"] == {"resourceFieldRef": {"resource": "limits.cpu"}}
+                assert each.container["resources"]["limits"]["cpu"].isdecimal()
+
+
+def test_gateways_are_added_before_they_refuse(whole) -> None:
+    limit = faults.Settings.model_fields["max_streams"].default
+    (hpa,) = (t for t in whole("hpa") if name_of(t) == "HorizontalPodAutoscaler/voicereel-gateway")
+    (_, by_streams) = hpa["spec"]["metrics"]
+    assert int(by_streams["pods"]["target"]["averageValue"]) == 0.75 * limit
+    (keda,) = (t for t in whole("keda") if name_of(t) == "ScaledObject/voicereel-gateway")
+    assert int(keda["spec"]["triggers"][0]["metadata"]["threshold"]) == 0.75 * limit
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool: apt install prometheus")
+def test_prometheus_takes_the_queries(whole, tmp_path: Path) -> None:
+    rules = [{"record": "x", "expr": query} for query in links.queries(whole("keda"))]
+    assert len(rules) == 5
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_images_are_those_of_the_dockerfiles() -> None:
+    """Their user, the command that the arguments here continue, and the folders they write to."""
+    files = {path.name: path.read_text() for path in faults.PROJECT.glob("deploy/Dockerfile*")}
+    if not files:
+        pytest.skip("deploy/ has no Dockerfiles")
+    deployment = rendered("overlays/cpu")
+    for name, text in files.items():
+        component = "gateway" if name.endswith("gateway") else "server"
+        each = of_component(deployment, component)
+        context = each.spec["securityContext"]
+        user = f"{context['runAsUser']}:{context['runAsGroup']}"
+        assert re.findall(r"^USER (.+)$", text, re.MULTILINE)[-1] == user, name
+        entry = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)[-1]
+        module = ["gateway"] if component == "gateway" else []
+        assert json.loads(entry) == ["python3", "-m", *module], name
+        mounts = {
+            m["mountPath"] for m in of_component(deployment, component).container["volumeMounts"]
+        }
+        (home,) = re.findall(r"\bHOME=(\S+)", text)
+        assert home in mounts, name
