@@ -28,9 +28,9 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
-            wire.parameters("fish_checkpoint", request)
+            wire.Accepted("fish_checkpoint", request)
             if self.problem:
                 raise self.problem
         except Exception as problem:
-            return wire.error("fish_checkpoint", problem)
+            return wire.error("fish_checkpoint", problem, request.request_id())
         return pb_utils.InferenceResponse([wire.tensor("checkpoint", [self.text], np.object_)])

@@ -72,8 +72,9 @@ class TritonPythonModel:
         for request in requests:
             stream = Stream(request, self.facts, self.metrics)
             try:
-                stream.obey(request)
-                self.scheduler.submit(self._parsed(request, stream))
+                asked = wire.Accepted("fish_llama", request)
+                stream.obey(request, asked)
+                self.scheduler.submit(self._parsed(asked, stream))
             except Exception as problem:
                 stream.fail(problem)
 
@@ -82,17 +83,17 @@ class TritonPythonModel:
         self.worker.shutdown()
         self.metrics.close()
 
-    def _parsed(self, request, stream: Stream) -> Request:
-        asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
-        given = {n: v[0].item() for n, v in asked.items() if v is not None}
+    def _parsed(self, asked: wire.Accepted, stream: Stream) -> Request:
+        options = {o.name: asked.arrays[o.name] for o in OPTIONS}
+        given = {n: v[0].item() for n, v in options.items() if v is not None}
         sampling = sampling_from(given, self.facts)
-        prompt = wire.required(request, "prompt")
+        prompt = asked.given("prompt")
         self._check(prompt)
-        prefix = wire.array(request, "prefix_length")
+        prefix = asked.arrays["prefix_length"]
         prefix_length = 0 if prefix is None else int(prefix[0])
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
-        parts = wire.array(request, "prompt_parts")
+        parts = asked.arrays["prompt_parts"]
         lengths = () if parts is None else tuple(int(length) for length in parts)
         if lengths and (min(lengths) < 1 or sum(lengths) != prompt.shape[1]):
             raise ValueError(f"prompt_parts is {lengths}, expected to add up to the prompt")
