@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble.contract import errors
 from ensemble.contract.inputs import without_batch
+from ensemble.contract.manifest import refuse_changed
 from ensemble.contract.parameters import parameters_of
 from ensemble.contract.tensors import MODELS, Tensor
 from ensemble.serving import own_server
@@ -108,3 +109,13 @@ def _refusal(message: str, kind: errors.Kind) -> pb_utils.InferenceResponse:
 def version_folder(args: dict) -> Path:
     """The folder that holds this model's artefacts."""
     return Path(args["model_repository"]) / args["model_version"]
+
+
+def checked_folder(args: dict) -> Path:
+    """The same, whose files are those that were exported.
+
+    Raises:
+        ValueError: Says which file or model differs, and what to do.
+    """
+    refuse_changed(folder := version_folder(args))
+    return folder

@@ -18,7 +18,7 @@ class TritonPythonModel:
     def initialize(self, args: dict) -> None:
         self.text, self.problem = "", None
         try:
-            self.text = json.dumps(described(Facts.load(wire.version_folder(args))))
+            self.text = json.dumps(described(Facts.load(wire.checked_folder(args))))
         except FileNotFoundError as problem:  # exported before there was this model: all else works
             self.problem = problem
             pb_utils.Logger.log_warn(f"fish_checkpoint: nothing to tell: {problem}")

@@ -18,7 +18,7 @@ class TritonPythonModel:
     """Builds the prompt of the checkpoint's family from text and voice."""
 
     def initialize(self, args: dict) -> None:
-        self.builder = prompt_builder(wire.version_folder(args))
+        self.builder = prompt_builder(wire.checked_folder(args))
         self.fold = server_settings().fold_text
 
     def execute(self, requests: list) -> list:

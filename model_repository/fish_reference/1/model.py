@@ -17,7 +17,7 @@ class TritonPythonModel:
     """Checks a recording, conditions it and pads it."""
 
     def initialize(self, args: dict) -> None:
-        self.facts, self.warned = Facts.load(wire.version_folder(args)), False
+        self.facts, self.warned = Facts.load(wire.checked_folder(args)), False
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]
