@@ -14,6 +14,7 @@
 | `fish_encoder_cache_{hits,misses}_total` | counter | voices encoded before, and anew |
 | `fish_llama_slots` | gauge | requests decoded together, at most; halved if memory runs out |
 | `fish_llama_active_slots`, `fish_llama_waiting_requests` | gauge | now |
+| `fish_llama_expected_wait_seconds` | gauge | until a request that comes now has a slot |
 """
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
@@ -96,6 +97,7 @@ class LlamaMetrics(Metrics):
         self.gauge("fish_llama_kv_bytes_limit", stats.kv_bytes_limit)
         self.gauge("fish_llama_active_slots", stats.active)
         self.gauge("fish_llama_waiting_requests", stats.waiting)
+        self.gauge("fish_llama_expected_wait_seconds", round(stats.expected_wait_s, 1))
         self.gauge("fish_llama_kv_bytes", stats.kv_bytes)
         self.gauge("fish_llama_prefix_bytes", stats.prefixes.num_bytes)
         self.count("fish_llama_frames_total", stats.frames)

@@ -23,6 +23,7 @@ class Stream:
 
     Attributes:
         token: The request's cancel token, once its parameters have been read.
+        timeout_s: The request's own timeout, seconds; 0 for none.
     """
 
     def __init__(self, request, facts: Facts, metrics: LlamaMetrics) -> None:
@@ -30,7 +31,7 @@ class Stream:
         self._request_id = request.request_id()
         self.token: CancelToken | None = None
         self._begin = time.monotonic()
-        self._timeout_s = 0.0
+        self.timeout_s = 0.0
         self._num_sent = 0
         self._problem: Exception | None = None  # a window could not be sent
 
@@ -40,7 +41,7 @@ class Stream:
         Raises:
             ValueError: If one of them is unusable.
         """
-        self._timeout_s = timeout_us(request.timeout(), asked.parameters) / 1e6
+        self.timeout_s = timeout_us(request.timeout(), asked.parameters) / 1e6
         self.token = CancelToken(request.parameters())
 
     def why_cancelled(self) -> str:
@@ -48,13 +49,13 @@ class Stream:
         if self._sender.is_cancelled() or (self.token is not None and self.token.taken_back):
             return "by the caller"
         if self._timed_out:
-            return f"its timeout of {self._timeout_s:g} s has passed"
+            return f"its timeout of {self.timeout_s:g} s has passed"
         return "" if self._problem is None else str(self._problem)
 
     @property
     def _timed_out(self) -> bool:
         """Whether the request's own timeout has passed."""
-        return bool(self._timeout_s) and time.monotonic() - self._begin > self._timeout_s
+        return bool(self.timeout_s) and time.monotonic() - self._begin > self.timeout_s
 
     def send(self, window: Window) -> None:
         """Send a window; the last one ends the stream.

@@ -6,6 +6,7 @@ Each response holds one window for fish_decoder and what the caller must know of
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def _loaded(folder: Path, settings: ServerSettings, instance: str) -> tuple[Torc
     runner = load_runner(folder, placement_for(settings, instance))
     slots = settings.batch_size or MAX_SLOTS[runner.device.type]
     positions = positions_that_fit(runner.facts, runner.dtype, runner.device)
-    scheduler = Scheduler(runner, slots, max_positions=positions)
+    wait_s = settings.queue_s or math.inf
+    scheduler = Scheduler(runner, slots, max_positions=positions, max_wait_s=wait_s)
     scheduler.warm_up()
     return runner, scheduler
 
@@ -100,7 +102,8 @@ class TritonPythonModel:
         if lengths and (min(lengths) < 1 or sum(lengths) != prompt.shape[1]):
             raise ValueError(f"prompt_parts is {lengths}, expected to add up to the prompt")
         answers = stream.send, stream.fail, stream.why_cancelled
-        return Request(prompt, sampling, *answers, prefix_length, lengths)
+        patience_s = stream.timeout_s or math.inf
+        return Request(prompt, sampling, *answers, prefix_length, lengths, patience_s)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts
