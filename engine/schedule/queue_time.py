@@ -24,7 +24,8 @@ class ServiceTime:
 def expected_wait_s(service_s: float, running: int, waiting: int, slots: int) -> float:
     """Seconds until a request that comes now gets a slot.
 
-    Requests get slots in the order of their arrival, and slots become free one by one.
+    Requests get slots in the order of their arrival, and slots become free one by one. Those that
+    wait for memory although slots are free wait longer than this says.
 
     Args:
         service_s: Average time that a request keeps its slot.
@@ -32,10 +33,8 @@ def expected_wait_s(service_s: float, running: int, waiting: int, slots: int) ->
         waiting: Requests before it that have none.
         slots: At most.
     """
-    if not waiting and running < slots:
-        return 0.0
-    # Where some wait although slots are free, memory is what they wait for.
-    return service_s * (waiting + 1) / max(1, min(running, slots))
+    ahead = waiting - (slots - running)  # the others get a slot in the next step
+    return 0.0 if ahead < 0 else service_s * (ahead + 1) / slots
 
 
 def in_words(seconds: float) -> str:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.torch
 
 @pytest.mark.parametrize(
     ("running", "waiting", "expected"),
-    [(0, 0, 0.0), (3, 0, 0.0), (4, 0, 2.0), (4, 3, 8.0), (1, 1, 16.0), (0, 2, 24.0)],
+    [(0, 0, 0.0), (0, 3, 0.0), (3, 0, 0.0), (3, 1, 2.0), (4, 0, 2.0), (4, 3, 8.0), (0, 4, 2.0)],
 )
 def test_the_expected_wait(running, waiting, expected) -> None:
     assert expected_wait_s(8.0, running, waiting, slots=4) == expected
@@ -103,7 +103,7 @@ def test_who_has_waited_too_long_is_refused_and_who_has_begun_is_not(llama, prom
         "no slot became free in 12 s, the limit. Try again later, or add an instance."
     )
     assert isinstance(late.errors[0], OverloadedError) and not late.windows
-    assert [got.reason for got in (*begun, after)] == ["length"] * 3
+    assert [got.reason for got in (*begun, after)] == ["stop", "stop", "length"]
     assert not any(got.errors for got in (*begun, after))
 
 
@@ -116,3 +116,15 @@ def test_without_a_limit_everybody_may_wait(llama, prompts, clock) -> None:
     while made.step():
         pass
     assert [got.reason for got in waiting] == ["length"] * 5
+
+
+def test_a_burst_that_has_slots_is_not_refused(llama, prompts, clock) -> None:
+    """It comes between two steps, so none of it has a slot yet; as the warm-up does."""
+    made = Scheduler(llama, 4, max_wait_s=1)
+    made.batch.service.seconds = 50.0
+    burst = [ask(made, prompts) for _ in range(4)]
+    with pytest.raises(OverloadedError, match="a slot is expected in 13 s, after 4 requests"):
+        ask(made, prompts)
+    while made.step():
+        pass
+    assert [got.reason for got in burst] == ["length"] * 4
