@@ -190,8 +190,8 @@ def test_files_that_are_not_those_exported(repository, tmp_path) -> None:
     """Native backends do not look, so this does."""
     copy = tmp_path / "repository"
     shutil.copytree(repository, copy)
-    assert differences(copy) == []
+    assert check.differences(copy) == []
     path = copy / "fish_prompt" / "1" / "tokenizer.tiktoken"
     path.write_bytes(path.read_bytes() + b"\n")
-    (found,) = differences(copy)
+    (found,) = check.differences(copy)
     assert found.startswith(f"fish_prompt: {path} is not the file that was exported")

@@ -1,4 +1,4 @@
-"""Inner models called directly, on the real server: refused within a second, with the right code."""
+"""Inner models called directly, on the real server: refused in a second, with the right code."""
 
 import time
 
