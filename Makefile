@@ -6,7 +6,7 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up serve gateway test quick check export bench load cost gpu-visit train quality clean
+.PHONY: help setup demo up serve gateway test quick check audit export bench load cost gpu-visit train quality clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,6 +36,9 @@ check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright --pythonpath $(PYTHON_IN_VENV)
 	$(PYTHON_IN_VENV) -m ensemble.check --repository $(REPOSITORY)
+
+audit:  ## known vulnerabilities of the pinned packages, or that no database can be reached
+	python3 tools/audit.py
 
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
 	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not gpu and not weights"

@@ -18,6 +18,7 @@ from engine.codec.memory import keep_memory
 from engine.codec.package import FILE_NAME, INT8_FILE_NAME, machine_fault
 from engine.codec.quantizer import quantizers
 from engine.codec.streaming import samples_per_frame
+from ensemble.contract import manifest
 from ensemble.contract.facts import Facts, max_prompt_length
 from export.codec import export_decoder, export_encoder
 from export.large import is_large
@@ -109,6 +110,8 @@ def export_checkpoint(
             stages.codec(made)
             stages.llama()
             stages.facts_and_tokenizer()
+            for folder in sorted(Path(new).glob("*/1")):
+                manifest.write(folder, stages.facts)
             _require_parity(stages.comparisons)
             if stages.facts.notice:
                 console.print(f"export: {stages.facts.notice}")
@@ -250,8 +253,9 @@ def _place(new: Path, repository: Path) -> dict[str, int]:
     """Rename every new file over the old one; optional files of an earlier export go."""
     sizes = {}
     for model in ("fish_encoder", "fish_decoder"):
-        for name in (FILE_NAME, INT8_FILE_NAME):
-            (repository / model / "1" / name).unlink(missing_ok=True)
+        for name in ("model.onnx", "model.pt", FILE_NAME, INT8_FILE_NAME):
+            if not (new / model / "1" / name).exists():
+                (repository / model / "1" / name).unlink(missing_ok=True)
     shutil.rmtree(repository / "fish_llama" / "1" / "onnx", ignore_errors=True)
     for source in sorted(p for p in new.rglob("*") if p.is_file()):
         target = repository / source.relative_to(new)

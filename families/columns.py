@@ -8,9 +8,10 @@ import numpy as np
 import tiktoken
 
 from ensemble.contract.facts import Facts
+from ensemble.contract.text import MAX_TEXT_CHARACTERS
 from ensemble.contract.voice import PromptError
 
-MAX_TEXT_CHARACTERS = 20_000  # more than any prompt holds; bounds the tokenizer's time
+__all__ = ["MAX_TEXT_CHARACTERS", "Columns"]
 
 
 class Columns:

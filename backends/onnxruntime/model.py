@@ -5,8 +5,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ensemble.serving.kernel_file import load_kernel_file
-from ensemble.serving.stand_in.answers import answers
+from ensemble.serving.kernel_file import kernel_files, load_kernel_file
+from ensemble.serving.stand_in.answers import Answering, exported_facts
 from ensemble.serving.stand_in.onnx_model import OnnxModel
 from ensemble.serving.stand_in.served_model import ServedModel
 
@@ -21,9 +21,15 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the graph, and refuse one that is not what config.pbtxt says."""
-        self.model = model = ServedModel.from_args(args, "model.onnx")
-        self.run = load_kernel_file(model, pb_utils.Logger.log_info) or OnnxModel(model)
+        model = ServedModel.from_args(args, "model.onnx")
+        facts = exported_facts(model, kernel_files(model))
+        run = load_kernel_file(model, pb_utils.Logger.log_info) or OnnxModel(model)
+        self.answers = Answering(model, run, facts)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one batch, with one run of the graph."""
-        return answers(self.model, requests, self.run)
+        return self.answers(requests)
+
+    def finalize(self) -> None:
+        """End."""
+        self.answers.close()

@@ -138,6 +138,14 @@ class Settings(BaseSettings):
         description="seconds that a stopping server waits for requests in flight; 0: none",
         json_schema_extra={"expected": "0 to 86400", "server": True},
     )
+    queue_s: Whole = Field(
+        20,
+        ge=0,
+        le=86_400,
+        alias="VOICEREEL_QUEUE_S",
+        description="seconds that a request may wait for a slot before it is refused; 0: no limit",
+        json_schema_extra={"expected": "0 to 86400", "server": True},
+    )
     voices: Path = Field(
         default_factory=lambda: Path(typer.get_app_dir("voicereel"), "voices"),
         alias="VOICEREEL_VOICES",

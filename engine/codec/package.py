@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.cpu import instructions
+from ensemble.contract.window import refuse_windows
 
 FORMAT = "1"  # of the files; goes up when an older file cannot be served any more
 FILE_NAME = "model-kernels.pt"
@@ -108,14 +109,4 @@ def refuse_window(described: Mapping[str, str], codes: np.ndarray, new_frames: n
     Raises:
         ValueError: Says what was expected.
     """
-    (batch, books, frames), (rows, new) = codes.shape, new_frames.shape
-    limit = int(described["frames"])
-    if books < int(described["codebooks"]):
-        raise ValueError(f"codes has {books} rows, expected {described['codebooks']}.")
-    if rows != batch or not 1 <= new <= frames <= limit:
-        raise ValueError(
-            f"codes is {codes.shape} and new_frames {new_frames.shape}, expected as many rows, "
-            f"and at least one new frame among at most {limit}."
-        )
-    if new_frames.max() >= limit:
-        raise ValueError(f"new_frames ends with {new_frames.max()}, expected {limit - 1} at most.")
+    refuse_windows(codes, new_frames, int(described["codebooks"]), int(described["frames"]))

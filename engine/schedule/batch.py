@@ -1,5 +1,7 @@
 """The running batch: which request has which row, and what moves when one leaves."""
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from engine.schedule.generation import Generation
 from engine.schedule.kv_cache import KVCache
 from engine.schedule.memory import out_of_memory
 from engine.schedule.prefix_cache import PrefixCache
+from engine.schedule.queue_time import ServiceTime
 from engine.schedule.rows import Rows
 
 
@@ -22,6 +25,7 @@ class Batch:
         prefilling: A request whose prompt takes several steps.
         rows, cache: The per-row tensors.
         prefixes: Keys and values that requests share.
+        service: How long requests keep a row.
     """
 
     def __init__(self, runner: Runner, slots: int, max_positions: int | None = None) -> None:
@@ -30,7 +34,7 @@ class Batch:
         self.joining: list[Generation] = []
         self.prefilling: Generation | None = None
         self.rows = Rows(runner, slots)
-        self.prefixes = PrefixCache()
+        self.prefixes, self.service = PrefixCache(), ServiceTime()
         self.cache = self._new_cache()
 
     def _new_cache(self) -> KVCache:
@@ -51,6 +55,7 @@ class Batch:
     def admit(self, generation: Generation) -> None:
         """Give a request the next row, and what is known already of its keys and values."""
         row, sampling = len(self.members()), generation.request.sampling
+        generation.begun_s = generation.begun_s or time.monotonic()
         self.cache.lengths[row] = 0
         self.rows.begin(
             row, sampling.temperature, sampling.top_p, sampling.repetition_penalty, sampling.top_k
@@ -70,6 +75,11 @@ class Batch:
         if generation is self.prefilling:
             self.prefilling = None
         self.active.append(generation)
+
+    def end(self, row: int) -> None:
+        """Free the row of an active request that has ended."""
+        self.service.ended(time.monotonic() - (self.active[row].begun_s or 0))
+        self.retire(row)
 
     @torch.inference_mode()
     def retire(self, row: int) -> None:

@@ -1,5 +1,7 @@
 """One request's generation: its frames so far, and what is still to be computed for it."""
 
+import time
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ class Generation:
         prompt: int64 (1 + codebooks, positions), what is run before the next frame is sampled.
         turn_begin: Frames before those that answer the current part of the request's prompt.
         prefilled: How many of them the request's row of the cache holds.
+        arrived_s: When it came, by the monotonic clock.
+        begun_s: When it was first given a row; None while it waits for that.
         kept: Keys and values of the first positions, (layers, kv heads, positions, head_dim) each,
             if the request had to give its row back.
     """
@@ -28,6 +32,8 @@ class Generation:
         sampling = request.sampling
         room = min(facts.max_seq_len - request.prompt.shape[1], facts.max_frames)
         self.request = request
+        self.arrived_s = time.monotonic()
+        self.begun_s: float | None = None
         self.parity = facts.full_vocabulary
         # Upstream's `generate_long` takes the last frame for the end and cuts it.
         self.max_frames = max(1, min(sampling.max_new_tokens, room) - self.parity)

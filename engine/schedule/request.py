@@ -1,5 +1,6 @@
 """What a caller asks of the LLaMA stage."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ class Request:
     prefix_length: Positions of the prompt that depend on the voice alone, shared between requests.
     parts: Positions of each part of the prompt, if it has several: speech follows each, and the
         next part continues from it. () is one part.
+    patience_s: Seconds that the caller will wait in all; it is refused if it would wait longer for
+        a slot alone.
     """
 
     prompt: np.ndarray
@@ -29,3 +32,4 @@ class Request:
     why_cancelled: Callable[[], str] = field(default=lambda: "")
     prefix_length: int = 0
     parts: tuple[int, ...] = ()
+    patience_s: float = math.inf

@@ -5,7 +5,9 @@ happens when memory runs out; `engine.schedule.step` does the rest.
 """
 
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ from engine.lm.runner import Runner
 from engine.schedule.batch import Batch
 from engine.schedule.generation import Generation
 from engine.schedule.memory import kv_bytes_per_position, out_of_memory
+from engine.schedule.queue_time import ServiceTime, expected_wait_s, in_words
 from engine.schedule.request import Request
 from engine.schedule.stats import EngineStats
 from engine.schedule.step import PREFILL_SLICE, Stepper
@@ -46,6 +49,7 @@ class Scheduler:
         max_waiting: int = 256,
         max_positions: int | None = None,
         prefill_slice: int = PREFILL_SLICE,
+        max_wait_s: float = math.inf,
     ) -> None:
         """Args:
         runner: The language model.
@@ -54,8 +58,11 @@ class Scheduler:
         max_positions: Cache positions of all requests together; a request that would exceed it
             stays queued. None: as many as all slots may need.
         prefill_slice: Prompt positions per step, at most.
+        max_wait_s: Seconds that a request may wait for a slot; one that would wait longer is
+            refused when it comes, and one that has waited longer when that is seen. Requests that
+            have begun are never refused.
         """
-        self.runner, self.max_waiting = runner, max_waiting
+        self.runner, self.max_waiting, self.max_wait_s = runner, max_waiting, max_wait_s
         self.batch = Batch(runner, slots, max_positions)
         self.waiting: deque[Generation] = deque()
         self.stepper = Stepper(runner, self.batch, prefill_slice)
@@ -76,6 +83,7 @@ class Scheduler:
             frames=stepper.frames,
             steps=dict(stepper.steps),
             seconds=dict(stepper.seconds),
+            expected_wait_s=self.expected_wait_s(),
         )
 
     @property
@@ -100,13 +108,14 @@ class Scheduler:
             while self.step():
                 pass
         self.stepper.reset_stats()
+        self.batch.service = ServiceTime()
 
     def submit(self, request: Request) -> None:
         """Queue a request.
 
         Raises:
             ValueError: If the prompt does not fit.
-            OverloadedError: If too many wait already.
+            OverloadedError: If too many wait already, or it would wait too long.
         """
         facts, length = self.runner.facts, request.prompt.shape[1]
         if not 1 <= length <= facts.max_prompt_length:
@@ -122,8 +131,24 @@ class Scheduler:
                     f"{len(self.waiting)} requests are waiting already, the limit. "
                     "Try again later, or add an instance."
                 )
+            self._refuse_long_wait(request)
             self.waiting.append(Generation(request, facts))
             self._wake.notify()
+
+    def _refuse_long_wait(self, request: Request) -> None:
+        limit = min(self.max_wait_s, request.patience_s)
+        expected = self.expected_wait_s()
+        if expected > limit:
+            raise OverloadedError(
+                f"a slot is expected in {in_words(expected)}, after {len(self.waiting)} requests, "
+                f"and this one may wait {limit:g} s. Try again in {in_words(expected - limit)}, "
+                "or add an instance."
+            )
+
+    def expected_wait_s(self) -> float:
+        """Seconds that a request which comes now will wait for a slot."""
+        service, running = self.batch.service.seconds, len(self.batch.members())
+        return expected_wait_s(service, running, len(self.waiting), self.batch.slots)
 
     def run(self, after_step: Callable[[EngineStats], None] = lambda _: None) -> None:
         """Work until `close`; a step that fails takes its requests with it, not the engine."""
@@ -148,6 +173,7 @@ class Scheduler:
     def step(self) -> bool:
         """Take one step for every request; returns whether there is more to do."""
         self._drop_cancelled()
+        self._drop_expired()
         trouble = ""
         try:
             self.stepper.step(self.waiting)
@@ -189,7 +215,7 @@ class Scheduler:
         for row in reversed(range(len(batch.active))):
             request = batch.active[row].request
             if reason := request.why_cancelled():
-                batch.retire(row)
+                batch.end(row)
                 request.on_error(CancelledError(reason))
         if batch.prefilling and (reason := batch.prefilling.request.why_cancelled()):
             request = batch.prefilling.request
@@ -206,6 +232,21 @@ class Scheduler:
                 del self.waiting[self._checked]
                 self._checked -= 1
                 request.on_error(CancelledError(reason))
+
+    def _drop_expired(self) -> None:
+        """Refuse requests that have waited too long for their first slot."""
+        first = time.monotonic() - self.max_wait_s
+        with self._wake:
+            late = [g for g in self.waiting if g.begun_s is None and g.arrived_s < first]
+            for generation in late:
+                self.waiting.remove(generation)
+        for generation in late:
+            generation.request.on_error(
+                OverloadedError(
+                    f"no slot became free in {self.max_wait_s:g} s, the limit. "
+                    "Try again later, or add an instance."
+                )
+            )
 
     def _abandon(self, error: Exception) -> None:
         """Give every request an error, and start from a clean slate."""

@@ -217,7 +217,7 @@ class Stepper:
                 generation.add(chosen[row, 1:])
                 reason = generation.finish_reason()
             if reason:
-                self._batch.retire(row)
+                self._batch.end(row)
                 due.append((generation, generation.last_window(reason)))
             elif window := generation.due_window(self._number, count):
                 due.append((generation, window))

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from ensemble.check.config import CONTRACT, ModelConfig, config_differences, data_type
 from ensemble.check.profiles import profile_differences
-from ensemble.contract import artefact
+from ensemble.contract import artefact, manifest
 from ensemble.contract import tensors as contract
 
 
@@ -52,6 +52,11 @@ def _model_differences(folder: Path, models: Mapping[str, contract.Signature]) -
     for stray in folder.iterdir():
         if stray.is_dir() and not stray.name.isdigit() and stray.name != "configs":
             yield f"{stray}: neither a version nor configs"
+    for version in (v for v in versions if (v / manifest.FILE_NAME).is_file()):
+        try:
+            manifest.refuse_changed(version)
+        except ValueError as error:
+            yield str(error)
     for path in config_paths(folder):
         try:
             config = text_format.Parse(path.read_text("utf-8"), ModelConfig())

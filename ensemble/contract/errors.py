@@ -6,7 +6,11 @@ door into INTERNAL (Triton 24.10). So the words of the kind stand in the message
 (`client/voicereel/errors.py`) reads them; a test holds the two together.
 """
 
+import time
 from dataclasses import dataclass
+
+MOST_CHARACTERS = 2000  # of a message: it may repeat what the caller sent, which has any size
+_LINES_PER_S = 20  # in the log: whoever sends nonsense must not fill the disk
 
 
 class OverloadedError(RuntimeError):
@@ -57,5 +61,39 @@ def message_of(who: str, problem: Exception) -> str:
         who: The model's name.
         problem: What it raised.
     """
-    words = kind_of(problem).words
-    return f"{who}: {words}: {problem}" if words else f"{who}: {problem}"
+    words, said = kind_of(problem).words, str(problem) or type(problem).__name__
+    if len(said) > MOST_CHARACTERS:
+        said = f"{said[:MOST_CHARACTERS]} ..."
+    return f"{who}: {words}: {said}" if words else f"{who}: {said}"
+
+
+class LogLines:
+    """Says of which request a refusal or failure was, in one line each and in bounded number.
+
+    That a caller has left is not worth a line.
+    """
+
+    def __init__(self) -> None:
+        self._second, self._count, self._omitted = 0, 0, 0
+
+    def line(self, request_id: str, message: str, kind: Kind) -> str:
+        """The line for the log, "" for none.
+
+        Args:
+            request_id: The caller's; "" if it gave none. Neither it nor the message can begin a
+                line of its own.
+            message: As `message_of` made it.
+            kind: Of the error.
+        """
+        if kind.error is CancelledError:
+            return ""
+        if (now := int(time.monotonic())) != self._second:
+            self._second, self._count = now, 0
+        self._count += 1
+        if self._count > _LINES_PER_S:
+            self._omitted += 1
+            return ""
+        omitted, self._omitted = self._omitted, 0
+        who, _, said = message.partition(": ")
+        line = f"{who}: request {request_id[:MOST_CHARACTERS]!a}: {ascii(said)[1:-1]}"
+        return f"{line} ({omitted} more were not logged)" if omitted else line

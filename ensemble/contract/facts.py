@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "checkpoint.json"
 FORMAT = 1  # of the file and of all artefacts beside it; raised when an older export cannot serve
@@ -110,5 +111,10 @@ class Facts:
                 f"{who}: {path} has format {found}, expected {FORMAT}. "
                 "Re-export with: make export CHECKPOINT=DIR"
             )
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Facts":
+        """From JSON, which knows no tuples."""
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**values | lists)
+        return cls(**{**values, **lists})

@@ -20,6 +20,7 @@ _TRITONS = (
     "sequence_start", TIMEOUT, "triton_enable_empty_final_response", "triton_final_response",
 )  # fmt: skip
 _KNOWN = (CANCEL_TOKEN, *_TRITONS)
+_LONGEST_TIMEOUT_US = 86_400 * 10**6  # a day; a larger number was negative, or not in us
 
 
 def parameters_of(model: str, text: str, forwarded: Iterable[str] = ()) -> dict[str, Any]:
@@ -67,6 +68,14 @@ def timeout_us(given_us: int, parameters: dict[str, Any]) -> int:
         ValueError: If it is no number of microseconds.
     """
     asked = parameters.get(TIMEOUT, 0)
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+    if not isinstance(asked, int) or isinstance(asked, bool):
         raise ValueError(f"timeout is {asked!r}, expected whole microseconds from 0.")
-    return given_us or asked
+    asked = given_us or asked
+    if asked >= 2**63:
+        asked -= 2**64  # Triton's own number has no sign
+    if not 0 <= asked <= _LONGEST_TIMEOUT_US:
+        raise ValueError(
+            f"timeout is {asked}, expected whole microseconds from 0 to {_LONGEST_TIMEOUT_US}, "
+            "a day. Leave it out for none."
+        )
+    return asked

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 PRECISIONS = ("half", "full", "bf16", "fp16", "int8")
 MOST = 1024  # requests or threads; a larger number is a slip of the keyboard
 DRAIN_S = 300  # as long as the client's calls may take unless they say otherwise
+QUEUE_S = 20  # longer than a sentence takes a busy CPU; a caller who hears of it can go elsewhere
 MOST_DRAIN_S = 86_400  # a day
 
 
@@ -27,6 +28,8 @@ class ServerSettings:
     fold_text: VOICEREEL_FOLD_TEXT: whether texts are folded before the tokenizer.
     drain_s: VOICEREEL_DRAIN_S: seconds that requests in flight may take to end when `make serve`
         is stopped; 0: none.
+    queue_s: VOICEREEL_QUEUE_S: seconds that a request may wait for a slot of the LLaMA stage; 0: as
+        long as its own timeout lets it.
     drain_pipe: VOICEREEL_DRAIN_PIPE: set by the launcher; see `ensemble.serving.drain`.
     """
 
@@ -39,6 +42,7 @@ class ServerSettings:
     fold_text: bool = True
     drain_s: int = DRAIN_S
     drain_pipe: str = ""
+    queue_s: int = QUEUE_S
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -57,6 +61,7 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         fold_text=_boolean(environment, "VOICEREEL_FOLD_TEXT"),
         drain_s=_seconds(environment, "VOICEREEL_DRAIN_S", DRAIN_S),
         drain_pipe=environment.get("VOICEREEL_DRAIN_PIPE", ""),
+        queue_s=_seconds(environment, "VOICEREEL_QUEUE_S", QUEUE_S),
     )
 
 

@@ -7,6 +7,7 @@ it tokens that it hardly knows. An ordinary text comes out as it went in.
 
 import re
 import unicodedata
+from itertools import groupby
 
 from ensemble.contract.voice import PromptError
 
@@ -22,6 +23,10 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u20
 _SPACES = re.compile("[\t \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")  # but line breaks
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # Hangul fillers: letters by category, never seen
 _SHOWN = 20  # characters of a text that an error repeats
+MAX_TEXT_CHARACTERS = 20_000  # more than any prompt holds; bounds the time of all that reads a text
+# Combining characters in a row: Unicode's Stream-Safe Text Format (UAX 15) allows as many. The time
+# of composing them grows with their square: 3 s for 40,000.
+_MOST_MARKS = 30
 
 
 def prompt_text(text: str, name: str, fold: bool = True) -> str:
@@ -33,15 +38,43 @@ def prompt_text(text: str, name: str, fold: bool = True) -> str:
         fold: Whether to fold odd characters; the setting VOICEREEL_FOLD_TEXT.
 
     Raises:
-        PromptError: If there are no words in it.
+        PromptError: If there are no words in it, or more than any prompt holds.
     """
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise PromptError(
+            f"{name} has {len(text)} characters, expected at most {MAX_TEXT_CHARACTERS}. "
+            "Split it into sentences and send them one by one."
+        )
     if not text.strip():
         raise PromptError(f"{name} is empty, expected words to say.")
     if not has_words(text):
         raise PromptError(
             f"{name} is {text[:_SHOWN]!a}, which has no letter or digit: no words to say."
         )
+    marks = (len(list(run)) for is_mark, run in groupby(text, _is_mark) if is_mark)
+    if (most := max(marks, default=0)) > _MOST_MARKS:
+        raise PromptError(
+            f"{name} has {most} accents on one letter, expected at most {_MOST_MARKS}."
+        )
     return folded(text) if fold else text
+
+
+def prompt_texts(texts: list[str], name: str, fold: bool = True) -> list[str]:
+    """Several texts of one input, as the prompt takes them; arguments as for `prompt_text`.
+
+    Raises:
+        PromptError: If one of them cannot be spoken, or all are more than any prompt holds.
+    """
+    if (count := sum(map(len, texts))) > MAX_TEXT_CHARACTERS:
+        raise PromptError(
+            f"{name} has {count} characters in {len(texts)} texts, expected at most "
+            f"{MAX_TEXT_CHARACTERS}. Use fewer or shorter recordings."
+        )
+    return [prompt_text(text, f"{name}[{i}]", fold) for i, text in enumerate(texts)]
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.combining(character) > 0
 
 
 def has_words(text: str) -> bool:

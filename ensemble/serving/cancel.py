@@ -4,11 +4,15 @@ Triton does not tell the steps of an ensemble that its request was cancelled (Tr
 caller names a token in the request's parameter `cancel_token`, which travels through ensembles,
 and hands the token to `fish_cancel` to end the request. A token is a file in a folder that all
 models of this server share: it exists as long as its request is wanted.
+
+Who knows a token can end its request, so a caller draws 128 random bits for each, as the client
+does. Nothing lists tokens: `fish_cancel` says only whether the one it was given was in use.
 """
 
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +30,18 @@ EARLY_LIMIT = 1024  # marks kept at most, so that calls of fish_cancel cannot fi
 def _file_of(token: object) -> Path | None:
     """The token's file; None for anything but a token, so that no caller can choose a path."""
     return _FOLDER / token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
+
+
+def _make_folder() -> None:
+    """Make the folder, which nobody else on this machine may write to.
+
+    Raises:
+        PermissionError: If another user made it: they could end every request.
+    """
+    _FOLDER.mkdir(mode=0o700, exist_ok=True)
+    found = _FOLDER.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{_FOLDER} is not this server's own folder. Remove it.")
 
 
 def token_in(parameters: str) -> object:
@@ -51,7 +67,7 @@ class CancelToken:
             return
         if self._file is None:
             raise ValueError(f"{PARAMETER} is {asked!r}, expected 32 hexadecimal digits.")
-        _FOLDER.mkdir(mode=0o700, exist_ok=True)
+        _make_folder()
         try:
             self._file.touch(exist_ok=False)
         except FileExistsError:
@@ -88,7 +104,7 @@ def take_back(token: str) -> bool:
         raise ValueError(f"{PARAMETER} is {token!r}, expected 32 hexadecimal digits.")
     if _unlinked(file):
         return True
-    _FOLDER.mkdir(mode=0o700, exist_ok=True)
+    _make_folder()
     _forget_early()
     early = file.with_suffix(_EARLY)
     early.touch()

@@ -48,6 +48,7 @@ class FrontDoor:
 
     def initialize(self, args: dict) -> None:
         self.in_flight: set[asyncio.Task] = set()
+        self.closing = False
         self.places = threading.Semaphore(MAX_IN_FLIGHT)
         self.loop = asyncio.new_event_loop()
         self.client: InferenceServerClient | None = None
@@ -59,13 +60,13 @@ class FrontDoor:
             sender = request.get_response_sender()
             if not self.places.acquire(blocking=False):
                 problem = OverloadedError(f"{MAX_IN_FLIGHT} requests are in flight, the limit.")
-                _reply(sender, wire.error(self.name, problem))
+                _reply(sender, wire.error(self.name, problem, request.request_id()))
                 continue
             try:
                 forwarded = self._forwarded(request)
             except Exception as problem:
                 self.places.release()
-                _reply(sender, wire.error(self.name, problem))
+                _reply(sender, wire.error(self.name, problem, request.request_id()))
                 continue
             asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
 
@@ -75,7 +76,7 @@ class FrontDoor:
         self.thread.join()
 
     async def _close(self) -> None:
-        tasks = list(self.in_flight)
+        self.closing, tasks = True, list(self.in_flight)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks)  # each tells its caller before the loop stops
@@ -84,17 +85,18 @@ class FrontDoor:
 
     def _forwarded(self, request) -> dict:
         """Arguments for tritonclient; tensors are copied, as Triton frees them after `execute`."""
-        parameters = wire.parameters(self.name, request)
-        token, inputs = parameters.get(PARAMETER), []
+        asked, inputs = wire.Accepted(self.name, request, complete=False), []
+        token = asked.parameters.get(PARAMETER)
         for t in MODELS[self.name].inputs:
-            if (values := wire.array(request, t.name)) is not None:
+            if (values := asked.arrays[t.name]) is not None:
                 inputs.append(_input(t.name, t.dtype, np.array(values)))
             elif t.name == _FIRST:
-                inputs.append(_first_chunk(wire.array(request, _LONGEST)))
+                inputs.append(_first_chunk(asked.arrays[_LONGEST]))
         return {
             "model_name": self.stream_model,
+            "request_id": request.request_id(),  # so that each step's log names it
             "inputs": inputs,
-            "timeout": timeout_us(request.timeout(), parameters) or None,
+            "timeout": timeout_us(request.timeout(), asked.parameters) or None,
             "parameters": None if token is None else {PARAMETER: token},
         }
 
@@ -104,9 +106,12 @@ class FrontDoor:
         try:
             response = await self._joined(forwarded)
         except asyncio.CancelledError:
-            response = wire.error(self.name, RuntimeError("the server is shutting down"))
+            why = (
+                "the server is shutting down" if self.closing else f"{self.stream_model} broke off"
+            )
+            response = wire.error(self.name, RuntimeError(why), forwarded["request_id"])
         except Exception as problem:
-            response = wire.error(self.name, problem)
+            response = wire.error(self.name, problem, forwarded["request_id"])
         finally:
             self.in_flight.discard(task)
             self.places.release()

@@ -9,6 +9,12 @@ from ensemble.serving.stand_in.batch import Run
 from ensemble.serving.stand_in.served_model import ServedModel
 
 
+def kernel_files(model: ServedModel) -> tuple[str, ...]:
+    """Names of the files that may serve in place of the artefact, the fastest first."""
+    filename = model.parameters.get(package.PARAMETER)
+    return () if filename is None or model.gpu is not None else (package.INT8_FILE_NAME, filename)
+
+
 def load_kernel_file(model: ServedModel, log: Callable[[str], None]) -> Run | None:
     """Load the file that the config names, if there is one and it fits.
 
@@ -19,11 +25,10 @@ def load_kernel_file(model: ServedModel, log: Callable[[str], None]) -> Run | No
     Returns:
         From the inputs of one run to its outputs, or None: serve the artefact.
     """
-    filename = model.parameters.get(package.PARAMETER)
-    if filename is None or model.gpu is not None:
+    if not (candidates := kernel_files(model)):
         return None
     problems: list[str] = []
-    for candidate in (package.INT8_FILE_NAME, filename):
+    for candidate in candidates:
         try:
             run = _load(model, candidate)
         except Exception as problem:  # whatever it is, the portable artefact still serves

@@ -23,24 +23,25 @@ class Stream:
 
     Attributes:
         token: The request's cancel token, once its parameters have been read.
+        timeout_s: The request's own timeout, seconds; 0 for none.
     """
 
     def __init__(self, request, facts: Facts, metrics: LlamaMetrics) -> None:
         self._sender, self._facts, self._metrics = request.get_response_sender(), facts, metrics
+        self._request_id = request.request_id()
         self.token: CancelToken | None = None
         self._begin = time.monotonic()
-        self._timeout_s = 0.0
+        self.timeout_s = 0.0
         self._num_sent = 0
         self._problem: Exception | None = None  # a window could not be sent
 
-    def obey(self, request) -> None:
+    def obey(self, request, asked: wire.Accepted) -> None:
         """Take the cancel token and the timeout of the request.
 
         Raises:
-            ValueError: If one of its parameters is unknown or unusable.
+            ValueError: If one of them is unusable.
         """
-        parameters = wire.parameters("fish_llama", request)
-        self._timeout_s = timeout_us(request.timeout(), parameters) / 1e6
+        self.timeout_s = timeout_us(request.timeout(), asked.parameters) / 1e6
         self.token = CancelToken(request.parameters())
 
     def why_cancelled(self) -> str:
@@ -48,13 +49,13 @@ class Stream:
         if self._sender.is_cancelled() or (self.token is not None and self.token.taken_back):
             return "by the caller"
         if self._timed_out:
-            return f"its timeout of {self._timeout_s:g} s has passed"
+            return f"its timeout of {self.timeout_s:g} s has passed"
         return "" if self._problem is None else str(self._problem)
 
     @property
     def _timed_out(self) -> bool:
         """Whether the request's own timeout has passed."""
-        return bool(self._timeout_s) and time.monotonic() - self._begin > self._timeout_s
+        return bool(self.timeout_s) and time.monotonic() - self._begin > self.timeout_s
 
     def send(self, window: Window) -> None:
         """Send a window; the last one ends the stream.
@@ -105,7 +106,7 @@ class Stream:
         given_up = code in ("UNAVAILABLE", "CANCELLED")
         self._metrics.count_outcome(code.lower() if given_up else "refused or failed")
         try:
-            self._respond(wire.error("fish_llama", problem), final=True)
+            self._respond(wire.error("fish_llama", problem, self._request_id), final=True)
         except Exception as trouble:  # raised, it would end the scheduler's thread
             pb_utils.Logger.log_error(f"fish_llama: a caller was not told of {problem}: {trouble}")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ensemble.contract.voice import PromptError
 
-_TAG = re.compile(r"<\|speaker:(\d+)\|>")
+_TAG = re.compile(r"<\|speaker:(\d{1,9})\|>")  # a longer number is no speaker's: it is words
 TURNS_PER_BATCH = 5  # upstream's, in `generate_long`
 MAX_TURNS = 100  # of one text: some ten minutes, near the end of what a context holds
 

@@ -183,3 +183,15 @@ def test_on_a_cpu_no_shape_of_a_window_is_compiled() -> None:
     """The native libtorch 2.5 takes seconds for each new one."""
     text = (COMMITTED / "fish_decoder/configs/cpu.pbtxt").read_text()
     assert 'backend: "onnxruntime"' in text
+
+
+@pytest.mark.torch
+def test_files_that_are_not_those_exported(repository, tmp_path) -> None:
+    """Native backends do not look, so this does."""
+    copy = tmp_path / "repository"
+    shutil.copytree(repository, copy)
+    assert check.differences(copy) == []
+    path = copy / "fish_prompt" / "1" / "tokenizer.tiktoken"
+    path.write_bytes(path.read_bytes() + b"\n")
+    (found,) = check.differences(copy)
+    assert found.startswith(f"fish_prompt: {path} is not the file that was exported")

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from engine.codec import session
 from engine.codec.session import DecoderSession
 
 HISTORY, BOOKS, FRAME = 12, 10, 2  # frames that can be heard, rows of codes, samples per frame
@@ -151,6 +152,21 @@ def test_codes_of_another_shape_with_the_same_bytes(books) -> None:
     asked = {"codes": few, "new_frames": np.arange(20, 24)[None]}
     np.testing.assert_array_equal(run(asked), decoder()(asked))
     assert run.resumed == 0
+
+
+def test_names_of_states_differ_by_shape_number_and_codes() -> None:
+    """All that counts, whatever bytes an attacker arranges; and numbers that do not count up."""
+    codes = np.arange(120)
+    shapes = [(10, 12), (12, 10), (20, 6), (120, 1), (1, 120)]
+    names = [session._key(codes.reshape(shape), end) for shape in shapes for end in (12, 13)]
+    names += [session._key(codes[::-1].reshape(10, 12), 12), session._key(codes[:0], 12)]
+    assert len(set(names)) == len(names)
+    assert all(len(name) == 32 for name in names)
+    run, asked = decoder(), window(random_codes(20), 8, 20)
+    for numbers in (np.zeros(12, int), np.arange(8, 20)[::-1], np.arange(8, 20) * 2):
+        with pytest.raises(ValueError, match="does not count up frame by frame"):
+            run({**asked, "new_frames": numbers[None]})
+    assert not run._states
 
 
 def test_rows_of_a_batch_keep_their_own_states() -> None:

@@ -93,6 +93,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("VOICEREEL_BATCH_SIZE", ["0", "16", " 7 ", "1024", "1025", "-1", "4.0", "1_0", "", "x"]),
         ("VOICEREEL_LLAMA_THREADS", ["0", "2", "1025", "-1", "1_0", "", "x"]),
+        ("VOICEREEL_QUEUE_S", ["0", " 30", "86400", "86401", "-1", "1.5", "", "x"]),
         ("VOICEREEL_DRAIN_S", ["0", " 30", "86400", "86401", "-1", "1.5", "", "x"]),
         (
             "FISH_SPEECH_PRECISION",

@@ -87,3 +87,39 @@ def test_key_is_words_and_codes() -> None:
     assert PrefixCache.key(prompt, 40) != PrefixCache.key(other, 40)
     assert PrefixCache.key(prompt, 40) != PrefixCache.key(prompt, 41)
     assert PrefixCache.key(prompt, MIN_POSITIONS - 1) == b""
+
+
+def test_a_lying_prefix_length_poisons_nothing(llama, builder) -> None:
+    """Whatever an attacker calls the voice's part, keys and values belong to what was really said.
+
+    It keeps prefixes that are too short, too long or end within another voice; the victim's speech
+    is that of an engine which nobody else has used.
+    """
+    alice, eve = voice(builder, 1), voice(builder, 2)
+    prompt, prefix = builder.build("One.", [alice])
+    forged = builder.build("One.", [eve])[0]
+    mixed = np.concatenate([prompt[:, :40], forged[:, 40:]], axis=1)
+    scheduler = Scheduler(llama, 4)
+    for table in (forged, mixed, prompt):
+        for length in (MIN_POSITIONS, 40, 41, prefix - 1, prefix + 1, table.shape[1] - 1):
+            speak(scheduler, table, length, seed=9)
+    np.testing.assert_array_equal(
+        speak(scheduler, prompt, prefix), speak(Scheduler(llama, 4), prompt, prefix)
+    )
+    together = [Collected() for _ in range(4)]
+    for got, (table, length) in zip(
+        together, [(mixed, 41), (prompt, prefix), (forged, prefix), (prompt, 41)], strict=True
+    ):
+        scheduler.submit(got.request(table, Sampling(seed=1), length))
+    while scheduler.step():
+        pass
+    np.testing.assert_array_equal(together[1].codes, speak(Scheduler(llama, 4), prompt, prefix))
+
+
+def test_prefixes_of_equal_bytes_have_other_keys() -> None:
+    """As an attacker would arrange them."""
+    numbers = np.arange(11 * 64, dtype=np.int32)
+    tables = [numbers.reshape(11, 64), numbers.reshape(64, 11).T, numbers.reshape(16, 44)]
+    keys = [PrefixCache.key(table, length) for table in tables for length in (33, 40, 44)]
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 32 for key in keys)

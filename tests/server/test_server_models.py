@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from ensemble.contract.facts import Facts
 from ensemble.contract.tensors import MODELS
-from support.raw import Stream, infer, joined, llama_metrics, outcomes, stream, tensors
+from support.raw import Stream, infer, joined, llama_metrics, metrics, outcomes, stream, tensors
 
 pytestmark = pytest.mark.server
 TEXTS = ["Hello there.", "A second sentence, a little longer than that.", "And three!"]
@@ -174,12 +174,11 @@ def test_http_infer_and_generate(server) -> None:
 def test_repeated_reference_comes_from_the_cache(server) -> None:
     audio = recording(1.5, pitch=180)
 
-    def hits() -> int:
-        url = f"http://{server.http_url.removeprefix('http://')}/v2/models/fish_encoder/stats"
-        with urllib.request.urlopen(url) as answer:
-            stats = json.load(answer)["model_stats"][0]["inference_stats"]
-        return int(stats["cache_hit"]["count"])
+    def hits() -> float:
+        return metrics(server, "fish_encoder_cache_")["fish_encoder_cache_hits_total"]
 
+    infer(server, "fish_encode", reference_audio=recording(0.9))
+    infer(server, "fish_encode", reference_audio=recording(0.9))
     first, before = infer(server, "fish_encode", reference_audio=audio), hits()
     again = infer(server, "fish_encode", reference_audio=audio)
     assert hits() == before + 1

@@ -49,3 +49,35 @@ def test_a_token_in_use_is_refused() -> None:
     CancelToken(PARAMETERS)
     with pytest.raises(ValueError, match="is in use, expected a new one"):
         CancelToken(PARAMETERS)
+
+
+def test_a_folder_of_somebody_else_is_not_used(folder, tmp_path) -> None:
+    """Whoever may write there could end every request of this server."""
+    folder.mkdir()
+    folder.chmod(0o777)
+    for use in (lambda: CancelToken(PARAMETERS), lambda: take_back("ab" * 16)):
+        with pytest.raises(PermissionError, match=r"is not this server's own folder\. Remove it"):
+            use()
+    folder.rmdir()
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "theirs")
+    with pytest.raises(PermissionError):
+        CancelToken(PARAMETERS)
+
+
+def test_tokens_are_not_to_be_found_out(folder) -> None:
+    """Neither parts, patterns nor paths of one in use end its request."""
+    token = CancelToken(PARAMETERS)
+    for guess in (
+        "ab" * 15,
+        "ab" * 17,
+        "AB" * 16,
+        "*" * 32,
+        "../" + "ab" * 16,
+        "ab" * 16 + "\n",
+        "",
+    ):
+        with pytest.raises(ValueError, match="expected 32 hexadecimal digits"):
+            take_back(guess)
+    assert not take_back("ba" * 16)
+    assert not token.taken_back

@@ -103,10 +103,15 @@ class Sender:
 class Request:
     """A request with inputs that have no batch axis yet."""
 
-    def __init__(self, parameters: str = "{}", timeout_us: int = 0, **inputs: Any) -> None:
+    def __init__(
+        self, parameters: str = "{}", timeout_us: int = 0, request_id: str = "", **inputs: Any
+    ) -> None:
         self.inputs = {name: np.asarray(value)[None] for name, value in inputs.items()}
-        self._parameters, self._timeout_us = parameters, timeout_us
+        self._parameters, self._timeout_us, self._id = parameters, timeout_us, request_id
         self.sender = Sender()
+
+    def request_id(self) -> str:
+        return self._id
 
     def parameters(self) -> str:
         return self._parameters

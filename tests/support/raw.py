@@ -88,9 +88,14 @@ def stream(server, model: str, **values) -> list[dict]:
 
 def llama_metrics(server) -> dict[str, float]:
     """What the LLaMA stage tells the server's metrics, by name and labels."""
+    return metrics(server, "fish_llama_")
+
+
+def metrics(server, prefix: str) -> dict[str, float]:
+    """The server's metrics whose names begin so, by name and labels."""
     with urllib.request.urlopen(server.metrics_url) as answer:
         lines = answer.read().decode().splitlines()
-    pairs = (x.rsplit(" ", 1) for x in lines if x.startswith("fish_llama_"))
+    pairs = (x.rsplit(" ", 1) for x in lines if x.startswith(prefix))
     return {name: float(value) for name, value in pairs}
 
 

@@ -43,7 +43,7 @@ def _split(requests: Sequence[Arrays], outputs: Arrays, batched: bool) -> list[A
     rows = [len(next(iter(request.values()))) for request in requests]
     for name, array in outputs.items():
         if array.shape[:1] != (sum(rows),):
-            raise ValueError(f"output {name} has shape {array.shape}, expected {sum(rows)} rows")
+            raise RuntimeError(f"output {name} has shape {array.shape}, expected {sum(rows)} rows")
     ends = np.cumsum(rows)
     return [
         {name: array[end - count : end] for name, array in outputs.items()}

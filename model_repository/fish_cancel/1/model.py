@@ -18,8 +18,8 @@ class TritonPythonModel:
 
     def _answer(self, request):
         try:
-            wire.parameters("fish_cancel", request)
-            cancelled = take_back(wire.texts(request, "cancel_token")[0])
+            (token,) = wire.Accepted("fish_cancel", request).texts("cancel_token")
+            cancelled = take_back(token)
         except Exception as problem:
-            return wire.error("fish_cancel", problem)
+            return wire.error("fish_cancel", problem, request.request_id())
         return pb_utils.InferenceResponse([wire.tensor("cancelled", [cancelled], np.bool_)])

@@ -18,7 +18,7 @@ class TritonPythonModel:
     def initialize(self, args: dict) -> None:
         self.text, self.problem = "", None
         try:
-            self.text = json.dumps(described(Facts.load(wire.version_folder(args))))
+            self.text = json.dumps(described(Facts.load(wire.checked_folder(args))))
         except FileNotFoundError as problem:  # exported before there was this model: all else works
             self.problem = problem
             pb_utils.Logger.log_warn(f"fish_checkpoint: nothing to tell: {problem}")
@@ -28,9 +28,9 @@ class TritonPythonModel:
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
-            wire.parameters("fish_checkpoint", request)
+            wire.Accepted("fish_checkpoint", request)
             if self.problem:
                 raise self.problem
         except Exception as problem:
-            return wire.error("fish_checkpoint", problem)
+            return wire.error("fish_checkpoint", problem, request.request_id())
         return pb_utils.InferenceResponse([wire.tensor("checkpoint", [self.text], np.object_)])

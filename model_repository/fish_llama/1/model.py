@@ -6,6 +6,7 @@ Each response holds one window for fish_decoder and what the caller must know of
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from engine.lm.placement import placement_for
 from engine.schedule.memory import MAX_SLOTS, positions_that_fit
 from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
+from ensemble.contract.manifest import refuse_changed
 from ensemble.contract.options import OPTIONS, sampling_from
 from ensemble.contract.settings import ServerSettings, server_settings
 from ensemble.serving import wire
@@ -33,7 +35,8 @@ def _loaded(folder: Path, settings: ServerSettings, instance: str) -> tuple[Torc
     runner = load_runner(folder, placement_for(settings, instance))
     slots = settings.batch_size or MAX_SLOTS[runner.device.type]
     positions = positions_that_fit(runner.facts, runner.dtype, runner.device)
-    scheduler = Scheduler(runner, slots, max_positions=positions)
+    wait_s = settings.queue_s or math.inf
+    scheduler = Scheduler(runner, slots, max_positions=positions, max_wait_s=wait_s)
     scheduler.warm_up()
     return runner, scheduler
 
@@ -50,6 +53,7 @@ class TritonPythonModel:
         # own, and with more threads than cores none of them waits awake, which halves the speed.
         self.worker = ThreadPoolExecutor(1, "scheduler")
         loaded = self.worker.submit(_loaded, folder, settings, instance)
+        refuse_changed(folder, warn=pb_utils.Logger.log_warn)  # meanwhile: about 0.7 s a GB
         runner, self.scheduler = loaded.result()
         self.facts, self.metrics = runner.facts, LlamaMetrics()
         self.worker.submit(self.scheduler.run, self.metrics.publish)
@@ -72,8 +76,9 @@ class TritonPythonModel:
         for request in requests:
             stream = Stream(request, self.facts, self.metrics)
             try:
-                stream.obey(request)
-                self.scheduler.submit(self._parsed(request, stream))
+                asked = wire.Accepted("fish_llama", request)
+                stream.obey(request, asked)
+                self.scheduler.submit(self._parsed(asked, stream))
             except Exception as problem:
                 stream.fail(problem)
 
@@ -82,22 +87,23 @@ class TritonPythonModel:
         self.worker.shutdown()
         self.metrics.close()
 
-    def _parsed(self, request, stream: Stream) -> Request:
-        asked = {o.name: wire.array(request, o.name) for o in OPTIONS}
-        given = {n: v[0].item() for n, v in asked.items() if v is not None}
+    def _parsed(self, asked: wire.Accepted, stream: Stream) -> Request:
+        options = {o.name: asked.arrays[o.name] for o in OPTIONS}
+        given = {n: v[0].item() for n, v in options.items() if v is not None}
         sampling = sampling_from(given, self.facts)
-        prompt = wire.required(request, "prompt")
+        prompt = asked.given("prompt")
         self._check(prompt)
-        prefix = wire.array(request, "prefix_length")
+        prefix = asked.arrays["prefix_length"]
         prefix_length = 0 if prefix is None else int(prefix[0])
         if not 0 <= prefix_length < max(1, prompt.shape[1]):
             raise ValueError(f"prefix_length is {prefix_length}, expected less than the prompt has")
-        parts = wire.array(request, "prompt_parts")
+        parts = asked.arrays["prompt_parts"]
         lengths = () if parts is None else tuple(int(length) for length in parts)
         if lengths and (min(lengths) < 1 or sum(lengths) != prompt.shape[1]):
             raise ValueError(f"prompt_parts is {lengths}, expected to add up to the prompt")
         answers = stream.send, stream.fail, stream.why_cancelled
-        return Request(prompt, sampling, *answers, prefix_length, lengths)
+        patience_s = stream.timeout_s or math.inf
+        return Request(prompt, sampling, *answers, prefix_length, lengths, patience_s)
 
     def _check(self, prompt: np.ndarray) -> None:
         facts = self.facts

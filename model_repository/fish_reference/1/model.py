@@ -17,25 +17,24 @@ class TritonPythonModel:
     """Checks a recording, conditions it and pads it."""
 
     def initialize(self, args: dict) -> None:
-        self.facts, self.warned = Facts.load(wire.version_folder(args)), False
+        self.facts, self.warned = Facts.load(wire.checked_folder(args)), False
 
     def execute(self, requests: list) -> list:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request) -> pb_utils.InferenceResponse:
         try:
-            wire.parameters("fish_reference", request)
-            rate = wire.array(request, "reference_sample_rate")
+            asked = wire.Accepted("fish_reference", request)
+            rate, size = asked.arrays["reference_sample_rate"], asked.arrays["chunk_size_s"]
             self._warn_once(rate)
-            size = wire.array(request, "chunk_size_s")
             chunk = chunk_frames(None if size is None else float(size[0]), self.facts)
             waveform, frames = encoder_input(
-                wire.required(request, "reference_audio"),
+                asked.given("reference_audio"),
                 None if rate is None else int(rate[0]),
                 self.facts,
             )
         except Exception as problem:
-            return wire.error("fish_reference", problem)
+            return wire.error("fish_reference", problem, request.request_id())
         return pb_utils.InferenceResponse(
             [
                 wire.tensor("waveform", waveform, np.float32),
