@@ -1,5 +1,6 @@
 """Rules of Prometheus: checked by its own tool, and by what they must have."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from benchmarks.observed import queries as observed
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "deploy" / "prometheus"
@@ -58,12 +61,37 @@ def test_every_runbook_is_there() -> None:
     assert {link for link in links if link.partition("#")[2] not in known} == set()
 
 
-def test_every_metric_of_the_rules_is_on_the_page_of_metrics() -> None:
+def test_every_metric_that_is_asked_for_is_on_the_page_of_metrics() -> None:
     page = (PROJECT / "docs" / "metrics.md").read_text("utf-8")
     asked = {
-        n
-        for rule in rules()
-        for n in re.findall(r"\b(?:nv|fish_llama|voicereel)_\w+", rule["expr"])
+        name for query in queries() for name in re.findall(r"\b(?:nv|fish|voicereel)_\w+", query)
     }
-    bare = {re.sub(r"_(bucket|count|sum)$", "", name) for name in asked}
-    assert {name for name in bare if f"| `{name}` |" not in page} == set()
+    assert len(asked) > 30
+    forms = {name: {name, re.sub(r"_(bucket|count|sum)$", "", name)} for name in asked}
+    assert {
+        n for n, names in forms.items() if not any(f"| `{m}` |" in page for m in names)
+    } == set()
+
+
+def queries() -> list[str]:
+    """Of the rules, and of the dashboard."""
+    asked = [rule["expr"] for rule in rules()] + [query.expr for query in observed.panels()]
+    return [re.sub(r'"[^"]*"', "", query) for query in asked]  # without labels' values
+
+
+def test_the_dashboard_can_be_provisioned() -> None:
+    """Grafana finds its data source by this uid, and panels do not lie on each other."""
+    folder = PROJECT / "deploy" / "grafana"
+    sources = yaml.safe_load((folder / "provisioning/datasources/prometheus.yml").read_text())
+    [uid] = [source["uid"] for source in sources["datasources"]]
+    panels = json.loads((folder / "dashboards/voicereel.json").read_text("utf-8"))["panels"]
+    targets = [target for panel in panels for target in panel.get("targets", [])]
+    assert {target["datasource"]["uid"] for target in targets} == {uid}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(taken) == len(set(taken)) and max(x for x, _ in taken) < 24
