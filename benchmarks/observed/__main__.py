@@ -24,7 +24,7 @@ from benchmarks.report import console, finish
 
 OUT = ROOT / "out" / "observed"
 _RATE = f"{15 * SCRAPE_S}s"  # Grafana's $__rate_interval: some scrapes
-_TITLE = "{} streams at a time, {:.0f} s each; panels of the dashboard, answered by Prometheus"
+_TITLE = "{} callers at a time, {:.0f} s each; panels of the dashboard, answered by Prometheus"
 
 
 def main(

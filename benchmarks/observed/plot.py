@@ -40,13 +40,13 @@ def panels(answers: Answers, begin: float, title: str, path: Path) -> None:
 def _draw(ax: Axes, name: str, answers: Answers, begin: float) -> None:
     for query, series in answers.items():
         scale = _SCALES.get(query.unit, 1)
-        for one in series:
+        for one in (s for s in series if any(v != "NaN" for _, v in s["values"])):
             times = [float(time) - begin for time, _ in one["values"]]
             values = [scale * float(value) for _, value in one["values"]]
             label = query.name(one["metric"])[:_LONGEST_LEGEND]
             ax.plot(times, values, label=label, linewidth=1.3)
         ax.set(ylabel=_UNITS.get(query.unit, ""))
     ax.set_title(name, fontsize=10)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
     ax.grid(alpha=0.3)
     ax.legend(fontsize=6, loc="upper left")
