@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
 from voicereel.capacity import Machine
 
 _BIN_S = 1.0
+_TICKS_S = (0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
 
 
 def against_load(
@@ -26,9 +28,8 @@ def against_load(
             label="least in flight, median")  # fmt: skip
     ax.set(xlabel="load, % of the streams in real time", ylabel="first audio, p95, s", yscale="log",
            title=f"{replicas} replicas on {served.what}; 8 gateways (simulated)")  # fmt: skip
-    ax.grid(alpha=0.3, which="both")
     ax.legend()
-    figure.savefig(path, dpi=80)
+    _finish(figure, ax, path)
 
 
 def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
@@ -43,6 +44,14 @@ def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
     ax.axvline(at_s, color="grey", linestyle=":")
     ax.set(xlabel="s; a tenth of the replicas dies at the dotted line, and is back 10 s later",
            ylabel="first audio, p95, s", yscale="log")  # fmt: skip
-    ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=8)
+    _finish(figure, ax, path)
+
+
+def _finish(figure: Figure, ax: Axes, path: Path) -> None:
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in _TICKS_S if low <= tick <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
     figure.savefig(path, dpi=80)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from voicereel.errors import InvalidRequest
 
@@ -96,12 +97,15 @@ def between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 def machines() -> dict[str, Machine]:
     """Machines that were measured, by name."""
     told = json.loads((files("voicereel") / "capacity.json").read_text("utf-8"))
-    lists = ("streams", "rtf_of_all", "first_p50_s", "first_p95_s")
-    return {
-        name: Machine(name, frame_s=told["frame_s"],
-                      **{k: tuple(v) if k in lists else v for k, v in entry.items()})
-        for name, entry in told["machines"].items()
-    }  # fmt: skip
+    return {name: _machine(name, told["frame_s"], entry) for name, entry in
+            told["machines"].items()}  # fmt: skip
+
+
+def _machine(name: str, frame_s: float, entry: dict[str, Any]) -> Machine:
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    return Machine(name=name, frame_s=frame_s, **given)
 
 
 def plan(
