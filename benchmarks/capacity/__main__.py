@@ -69,7 +69,8 @@ def dying(served: Machine, replicas: int) -> dict[str, Any]:
     count = max(1, replicas // 10)
     arrivals = poisson(rate_for(served, replicas, 0.8, MEAN_FRAMES), _SECONDS + 10, speech, 2)
     deaths = tuple((float(DIES_S), index, float(BACK_S)) for index in range(count))
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
+        "none dies": {"deaths": ()},
         "ports refuse at once, requests are repeated": {"repeats": True, "notices_s": 0.0},
         "ports refuse at once, nothing is repeated": {"repeats": False, "notices_s": 0.0},
         "they hang, noticed after 5 s": {"repeats": True, "notices_s": 5.0},
@@ -78,8 +79,8 @@ def dying(served: Machine, replicas: int) -> dict[str, Any]:
     }  # fmt: skip
     found = {}
     for name, how in cases.items():
-        scenario = Scenario(served, replicas, gateways=_GATEWAYS, deaths=deaths, **how)
-        found[name] = simulate(scenario, arrivals)
+        how = {"gateways": _GATEWAYS, "deaths": deaths, **how}
+        found[name] = simulate(Scenario(served, replicas, **how), arrivals)
     return found
 
 
@@ -88,7 +89,8 @@ def told(deaths: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {
         name: {"failed": outcome.failed, "requests": len(outcome.requests),
                "p95_before": outcome.first_audio(0.95, 8, DIES_S),
-               "p95_while": outcome.first_audio(0.95, DIES_S - 1, DIES_S + BACK_S)}
+               "p95_while": outcome.first_audio(0.95, DIES_S - 1, DIES_S + BACK_S),
+               "p95_after": outcome.first_audio(0.95, DIES_S + BACK_S, _SECONDS + 10)}
         for name, outcome in deaths.items()
     }  # fmt: skip
 
