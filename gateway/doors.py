@@ -18,8 +18,7 @@ _FRAMES_A_SECOND = 44_100 / 2048  # a semantic token each
 
 def caller_of(request: HTTPConnection) -> Caller:
     """The caller of a request; its trace goes on in the server's."""
-    trace = request.headers.get("traceparent")
-    return Caller(request.state.request_id, (("traceparent", trace),) if trace else ())
+    return Caller(request.state.request_id, request.state.span.context)
 
 
 async def speech(request: Request) -> Response:

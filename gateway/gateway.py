@@ -11,6 +11,7 @@ from gateway.sound import Piece, Track, encoded
 from gateway.speech import Ask
 from gateway.store import VoiceStore
 from gateway.streams import Streams
+from gateway.traces import Traces
 from gateway.voices import Voices
 from voicereel import Caller
 
@@ -35,11 +36,12 @@ class Gateway:
         streams: What is in flight.
         metrics: What Prometheus reads.
         sessions: Connections of live text.
+        traces: Records spans.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.servers = Servers(settings.urls, settings.timeout_s)
+        self.settings, self.traces = settings, Traces()
+        self.servers = Servers(settings.urls, settings.timeout_s, self.traces)
         self.voices = Voices(settings.voices_folder, settings.aliases, self.servers)
         self.store = VoiceStore(self.voices, settings.max_voices)
         self.streams = Streams(settings.max_streams)
@@ -75,3 +77,4 @@ class Gateway:
         """End what is in flight and disconnect."""
         self.streams.close()
         self.servers.close()
+        self.traces.close()

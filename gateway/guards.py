@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,12 +18,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import ApiError, api_error
 from gateway.gateway import Gateway
 from gateway.settings import MIB, is_loopback
+from gateway.traces import Span, Traces, context_of
 
 log = logging.getLogger("voicereel.gateway")
 # A caller's id goes into logs: no spaces, no line breaks, not long.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 # What needs no key: the page asks for one itself, and probes have none.
 _OPEN_PATHS = re.compile(r"/|/page/[\w.]+|/health(/live|/ready)?")
+# Paths of speech, which are traced.
+_TRACED = re.compile(r"/v1/(audio/(speech(/stream)?|scripts)|tts(/live)?)")
 _FISH_PATHS = ("/v1/tts", "/v1/references")
 _PIECE_S = 30  # seconds within which the next piece of a body must come
 _WRONG_HEADERS = ("x-api-key", "api-key", "xi-api-key")
@@ -46,7 +50,14 @@ class Guards:
         request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope["state"] = {"request_id": request_id, "gateway": self._gateway}
         scope["app"] = self  # else the router answers unknown paths in words of its own
-        answer = _Answer(send, request_id)
+        with _span(self._gateway.traces, scope, headers) as span:
+            span.note(voicereel__request_id=request_id)
+            scope["state"]["span"] = span
+            await self._answered(scope, headers, receive, _Answer(send, request_id, span))
+
+    async def _answered(
+        self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer"
+    ) -> None:
         try:
             self._check_host(headers)
             self._check_origin(scope, headers)
@@ -55,7 +66,7 @@ class Guards:
             body_s = self._gateway.settings.timeout_s
             await self._app(scope, _Limited(receive, self._max_body_bytes, body_s), answer)
         except ClientDisconnect:
-            log.info("%s: the caller left before its request was complete", request_id)
+            log.info("%s: the caller left before its request was complete", answer.request_id)
         except HTTPException as error:
             refusal = ApiError(error.status_code, _no_such_door(scope, error))
             await self._refuse(refusal, scope, receive, answer)
@@ -159,16 +170,30 @@ def _logged(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{where}"
 
 
+def _span(traces: Traces, scope: Scope, headers: Headers) -> AbstractContextManager[Span]:
+    """The span of a request for speech; other requests have none."""
+    context = context_of(headers)
+    if not _TRACED.fullmatch(scope["path"]):
+        return nullcontext(Span(context))
+    return traces.span(f"{scope.get('method', 'WEBSOCKET')} {scope['path']}", "SERVER", context)
+
+
 class _Answer:
     """Sends an answer with the request's id."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, span: Span) -> None:
         self._send, self.request_id, self.has_begun = send, request_id, False
+        self._span, self._has_audio = span, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.accept"):
             self.has_begun = True
             MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
+        if status := message.get("status"):
+            self._span.note(http__response__status_code=status)
+        if not self._has_audio and (message.get("body") or message.get("bytes")):
+            self._has_audio = True
+            self._span.event("first audio")
         await self._send(message)
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
+from gateway.traces import Span, Traces
 from voicereel import Client, Overloaded, ServerUnavailable
+from voicereel.caller import current_caller
 from voicereel.errors import VoiceReelError
 
 T = TypeVar("T")
@@ -52,14 +54,15 @@ class Servers:
     The audio of a request does not depend on the server, since voices travel with it.
     """
 
-    def __init__(self, urls: list[str], timeout_s: float) -> None:
+    def __init__(self, urls: list[str], timeout_s: float, traces: Traces | None = None) -> None:
         """Prepare connections.
 
         Args:
             urls: HOST:PORT of gRPC services, or dns:///NAME:PORT for all addresses of a name.
             timeout_s: Seconds that a request may take.
+            traces: Records a span of each attempt to stream.
         """
-        self._urls, self._timeout_s = urls, timeout_s
+        self._urls, self._timeout_s, self._traces = urls, timeout_s, traces or Traces()
         self._servers: dict[str, Server] = {}
         self._resolved, self._lock, self._turn = 0.0, threading.Lock(), itertools.count()
 
@@ -88,21 +91,41 @@ class Servers:
         """
         problem: VoiceReelError = ServerUnavailable("no address of a server was found")
         for server in self._by_load():
-            with server.busy(), closing(speak(server.client)) as sounds:
+            with (
+                server.busy(),
+                self._attempt(server) as span,
+                closing(speak(server.client)) as sounds,
+            ):
                 try:
                     first = next(sounds)
                 except StopIteration:
                     return
                 except (ServerUnavailable, Overloaded) as error:
+                    span.failed(str(error))
                     problem = error
                     log.warning("server %s is passed over: %s", server.url, error)
                     if isinstance(error, ServerUnavailable):
                         server.shunned_until = time.monotonic() + _SHUN_S
                     continue
+                span.event("first chunk")
                 yield first
                 yield from sounds
                 return
         raise problem
+
+    @contextmanager
+    def _attempt(self, server: Server) -> Iterator[Span]:
+        """Record a span, from which the server's go on."""
+        caller = current_caller()
+        asked = caller.metadata
+        with self._traces.span("stream", "CLIENT", asked) as span:
+            span.note(server__address=server.url)
+            if caller.request_id:  # else it stands for nobody, and is shared
+                caller.metadata = span.context
+            try:
+                yield span
+            finally:
+                caller.metadata = asked
 
     def call(self, work: Callable[[Client], T]) -> T:
         """Call a server, chosen as `stream` chooses."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ensemble.contract.settings import DRAIN_S, MOST_DRAIN_S, server_settings
-from launch import shared_memory, startup_log
+from launch import shared_memory, startup_log, traces
 from launch.server import LaunchError, Server
 
 QUIET_S = 5  # seconds that a stop may take before it says what it waits for
@@ -66,6 +66,7 @@ def main(
         metrics_port=metrics_port,
         deadline_s=deadline,
         log_path=log,
+        flags=traces.flags(),
         drains=True,
     )
     try:

@@ -16,11 +16,12 @@ from contextvars import ContextVar
 
 
 class Caller:
-    """Streams that begin while a caller is `active` carry its id, and end when it leaves.
+    """Calls that begin while a caller is `active` carry its id; streams end when it leaves.
 
     Attributes:
         request_id: Id of its requests in the server's log and traces; "": one drawn for each.
-        metadata: gRPC metadata of its streams, such as ("traceparent", ...).
+        metadata: gRPC metadata of its calls, such as ("traceparent", ...), so that the server's
+            spans go on from the caller's.
     """
 
     def __init__(self, request_id: str = "", metadata: tuple[tuple[str, str], ...] = ()) -> None:

@@ -5,6 +5,7 @@
 | `fish_llama_requests_total{outcome}` | counter | requests that ended: stop, length, ... |
 | `fish_llama_first_window_seconds_total` | counter | from arrival to the first window, summed |
 | `fish_llama_first_windows_total` | counter | requests in that sum |
+| `fish_llama_first_window_seconds` | histogram | the same, for percentiles |
 | `fish_llama_frames_total` | counter | frames generated |
 | `fish_llama_steps_total{batch}` | counter | steps, by batch size rounded up to a power of two |
 | `fish_llama_seconds_total{phase}` | counter | spent in prefill, decode_step, sample, fast_loop |
@@ -20,11 +21,14 @@
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
 import time
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from engine.schedule.stats import EngineStats
 
+# Bounds of the histogram, in seconds: as the gateway's for first audio, which is the next hop.
+FIRST_WINDOW_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 PUBLISH_S = 0.5  # seconds between two publications; a few messages each
 
 
@@ -45,7 +49,7 @@ class Metrics:
     def count(self, name: str, total: float, label: str = "", value: str = "") -> None:
         """Raise a counter to a total."""
         grown = total - self.told.get((name, value), 0)
-        if grown:
+        if grown or (name, value) not in self.told:  # a rate needs a beginning, if it is 0
             self.metric(name, label, value).increment(grown)
             self.told[name, value] = total
 
@@ -58,8 +62,10 @@ class Metrics:
                 kind=getattr(pb_utils.MetricFamily, kind),
             )
         if (name, value) not in self.metrics:
-            labels = {label: value} if label else {}
-            self.metrics[name, value] = self.families[name].Metric(labels=labels)
+            given: dict[str, Any] = {"labels": {label: value} if label else {}}
+            if kind == "HISTOGRAM":
+                given["buckets"] = list(FIRST_WINDOW_S)
+            self.metrics[name, value] = self.families[name].Metric(**given)
         return self.metrics[name, value]
 
     def close(self) -> None:
@@ -86,6 +92,7 @@ class LlamaMetrics(Metrics):
         """Count a request's first window, sent so many seconds after its arrival."""
         self.metric("fish_llama_first_windows_total").increment(1)
         self.metric("fish_llama_first_window_seconds_total").increment(seconds)
+        self.metric("fish_llama_first_window_seconds", kind="HISTOGRAM").observe(seconds)
 
     def publish(self, stats: EngineStats) -> None:
         """Tell Triton what has changed. Called after every step."""

@@ -7,7 +7,7 @@ time, worth another try; 130 interrupted, 141 the reader of the output has left.
 
 import typer
 
-from voicereel.cli import doctor, machine, speak, voice
+from voicereel.cli import capacity, doctor, machine, speak, voice
 from voicereel.cli.ending import Commands
 from voicereel.cli.texts import TextCommand
 
@@ -18,6 +18,7 @@ app.add_typer(voice.app, name="voice")
 app.command()(machine.ready)
 app.command()(doctor.doctor)
 app.command()(machine.settings)
+app.command()(capacity.capacity)
 app.command(context_settings=machine.PASSED_ON)(machine.serve)
 app.command(context_settings=machine.PASSED_ON)(machine.gateway)
 app.command(context_settings=machine.PASSED_ON)(machine.bench)

@@ -60,7 +60,8 @@ class GrpcTransport:
 
     def _infer(self, stub: Any, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
         request = _request(model, inputs, timeout_s)
-        call = stub.ModelInfer.future(request, timeout=timeout_s + _GRACE_S)
+        metadata = current_caller().metadata
+        call = stub.ModelInfer.future(request, timeout=timeout_s + _GRACE_S, metadata=metadata)
         try:
             with in_flight():
                 return _tensors(call.result(timeout_s))

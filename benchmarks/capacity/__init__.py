@@ -1,0 +1,1 @@
+"""How many replicas do what: a simulation with measured service times, and its validation."""

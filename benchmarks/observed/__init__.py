@@ -1,0 +1,1 @@
+"""Dashboard and alerts against a real Prometheus; and one request's trace."""
