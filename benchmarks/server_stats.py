@@ -29,7 +29,6 @@ class ModelStats:
         executions: Batches that they were executed in.
         compute_s: Seconds in the backend, summed over batches.
         queue_s: Seconds requests waited, summed.
-        cache_hits: Requests answered from Triton's response cache.
         batches: Number of batches by their size.
     """
 
@@ -37,7 +36,6 @@ class ModelStats:
     executions: int = 0
     compute_s: float = 0.0
     queue_s: float = 0.0
-    cache_hits: int = 0
     batches: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -84,7 +82,6 @@ def snapshot(server: Server) -> Snapshot:
             int(model["execution_count"]),
             sum(int(batch["compute_infer"]["ns"]) for batch in batches) / 1e9,
             int(times["queue"]["ns"]) / 1e9,
-            int(times["cache_hit"]["count"]),
             Counter({int(b["batch_size"]): int(b["compute_infer"]["count"]) for b in batches}),
         )
     for line in _get(server.metrics_url).splitlines():
