@@ -3,7 +3,10 @@
 // A row's result has the same bits whatever else is in its batch: each number is a sum in one fixed
 // order, by one thread. All arithmetic is float32; weights and cache may be bfloat16, weights int8.
 // `engine.kernels.build` compiles this file for the machine that it runs on.
-#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <torch/library.h>
 
 #include <optional>
