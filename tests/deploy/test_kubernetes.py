@@ -15,6 +15,8 @@ from support.manifest_checks import OF_ALL, faults_of
 from support.manifests import (
     KUBERNETES,
     TRIED_WITH,
+    Object,
+    as_written,
     name_of,
     of_component,
     of_kind,
@@ -23,7 +25,19 @@ from support.manifests import (
 )
 
 COMPONENTS = KUBERNETES / "components"
+NOT_OBJECTS = ("inference-service.yaml", "prometheus-adapter.yaml")  # filled in; another's values
 SERVING = ("cpu", "gpu", "gpu-multi", "kserve")
+
+
+@pytest.mark.parametrize(
+    ("path", "objects"), list(as_written()), ids=lambda value: getattr(value, "name", "")
+)
+def test_every_file_is_what_kubernetes_takes(path: Path, objects: list[Object]) -> None:
+    """Also where there is no kubectl, which the other tests here need."""
+    if path.name not in NOT_OBJECTS:
+        assert list(faults.schema(objects)) == []
+        by_overlays = "has no bounds"  # of memory and cores
+        assert [f for f in faults.hardened(objects) if by_overlays not in f] == []
 
 
 @pytest.mark.parametrize("overlay", SERVING)
