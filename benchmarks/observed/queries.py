@@ -11,7 +11,7 @@ from benchmarks.prepared import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "voicereel.json"
-_SELECTOR = re.compile(r"\b((?:nv|fish_llama|voicereel)[_:]\w+(?::\w+)?|up)\b(?:\{([^}]*)\})?")
+_SELECTOR = re.compile(r"\b((?:nv|fish|voicereel)[_:]\w+(?::\w+)?|up)\b(?:\{([^}]*)\})?")
 
 
 @dataclass(frozen=True)

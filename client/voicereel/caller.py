@@ -20,8 +20,8 @@ class Caller:
 
     Attributes:
         request_id: Id of its requests in the server's log and traces; "": one drawn for each.
-        metadata: gRPC metadata of its calls, such as ("traceparent", ...), so that the server's
-            spans go on from the caller's.
+        metadata: gRPC metadata, or HTTP headers, of its calls. With a W3C `traceparent` the
+            server's spans go on from the caller's.
     """
 
     def __init__(self, request_id: str = "", metadata: tuple[tuple[str, str], ...] = ()) -> None:

@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
-from support.fake_server import FakeServer, chunk
+from support.fake_server import FakeServer, chunk, whole
 from support.launched import wait_until
 from support.script_server import SCRIPT, VOICES
 from voicereel import Caller, Cancelled, Client, stream_script
@@ -85,3 +86,10 @@ def test_the_id_and_metadata_travel_with_the_request(fake: FakeServer, client: C
     first, second = fake.requests
     assert first.id == "req-7" and second.id not in ("", "req-7")
     assert ("traceparent", "00-1-2-01") in fake.metadata
+
+
+def test_metadata_travels_with_a_unary_call(fake: FakeServer, client: Client) -> None:
+    fake.answer = lambda _: iter([whole(np.zeros(8, np.float32))])
+    with Caller("req-7", (("traceparent", "00-1-2-02"),)).active():
+        client.synthesize("Hello.")
+    assert ("traceparent", "00-1-2-02") in fake.metadata

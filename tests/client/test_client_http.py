@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import voicereel
-from voicereel import Client
+from voicereel import Caller, Client
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers with `reply(path, header) -> (status, JSON, binary)`."""
 
     reply: Any = None
+    asked: Any = None  # the headers of the last request
 
     def do_GET(self) -> None:
         self._answer({})
@@ -27,6 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._answer(json.loads(body[: int(self.headers["Inference-Header-Content-Length"])]))
 
     def _answer(self, header: dict) -> None:
+        type(self).asked = dict(self.headers)
         status, answer, binary = type(self).reply(self.path, header)
         text = json.dumps(answer).encode() if isinstance(answer, dict) else answer
         self.send_response(status)
@@ -58,6 +60,13 @@ def output(name: str, datatype: str, shape: list[int], size: int) -> dict:
         "shape": shape,
         "parameters": {"binary_data_size": size},
     }
+
+
+def test_a_callers_metadata_are_headers(client: Client) -> None:
+    Handler.reply = lambda path, header: (200, {}, b"")
+    with Caller("id", (("traceparent", "00-1-2-01"),)).active():
+        assert client.ready()
+    assert Handler.asked["traceparent"] == "00-1-2-01"
 
 
 def test_synthesize(client: Client) -> None:

@@ -32,7 +32,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         answer: To be set by the test.
         requests: What came, as protobuf.
-        metadata: Key and value of all metadata that came with streams.
+        metadata: Key and value of all metadata that came with calls.
         cancelled: Set when a stream is cancelled, by `fish_cancel` or its call, before its end.
         not_ready: Models that are not ready.
         facts: What fish_checkpoint tells; None: there is no such model. Not among `requests`.
@@ -66,6 +66,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=request.name not in self.not_ready)
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.metadata += context.invocation_metadata()
         if request.model_name == "fish_cancel":
             self.requests.append(request)
             self.taken_back.add(inputs_of(request)["cancel_token"].item().decode())

@@ -47,7 +47,7 @@ class Response:
 class Family:
     """`pb_utils.MetricFamily`; whatever is counted is forgotten."""
 
-    COUNTER = GAUGE = "kind"
+    COUNTER = GAUGE = HISTOGRAM = "kind"
 
     def __init__(self, **_: Any) -> None:
         pass
@@ -58,7 +58,7 @@ class Family:
     def increment(self, _: float) -> None:
         pass
 
-    set = increment
+    set = observe = increment
 
 
 class Sender:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonclient.utils import np_to_triton_dtype
 
+from voicereel.caller import current_caller
 from voicereel.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -91,7 +92,9 @@ class HttpTransport:
         host, port = self._address.host, self._address.port
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
         connected = False
-        headers = {_HEADER_LENGTH: str(header_length)} if body else {}
+        headers = dict(current_caller().metadata)
+        if body:
+            headers[_HEADER_LENGTH] = str(header_length)
         try:
             connection.connect()
             connected = True
