@@ -134,6 +134,13 @@ def test_the_images_open_the_products_ports() -> None:
     assert SERVICES["gateway"]["environment"]["VOICEREEL_GATEWAY_SERVERS"] == f"server:{ports[1]}"
 
 
+def test_the_file_of_keys_holds_none_and_is_read() -> None:
+    from gateway.settings import Settings
+
+    file = re.sub(r"\$\{\w+:-(.*)\}", r"\1", COMPOSE["secrets"]["gateway_keys"]["file"])
+    assert Settings(keys_file=DEPLOY / file).hashes == frozenset()
+
+
 def test_the_commands_of_the_images_are_the_products() -> None:
     for name, profile in (("Dockerfile", "gpu"), ("Dockerfile.cpu", "cpu")):
         assert json.loads(of(DEPLOY / name, "ENTRYPOINT")[0]) == ["python3", "-m"]

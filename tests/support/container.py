@@ -64,7 +64,10 @@ def pip_configuration() -> tuple[dict[str, str], dict[str, str]]:
         files["/opt/ca.crt"] = variables["PIP_CERT"]
         variables["PIP_CERT"] = "/opt/ca.crt"
     words = [w.removeprefix("file://") for value in variables.values() for w in value.split()]
-    files |= {word: word for word in words if word.startswith("/") and Path(word).is_dir()}
+    folders = [Path(word) for word in words if word.startswith("/") and Path(word).is_dir()]
+    for folder in folders:  # an index in a folder links to files beside itself
+        top = str(folder.parent if folder.name == "simple" else folder)
+        files[top] = top
     return variables, files
 
 
