@@ -46,6 +46,8 @@ choose() {
     python=$(supported "$PYTHON") ||
       die "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 | tail -n 1), expected Python 3.11 or 3.12"
     lacking=$("$python" -m launch.interpreter)
+    [ -z "$lacking" ] || command -v apt-get >/dev/null ||
+      die "PYTHON=$PYTHON lacks what Debian's packages $lacking bring"
     [ -z "$lacking" ] || die "PYTHON=$PYTHON cannot serve yet; $(install $lacking)"
     echo "$python"
     return
@@ -57,8 +59,8 @@ choose() {
       echo "$python"
       return
     fi
-    # The distribution's own can be completed. Others are passed over, as there is uv.
-    [ "${python%/*}" != /usr/bin ] || command -v uv >/dev/null ||
+    # Debian's and Ubuntu's own can be completed. Others are passed over, as there is uv.
+    [ "${python%/*}" != /usr/bin ] || command -v uv >/dev/null || ! command -v apt-get >/dev/null ||
       die "$python cannot serve yet; $(install $lacking)"
     say "passing over $python, which lacks $lacking"
   done

@@ -107,6 +107,9 @@ def test_a_named_interpreter_is_taken_or_refused(tmp_path) -> None:
     assert machine.setup(PYTHON="new")[:2] == (
         1, "setup: PYTHON=new is Python 3.14.7, expected Python 3.11 or 3.12\n",
     )  # fmt: skip
+    said = "setup: PYTHON=poor lacks what Debian's packages python3.12-dev gcc bring\n"
+    assert machine.setup(PYTHON="poor")[:2] == (1, said)
+    machine.tool("apt-get")
     assert machine.setup(PYTHON="poor")[:2] == (
         1,
         "setup: PYTHON=poor cannot serve yet; as root: apt-get install -y python3.12-dev gcc\n",
