@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.launched import children
+
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / "build" / "containers"
 _STORE = (f"--root={CACHE / 'store'}", f"--runroot={CACHE / 'run'}", "--storage-driver=overlay")
@@ -174,7 +176,10 @@ def running(log: Path, *arguments: Any, **how: Any) -> Iterator[subprocess.Popen
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGKILL)  # which ends its whole namespace
+            # Its child is the first process of a namespace, and all of that ends with it. It would
+            # outlive its parent: chroot's change of user takes that tie away.
+            for child in children(process.pid):
+                os.kill(child, signal.SIGKILL)
 
 
 def until_healthy(log: Path, seconds: float, *arguments: Any, **how: Any) -> float:
