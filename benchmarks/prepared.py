@@ -15,6 +15,8 @@ from pathlib import Path
 import typer
 
 from benchmarks.report import console
+from ensemble.contract.settings import server_settings
+from launch import compiler
 from launch.server import Server
 from voicereel import Client
 
@@ -42,7 +44,9 @@ def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[P
     checkpoint, repository = ROOT / "checkpoints" / name, ROOT / "build" / f"{name}-repository"
     stamp = repository.with_suffix(".stamp")  # hash of what the repository was made with, and how
     how = ["--compile", *(["--int8"] * int8)]
-    wanted = " ".join([_hash_of_sources(), *how])
+    # Without a compiler the export has no kernels: once there is one, it is made again.
+    without = "-without-compiler" if compiler.missing(server_settings()) else ""
+    wanted = " ".join([_hash_of_sources() + without, *how])
     made = stamp.read_text() if stamp.is_file() and repository.is_dir() else ""
     stale = not f"{made} ".startswith(f"{wanted} ")  # one with int8 also serves without
     if stale and preset == "demo":  # its weights are among the sources

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ensemble.contract.settings import DRAIN_S, MOST_DRAIN_S, server_settings
-from launch import shared_memory, startup_log, traces
+from launch import compiler, shared_memory, startup_log, traces
 from launch.server import LaunchError, Server
 
 QUIET_S = 5  # seconds that a stop may take before it says what it waits for
@@ -51,10 +51,13 @@ def main(
     for number in _SIGNALS:
         signal.signal(number, _stop)
     try:
-        limit_s = server_settings().drain_s if drain is None else drain
+        settings = server_settings()
     except ValueError as error:
         print(f"serve: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+    limit_s = settings.drain_s if drain is None else drain
+    if slow := compiler.missing(settings):
+        print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
     if short := shared_memory.shortage():
         print(f"serve: warning: {short}. {shared_memory.REMEDY}", file=sys.stderr)
     server = Server(

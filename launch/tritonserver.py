@@ -5,16 +5,16 @@ wheel in the running Python carries the same server with a `python` backend only
 `backends/onnxruntime` and `backends/pytorch` are copied beside that one.
 """
 
-import ctypes
 import importlib.util
 import os
-import platform
 import secrets
 import shutil
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+
+from ensemble.contract import distribution
+from launch import interpreter
 
 PROJECT = Path(__file__).resolve().parents[1]
 OWN_BACKENDS = ("onnxruntime", "pytorch")
@@ -117,15 +117,16 @@ def _copy(backend: Path, files: list[Path]) -> None:
 
 def _libpython_folder() -> Path:
     """The folder of libpython, which stubs load. Without it the server hangs while it loads."""
-    folder, library = (sysconfig.get_config_var(v) or "" for v in ("LIBDIR", "INSTSONAME"))
-    try:
-        ctypes.CDLL(str(Path(folder, library)) if Path(folder, library).is_file() else library)
-    except OSError:
-        raise LaunchError(
-            f"{sys.executable} has no shared libpython, which Triton's Python backend needs. "
-            f"Debian and Ubuntu: apt-get install libpython{platform.python_version()[:4]}"
-        ) from None
-    return Path(folder)
+    if (library := interpreter.libpython()) is not None:
+        return library.parent
+    version = interpreter.VERSION
+    if distribution.has_python(version):
+        remedy = distribution.install(*interpreter.lacking())
+    else:
+        remedy = "make setup takes or fetches a Python that has one"
+    raise LaunchError(
+        f"{sys.executable} has no shared libpython, which Triton's Python backend needs; {remedy}"
+    )
 
 
 def _prepended(variable: str, *folders: Path) -> str:

@@ -16,6 +16,8 @@ import numpy as np
 import voicereel.captions
 from benchmarks.prepared import ROOT, prepared, served
 from benchmarks.report import console
+from ensemble.contract.settings import server_settings
+from launch import compiler
 from launch.server import LaunchError
 from voicereel import Audio, Client, ReelPiece, VoiceFeatures, VoiceReelError, stream_script
 
@@ -83,7 +85,14 @@ def main() -> None:
         "For one that sounds human: make export CHECKPOINT=DIR",
         style="yellow",
     )
+    say_if_slow("make demo")
     print(json.dumps(result))
+
+
+def say_if_slow(command: str) -> None:
+    """Say what a compiler would bring, where there is none, and the command to repeat then."""
+    if slow := compiler.missing(server_settings()):
+        console.print(f"Slow here: {slow}; {compiler.remedy(command)}", style="yellow")
 
 
 def encoded(client: Client) -> dict[str, VoiceFeatures]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from benchmarks.demo.run import SCRIPT, encoded
+from benchmarks.demo.run import SCRIPT, encoded, say_if_slow
 from benchmarks.prepared import ROOT, prepared, served
 from benchmarks.report import console
 from launch.server import LaunchError
@@ -39,6 +39,7 @@ def main(
             for name, voice in encoded(client).items():
                 library.add(name, voice, replace=True)
             status.stop()
+            say_if_slow("make up")
             _gateway(server.grpc_url, port)
     except (LaunchError, VoiceReelError, subprocess.CalledProcessError) as error:
         console.print(f"[red]up:[/red] {error}", highlight=False)

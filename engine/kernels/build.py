@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from engine.kernels.cpu import instructions
+from ensemble.contract import distribution
 
 _SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
@@ -45,7 +46,7 @@ def fault() -> str | None:
             _compile(path)
         torch.ops.load_library(str(path))
     except FileNotFoundError:
-        return "there is no C++ compiler (apt-get install g++)"
+        return f"there is no C++ compiler ({distribution.install('g++')})"
     except subprocess.CalledProcessError as error:
         return f"g++ failed: {error.stderr.strip().partition(chr(10))[0]}"
     except OSError as error:

@@ -24,6 +24,7 @@ def main(
         *machine.packages(),
         machine.server(),
         machine.gpu(),
+        machine.compiler(),
         machine.shared_memory(),
         machine.ports(wanted),
         *artefacts(repository),

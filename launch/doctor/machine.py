@@ -1,4 +1,4 @@
-"""Checks of the machine: interpreter, packages, server, GPU, shared memory, ports."""
+"""Checks of the machine: interpreter, packages, server, GPU, compiler, shared memory, ports."""
 
 import http.client
 import importlib.metadata
@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ensemble.contract.settings import server_settings
+from launch import compiler as launch_compiler
 from launch import shared_memory as launch_shared_memory
 from launch import tritonserver
 from launch.doctor import Finding
@@ -63,6 +65,17 @@ def _numpy(installed: str, wanted: str) -> Finding:
         return Finding("numpy", "warning", f"{installed}, tested with {wanted}", fix)
     why = f"{installed}, expected {wanted}: with numpy 2 the server's outputs are empty"
     return Finding("numpy", "broken", why, fix)
+
+
+def compiler() -> Finding:
+    """Check that a CPU's kernels can be compiled."""
+    try:
+        settings = server_settings()
+    except ValueError as error:
+        return Finding("compiler", "broken", str(error), "set or unset this variable")
+    if why := launch_compiler.missing(settings):
+        return Finding("compiler", "warning", why, launch_compiler.remedy())
+    return Finding("compiler", "ok", shutil.which(launch_compiler.NAME) or "none is needed")
 
 
 def server() -> Finding:

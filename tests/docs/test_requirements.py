@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 
 PROJECT = Path(__file__).resolve().parents[2]
 # fish-speech asks for 60 packages more, which families/fish_s1/upstream.py does without.
-NOT_COMPLETED = {"fish-speech", "descript-audio-codec", "pocketsphinx"}
+# Of check-jsonschema only a file is read.
+NOT_COMPLETED = {"fish-speech", "descript-audio-codec", "pocketsphinx", "check-jsonschema"}
 BROUGHT_BY_TORCH = re.compile(r"nvidia-|cuda-|triton$")  # where the index has the CUDA build
 
 

@@ -19,6 +19,7 @@ from engine.lm.linear import linear_for
 from engine.lm.load import load_runner
 from engine.lm.placement import Placement
 from engine.lm.runner import PENALTY_FRAMES, NewPositions
+from ensemble.contract import distribution
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -227,7 +228,7 @@ def test_without_a_compiler_the_reason_says_what_to_do(monkeypatch, tmp_path) ->
     monkeypatch.setenv("CXX", "no-such-compiler")
     build.fault.cache_clear()
     try:
-        assert build.fault() == "there is no C++ compiler (apt-get install g++)"
+        assert build.fault() == f"there is no C++ compiler ({distribution.install('g++')})"
     finally:
         build.fault.cache_clear()
 

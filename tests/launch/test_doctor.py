@@ -75,6 +75,7 @@ def test_a_sound_machine(exported: Path, tmp_path: Path) -> None:
     broken = {name: f for name, f in found.items() if f["status"] != "ok"}
     assert (code, list(broken)) == (0, ["service"])  # nothing runs yet, which is a warning
     assert found["service"]["fix"].startswith("start it: voicereel serve")
+    assert found["compiler"]["found"].endswith(("g++", "none is needed"))
     assert found["checkpoint"]["found"] == "abc"
     assert found["voices"]["found"] == f"1 of 1 usable in {tmp_path}"
 

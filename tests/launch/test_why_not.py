@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from launch import startup_log, tritonserver
+from ensemble.contract import distribution
+from launch import interpreter, startup_log, tritonserver
 from launch.server import LaunchError, Server
 from support import toys
 from support.launched import place_slow, regions, serve
+from support.machine import RELEASES
 from support.native import stand_ins
 
 
@@ -81,10 +83,43 @@ def test_the_systems_server_comes_first_and_keeps_its_backends(tmp_path, monkeyp
     assert not (tmp_path / "backends").exists()
 
 
-def test_says_what_to_install_where_python_has_no_library(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("release", "version", "remedy"),
+    [
+        ("debian 12", "3.11", "as root: apt-get install -y libpython3.11"),
+        ("ubuntu 24.04", "3.12", "as root: apt-get install -y python3.12-dev"),
+        ("debian 13", "3.11", "make setup takes or fetches a Python that has one"),
+        ("fedora", "3.12", "make setup takes or fetches a Python that has one"),
+    ],
+)
+def test_says_what_to_install_where_python_has_no_library(
+    tmp_path, monkeypatch, release, version, remedy
+) -> None:
+    (tmp_path / "os-release").write_text(RELEASES[release])
+    monkeypatch.setattr(distribution, "OS_RELEASE", tmp_path / "os-release")
+    monkeypatch.setattr(interpreter, "VERSION", version)
     monkeypatch.setattr("sysconfig.get_config_var", lambda _: "libpython3.no.so")
-    with pytest.raises(LaunchError, match=r"no shared libpython.*apt-get install libpython3"):
+    # The headers of 3.12 and gcc are not what this test is about.
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "gcc" else None)
+    with pytest.raises(LaunchError, match=rf"has no shared libpython, .*; {remedy}$"):
         tritonserver.find(tmp_path)
+
+
+def test_a_moved_python_has_its_library_beside_itself(tmp_path, monkeypatch) -> None:
+    library = interpreter.libpython()
+    assert library is not None and library.is_file()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / library.name).symlink_to(library)
+    values = {"LIBDIR": "/install/lib", "INSTSONAME": library.name}  # as it was built
+    monkeypatch.setattr("sysconfig.get_config_var", values.get)
+    monkeypatch.setattr("sys.base_prefix", str(tmp_path))
+    assert interpreter.libpython() == tmp_path / "lib" / library.name
+
+
+def test_a_static_python_has_no_library(monkeypatch) -> None:
+    for name in ("", "libpython3.11.a"):
+        monkeypatch.setattr("sysconfig.get_config_var", lambda _, name=name: name)
+        assert interpreter.libpython() is None
 
 
 LOADING = (
