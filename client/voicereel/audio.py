@@ -23,6 +23,7 @@ MIN_RECORDING_S = 0.1  # too short to hold a voice; the server has the same limi
 # Longer than any checkpoint takes (the server has its own limit), so that a file chosen by mistake
 # is refused before it is resampled and sent.
 MAX_RECORDING_S = 300.0
+RATES_HZ = (4_000, 384_000)  # that sound is recorded or played with; others are no sound
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
