@@ -11,10 +11,17 @@ import grpc
 import numpy as np
 import pytest
 
-from support.fake_server import FakeServer, Refusal, chunk, whole
+from support.fake_server import FakeServer, Refusal, chunk, inputs_of, whole
 from support.launched import wait_until
 from support.rude_server import rude
-from voicereel import Client, InvalidRequest, Overloaded, ServerError, ServerUnavailable
+from voicereel import (
+    Client,
+    InvalidRequest,
+    Overloaded,
+    ServerError,
+    ServerUnavailable,
+    stream_script,
+)
 from voicereel.caller import Caller
 from voicereel.client import SpeechFacts
 from voicereel.transport import names, repeats, servers
@@ -366,3 +373,68 @@ def test_the_name_is_what_a_server_hears(monkeypatch: pytest.MonkeyPatch) -> Non
         with Client(f"http://speech:{port}", timeout_s=2) as client:
             assert not client.ready()
     assert f"Host: speech:{port}\r\n".encode() in heard[0]
+
+
+def speaking(pieces: list[np.ndarray], lost_after: int | None = None):
+    """Speak in chunks; the connection breaks after so many of them."""
+
+    def answer(_: dict) -> Iterator[dict]:
+        for index, piece in enumerate(pieces):
+            if index == lost_after:
+                raise Refusal(grpc.StatusCode.UNAVAILABLE, "Stub process 'x' is not healthy.")
+            made = chunk(index, samples=len(piece), is_last=index == len(pieces) - 1)
+            made["audio"][:, : len(piece)] = piece
+            yield made
+
+    return answer
+
+
+SPEECH = np.linspace(-0.5, 0.5, 60, dtype=np.float32)
+ONE = [{"speaker_id": "A", "text": "Hello."}]
+
+
+def heard(client: Client) -> np.ndarray:
+    pieces = stream_script(client, ONE, {"A": None})
+    return np.concatenate([piece.waveform for piece in pieces])
+
+
+@pytest.mark.parametrize("lost_after", [1, 2])
+def test_a_script_goes_on_where_its_audio_ended(fakes: list[FakeServer], lost_after: int) -> None:
+    fakes[0].answer = speaking(np.split(SPEECH, 3), lost_after)
+    fakes[1].answer = speaking(np.split(SPEECH, 4))  # in chunks of another length
+    with Client([fake.url for fake in fakes], timeout_s=10) as client:
+        found = [heard(client) for _ in range(3)]
+    assert asked(fakes[0]) and asked(fakes[1])
+    for audio in found:
+        np.testing.assert_array_equal(audio, SPEECH)
+    sent = [r for fake in fakes for r in fake.requests if r.model_name == "fish_tts_stream"]
+    seeds = [inputs_of(request)["seed"].item() for request in sent]
+    assert len(set(seeds)) == 3 < len(seeds)  # one for each script, and the same again
+
+
+@pytest.mark.parametrize("other", [SPEECH + 0.001, SPEECH[:10], np.roll(SPEECH, 1)])
+def test_other_audio_is_no_continuation(fakes: list[FakeServer], other: np.ndarray) -> None:
+    fakes[0].answer = speaking(np.split(SPEECH, 3), 2)
+    fakes[1].answer = speaking([other])
+    with Client([fake.url for fake in fakes], timeout_s=10) as client:  # noqa: SIM117
+        with pytest.raises(ServerError, match="speaks differently"):
+            for _ in range(2):
+                heard(client)
+
+
+def test_a_script_that_ends_servers_ends(fakes: list[FakeServer]) -> None:
+    for fake in fakes:
+        fake.answer = speaking(np.split(SPEECH, 3), 2)
+    with Client([fake.url for fake in fakes], timeout_s=10) as client:  # noqa: SIM117
+        with pytest.raises(ServerUnavailable, match=r"segment 1 of 1 .*not healthy"):
+            heard(client)
+    assert sum(map(asked, fakes)) == 3
+
+
+def test_a_stream_that_has_begun_is_not_sent_again(fakes: list[FakeServer]) -> None:
+    for fake in fakes:
+        fake.answer = speaking(np.split(SPEECH, 3), 2)
+    with Client([fake.url for fake in fakes], timeout_s=10) as client:  # noqa: SIM117
+        with pytest.raises(ServerUnavailable):
+            list(client.stream("Hello."))
+    assert sum(map(asked, fakes)) == 1
