@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from gateway.errors import api_error
 from support.answers import AWAY, asked, refusing, said, saying
 from support.fake_server import FakeServer, Refusal, chunk, inputs_of
 from support.rude_server import rude
@@ -201,3 +202,10 @@ def test_a_stream_that_has_begun_is_not_sent_again(fakes: list[FakeServer]) -> N
         with pytest.raises(ServerUnavailable):
             list(client.stream("Hello."))
     assert sum(map(asked, fakes)) == 1
+
+
+def test_a_gateway_tells_its_callers_when_to_ask_again() -> None:
+    full = Overloaded("full")
+    full.retry_after_s = 2.4
+    assert api_error(full).response().headers["Retry-After"] == "3"
+    assert api_error(Overloaded("full")).response().headers["Retry-After"] == "1"
