@@ -64,6 +64,7 @@ class Repeats:
         self._deadline, self.left_s = self._begin + timeout_s, timeout_s
         self._tries = self._refused = self._broken = self._pauses = 0
         self._overloads: list[Overloaded] = []
+        self._asked: dict[str, None] = {}  # addresses, in order
         self._is_worth_it = True  # until a server that is there has never had such a model
 
     def or_raise(
@@ -85,6 +86,7 @@ class Repeats:
             VoiceReelError: If it may not; a `ServerUnavailable` says why, and which proxy is in
                 the way.
         """
+        self._asked[str(self.address)] = None
         if isinstance(problem, NoConnection):
             self._broken += problem.sent
             self._refused += not problem.sent
@@ -127,7 +129,7 @@ class Repeats:
 
     def _explained(self, problem: NoConnection) -> str:
         waited_s = time.monotonic() - self._begin
-        text = f"no answer from {self.address}: {problem}"
+        text = f"no answer from {', '.join(self._asked)}: {problem}"
         if self._refused and waited_s > 1:
             text += f" (for {waited_s:.0f} s)"
         if proxy := self.address.proxy:
