@@ -168,7 +168,7 @@ def test_one_of_two_servers_is_killed_under_load(
     def listened(client: Client) -> float:
         """Seconds after the kill at which a stream failed; 0: it did not."""
         try:
-            for _ in client.stream("A long story. " * 8, max_new_tokens=600, max_chunk_frames=8):
+            for _ in client.stream("A long story. " * 8, max_new_tokens=1500, max_chunk_frames=8):
                 streaming.release()
         except VoiceReelError:
             return time.monotonic() - killed[0]
@@ -186,11 +186,11 @@ def test_one_of_two_servers_is_killed_under_load(
             spread = np.subtract(pair.ended(), before)
             assert (spread >= REQUESTS // 4).all(), (name, spread)
         streams = [pool.submit(listened, client) for client in streamers * 2]
-        for _ in range(3 * len(streams)):
+        for _ in range(len(streams) + 2):
             assert streaming.acquire(timeout=30)
         begun = threading.Semaphore(0)
         lines = [pool.submit(one, say, n) for n in range(REQUESTS) for say in says.values()]
-        for _ in range(len(lines) // 3):
+        for _ in range(len(lines) // 6):
             assert begun.acquire(timeout=30)
         killed.append(time.monotonic())
         pair.kill()
