@@ -1,5 +1,6 @@
 """Errors as apps expect them: an HTTP status, and OpenAI's body with all four keys."""
 
+import math
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -24,7 +25,10 @@ class ApiError(Exception):
         message: Who, got, expected, what to do; never a path, a key or a traceback.
         param: The field at fault, or None.
         code: A word for programs.
+        retry_after_s: When to ask again, for 429 and 503.
     """
+
+    retry_after_s = RETRY_AFTER_S
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None
@@ -44,7 +48,7 @@ class ApiError(Exception):
     def response(self, flat: bool = False) -> JSONResponse:
         """The answer; `flat`: as Fish Audio's apps read it, which take these two keys alone."""
         body = {"status": self.status, "message": self.message} if flat else self.body()
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+        headers = {"Retry-After": str(self.retry_after_s)} if self.status in (429, 503) else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(body, self.status, headers)
@@ -81,7 +85,9 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, InvalidRequest):
         return ApiError(422, str(error))
     if isinstance(error, Overloaded):
-        return ApiError(429, "all servers are busy; send the request again later")
+        busy = ApiError(429, "all servers are busy; send the request again later")
+        busy.retry_after_s = max(RETRY_AFTER_S, math.ceil(error.retry_after_s))
+        return busy
     if isinstance(error, ServerUnavailable):
         return ApiError(503, "no speech server is ready; send the request again later")
     if isinstance(error, DeadlineExceeded):

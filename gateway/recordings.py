@@ -13,6 +13,8 @@ import soundfile
 from av.error import FFmpegError
 
 from gateway.errors import ApiError, invalid
+from voicereel import InvalidRequest
+from voicereel.audio import RATES_HZ, mono_samples
 
 MAX_RECORDING_BYTES = 10 * 2**20  # OpenAI's limit
 SECONDS = (1.0, 30.0)  # shorter holds no voice, longer fills the prompt without being heard
@@ -56,20 +58,21 @@ def recording_file(recording: bytes, param: str) -> Iterator[Path]:
 
 
 def _decoded(recording: bytes, param: str) -> tuple[np.ndarray, int]:
-    """float32 (samples, channels), a little more than allowed at most; and the rate in Hz."""
+    """float32 (samples,), a little more than allowed at most; and the rate in Hz."""
     try:
         with soundfile.SoundFile(BytesIO(recording)) as file:
-            limit = int((SECONDS[1] + 1) * file.samplerate)
-            return file.read(limit, dtype="float32", always_2d=True), file.samplerate
+            return mono_samples(file, SECONDS[1] + 1), file.samplerate
     except (soundfile.LibsndfileError, TypeError):
         pass
+    except InvalidRequest as error:
+        raise invalid(param, f"cannot be read: {error}") from None
     demuxer = "mov" if recording[_MP4[0]] == _MP4[1] else next(
         (name for start, name in _DEMUXERS.items() if recording.startswith(start)), None
     )  # fmt: skip
     try:
         if demuxer:
             return _by_ffmpeg(recording, demuxer)
-    except (FFmpegError, ValueError, IndexError):
+    except (FFmpegError, ValueError, IndexError, TypeError, MemoryError):
         pass
     raise invalid(
         param, "is no audio that is read here; expected WAV, FLAC, OGG, MP3, AAC, WebM or MP4"
@@ -82,6 +85,8 @@ def _by_ffmpeg(recording: bytes, demuxer: str) -> tuple[np.ndarray, int]:
     with container:
         source: Any = container.streams.audio[0]
         rate_hz = source.rate
+        if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+            raise ValueError("no rate of sound")
         mono: Any = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
         for frame in container.decode(source):
             for piece in mono.resample(frame):
@@ -91,4 +96,4 @@ def _by_ffmpeg(recording: bytes, demuxer: str) -> tuple[np.ndarray, int]:
                 break
     if not found:
         raise ValueError("no samples")
-    return np.concatenate(found)[:, None], rate_hz
+    return np.concatenate(found), rate_hz

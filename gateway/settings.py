@@ -10,7 +10,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.servers import DNS
 from voicereel import ConfigurationError
 from voicereel.settings import settings as client_settings
 
@@ -81,8 +80,8 @@ class Settings(BaseSettings):
     @property
     def urls(self) -> list[str]:
         """Addresses of the servers."""
-        given = [url.strip() for url in self.servers.split(",") if url.strip()]
-        return given or [client_settings().url]
+        given = self.servers.strip() or client_settings().url
+        return [url.strip() for url in given.split(",") if url.strip()]
 
     @property
     def voices_folder(self) -> Path:
@@ -126,7 +125,7 @@ def _check(found: Settings) -> None:
     for url in found.urls:
         if not _SERVER.fullmatch(url):
             raise ConfigurationError(
-                f"{PREFIX}SERVERS has {url!r}, expected HOST:PORT or {DNS}NAME:PORT"
+                f"{PREFIX}SERVERS has {url!r}, expected HOST:PORT or dns:///NAME:PORT"
             )
     if "*" in found.allowed_origins:
         raise ConfigurationError(f"{PREFIX}ORIGINS is *, expected the origins that may call")

@@ -1,5 +1,7 @@
 """VoiceReel: the client of voicereel-triton, Fish-Speech served by NVIDIA Triton."""
 
+import logging
+
 from voicereel.audio import Audio, AudioChunk, AudioWriter
 from voicereel.caller import Caller
 from voicereel.captions import Caption, save_captions
@@ -25,6 +27,9 @@ from voicereel.script.speak import (
     synthesize_script_async,
 )
 from voicereel.voice import Voice, VoiceFeatures
+
+# Programs that want the log of this package set logging up; others see nothing of it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 

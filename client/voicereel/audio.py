@@ -14,7 +14,7 @@ import soxr
 
 from voicereel.errors import InvalidRequest
 from voicereel.headers import KEEP_TRUE, streamed_wav
-from voicereel.places import check_place, free_bytes
+from voicereel.places import check_place, free_bytes, open_file
 
 # Sample rate of Fish-Speech's codec. It is sent with every recording, so that a server with another
 # codec refuses the recording instead of encoding it at a wrong speed.
@@ -23,6 +23,8 @@ MIN_RECORDING_S = 0.1  # too short to hold a voice; the server has the same limi
 # Longer than any checkpoint takes (the server has its own limit), so that a file chosen by mistake
 # is refused before it is resampled and sent.
 MAX_RECORDING_S = 300.0
+RATES_HZ = (4_000, 192_000)  # that sound is recorded or played with; others are no sound
+_BLOCK = 2**20  # samples of all channels that are read at a time
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
@@ -181,8 +183,37 @@ def read_recording(path: str | os.PathLike[str]) -> np.ndarray:
         )
     if not np.isfinite(samples).all():
         raise InvalidRequest(f"{path} holds NaN or infinity, expected samples in [-1, 1]")
-    mono = soxr.resample(samples.mean(axis=1), sample_rate_hz, CODEC_SAMPLE_RATE_HZ)
+    mono = soxr.resample(samples, sample_rate_hz, CODEC_SAMPLE_RATE_HZ)
     return mono / max(1.0, float(np.abs(mono).max()))  # resampling overshoots slightly
+
+
+def mono_samples(file: soundfile.SoundFile, longest_s: float) -> np.ndarray:
+    """Read a file and mix it down to mono, in memory that its header cannot make large.
+
+    Args:
+        file: Open to read.
+        longest_s: Seconds to read at most.
+
+    Returns:
+        float32 (samples,).
+
+    Raises:
+        InvalidRequest: If its rate is none that sound is recorded with.
+    """
+    if not RATES_HZ[0] <= file.samplerate <= RATES_HZ[1]:
+        raise InvalidRequest(
+            f"it has {file.samplerate} samples a second, expected {RATES_HZ[0]} to {RATES_HZ[1]}"
+        )
+    left, blocks = int(longest_s * file.samplerate), []
+    while left > 0:
+        block = file.read(
+            min(left, max(1, _BLOCK // file.channels)), dtype="float32", always_2d=True
+        )
+        if not len(block):
+            break
+        blocks.append(block.mean(axis=1))
+        left -= len(block)
+    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
 
 def _name(path: str | os.PathLike[str]) -> Any:
@@ -191,16 +222,19 @@ def _name(path: str | os.PathLike[str]) -> Any:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Read float32 (samples, channels), up to a second more than allowed; and the rate in Hz."""
-    if not Path(path).is_file():
+    """Read float32 (samples,), up to a second more than allowed; and the rate in Hz."""
+    if not os.path.exists(path):
         raise InvalidRequest(f"{path}: no such file")
+    open_file(path).close()
     try:
-        with soundfile.SoundFile(streamed_wav(path, MAX_RECORDING_S + 1) or _name(path)) as file:
-            limit = int((MAX_RECORDING_S + 1) * file.samplerate)
-            return file.read(limit, dtype="float32", always_2d=True), file.samplerate
+        longest_s = MAX_RECORDING_S + 1
+        with soundfile.SoundFile(streamed_wav(path, longest_s) or _name(path)) as file:
+            return mono_samples(file, longest_s), file.samplerate
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
         name, reason = shlex.quote(str(path)), getattr(error, "error_string", error)
         raise InvalidRequest(
             f"{path} cannot be read as audio: {reason} WAV, FLAC, OGG (Vorbis, Opus), MP3 and AIFF "
             f"are read. Convert others: ffmpeg -i {name} -ac 1 recording.wav"
         ) from None
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path} cannot be read as a recording: {error}") from None

@@ -11,8 +11,22 @@ A gateway serves many callers with one client:
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Protocol
+
+
+class Events(Protocol):
+    """Is told what happens to a stream."""
+
+    def event(self, name: str) -> None:
+        """Something has happened now."""
+        ...
+
+
+class _Unheard:
+    def event(self, name: str) -> None:
+        pass
 
 
 class Caller:
@@ -22,10 +36,15 @@ class Caller:
         request_id: Id of its requests in the server's log and traces; "": one drawn for each.
         metadata: gRPC metadata, or HTTP headers, of its calls. With a W3C `traceparent` the
             server's spans go on from the caller's.
+        attempt: Is entered, with the server's URL, around each attempt to stream from one, and told
+            of its "first chunk".
     """
 
     def __init__(self, request_id: str = "", metadata: tuple[tuple[str, str], ...] = ()) -> None:
         self.request_id, self.metadata = request_id, metadata
+        self.attempt: Callable[[str], AbstractContextManager[Events]] = lambda _: nullcontext(
+            _Unheard()
+        )
         self._lock, self._endings = threading.Lock(), set[Callable[[], None]]()
         self._left = False
 

@@ -35,11 +35,12 @@ def checkpoint_from(outputs: Tensors) -> Checkpoint:
     said = described_in(outputs)
     try:
         options = {name: option["default"] for name, option in said["options"].items()}
-        defaults = {name: value for name, value in options.items() if value is not None}
-        names = ("family", "checkpoint_id", "is_dialogue")
-        family, checkpoint_id, is_dialogue = (said[name] for name in names)
-        return Checkpoint(family, checkpoint_id, is_dialogue, defaults, said["notice"])
-    except (KeyError, TypeError) as error:
+        defaults = {n: _of(value, int, float) for n, value in options.items() if value is not None}
+        family, checkpoint_id, notice = (
+            _of(said[name], str) for name in ("family", "checkpoint_id", "notice")
+        )
+        return Checkpoint(family, checkpoint_id, _of(said["is_dialogue"], bool), defaults, notice)
+    except (KeyError, TypeError, AttributeError) as error:
         raise _unreadable(error) from None
 
 
@@ -47,12 +48,20 @@ def described_in(outputs: Tensors) -> dict[str, Any]:
     """The JSON object that fish_checkpoint answers; errors are those of `checkpoint_from`."""
     try:
         said = json.loads(outputs["checkpoint"].item())
-        return dict(said)
-    except (ValueError, KeyError, TypeError) as error:
+        return dict(_of(said, dict))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(error) from None
+
+
+def _of(value: Any, *kinds: type) -> Any:
+    """The value, if it is of one of these types."""
+    if type(value) not in kinds:
+        raise TypeError(f"{type(value).__name__}, expected {kinds[0].__name__}")
+    return value
 
 
 def _unreadable(error: Exception) -> ServerError:
     return ServerError(
-        f"fish_checkpoint: cannot be read ({error!r}): are client and server of one version?"
+        f"fish_checkpoint: cannot be read ({repr(error)[:200]}): are client and server of one "
+        "version?"
     )

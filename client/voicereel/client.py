@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -13,11 +14,9 @@ from voicereel.checkpoint import Checkpoint, checkpoint_from, described_in
 from voicereel.errors import DeadlineExceeded, VoiceReelError
 from voicereel.options import Options
 from voicereel.script.sentences import parts_of, sentences_of
-from voicereel.text import checked_text, require_words
-from voicereel.transport.address import Protocol, address_of
-from voicereel.transport.base import Tensors, Transport
-from voicereel.transport.grpc import GrpcTransport
-from voicereel.transport.http import HttpTransport
+from voicereel.text import require_words
+from voicereel.transport.address import Protocol, addresses_of
+from voicereel.transport.base import Tensors
 from voicereel.transport.repeats import RETURN_S
 from voicereel.transport.request import recording_tensors, speech_request, with_text
 from voicereel.transport.response import (
@@ -26,6 +25,7 @@ from voicereel.transport.response import (
     features_from,
     in_order,
 )
+from voicereel.transport.servers import Server, Servers
 from voicereel.utterance import (
     Deadline,
     SpeechFacts,
@@ -40,11 +40,12 @@ from voicereel.voice import Voice, VoiceFeatures
 DEFAULT_URL = "127.0.0.1:8001"  # gRPC port that tritonserver has by default
 FRONT_DOORS = ("fish_tts", "fish_clone", "fish_tts_stream", "fish_clone_stream", "fish_encode")
 _READY_TIMEOUT_S = 10.0  # a server answers at once; longer means that it hangs
+_FACTS_S = 0.5  # less than a server takes to come back, with another checkpoint perhaps
 _PARTS_AT_A_TIME = 4  # requests in flight for one text
 
 
 class Client:
-    """A connection to a voicereel-triton server; may be shared by threads.
+    """A connection to one voicereel-triton server or several; may be shared by threads.
 
         with Client("127.0.0.1:8001") as client:
             client.synthesize("Hello.").save("hello.wav")
@@ -55,7 +56,7 @@ class Client:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         protocol: Protocol = "grpc",
         timeout_s: float = 300.0,
         return_s: float = RETURN_S,
@@ -64,7 +65,10 @@ class Client:
 
         Args:
             url: HOST:PORT of Triton's gRPC (8001) or HTTP (8000) service; grpc:// or http://
-                before it says which of the two it is.
+                before it says which of the two it is. Several, as a list or with commas, or a name
+                that has several addresses, share the requests: the one with the fewest in flight is
+                asked, and one that is away or full is passed over. All must serve the same
+                checkpoint.
             protocol: "http" cannot stream.
             timeout_s: Seconds for each call as a whole, unless the call has its own. The server
                 drops a request that waits longer in its queues.
@@ -74,13 +78,11 @@ class Client:
         Raises:
             InvalidRequest: If the URL is not one.
         """
-        transports = {"grpc": GrpcTransport, "http": HttpTransport}
-        if protocol not in transports:
+        if protocol not in ("grpc", "http"):
             raise ValueError(f"protocol is {protocol!r}, expected grpc or http")
-        address = address_of(checked_text(url, "url"), protocol)
         self._timeout_s = _checked(timeout_s)
-        self._transport: Transport = transports[address.protocol](address, return_s)
-        self._facts: SpeechFacts | None = None
+        self._transport = Servers(addresses_of(url, protocol), return_s)
+        self._facts: tuple[SpeechFacts, float, int] | None = None  # when they were told, and losses
 
     def synthesize(
         self,
@@ -179,31 +181,36 @@ class Client:
         return checkpoint_from(self._transport.infer("fish_checkpoint", {}, timeout_s))
 
     def speech_facts(self, timeout_s: float = _READY_TIMEOUT_S) -> SpeechFacts:
-        """How the server's checkpoint speaks; asked once. Defaults if it cannot tell in time."""
-        if self._facts is None:
-            try:
-                told = self._transport.infer("fish_checkpoint", {}, timeout_s)
-                self._facts = SpeechFacts.from_facts(described_in(told))
-            except VoiceReelError:
-                return SpeechFacts()  # of an older version, or away: the request itself tells
-        return self._facts
+        """How the server's checkpoint speaks. Defaults if it cannot tell in time."""
+        now, losses = time.monotonic(), self._transport.losses
+        if self._facts and now - self._facts[1] < _FACTS_S and losses == self._facts[2]:
+            return self._facts[0]
+        try:
+            told = self._transport.infer("fish_checkpoint", {}, timeout_s)
+            self._facts = SpeechFacts.from_facts(described_in(told)), now, losses
+        except VoiceReelError:  # of an older version, or away: the request itself tells
+            return self._facts[0] if self._facts else SpeechFacts()
+        return self._facts[0]
 
     def _facts_within(self, deadline: Deadline) -> SpeechFacts:
         try:
             return self.speech_facts(min(_READY_TIMEOUT_S, deadline.left()))
         except DeadlineExceeded:  # what has been spoken is not lost for that
-            return self._facts or SpeechFacts()
+            return self._facts[0] if self._facts else SpeechFacts()
 
     def health(self) -> dict[str, bool]:
         """Whether the server as a whole, and each of its front doors, is ready.
 
+        Of several servers it is the one with most doors ready.
+
         Raises:
             ServerUnavailable: If no server answers.
         """
-        return {
-            model or "server": self._transport.is_ready(model, _READY_TIMEOUT_S)
-            for model in (None, *FRONT_DOORS)
-        }
+        return self._transport.health((None, *FRONT_DOORS), _READY_TIMEOUT_S)
+
+    def servers(self) -> list[Server]:
+        """The servers behind this client, each with its address and its calls in flight."""
+        return self._transport.all()
 
     def ready(self) -> bool:
         """Whether all front doors accept requests now; False also if no server answers."""

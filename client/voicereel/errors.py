@@ -4,7 +4,13 @@ import re
 
 
 class VoiceReelError(Exception):
-    """Base of every error that this package raises about a request or a server."""
+    """Base of every error that this package raises about a request or a server.
+
+    Attributes:
+        retry_after_s: Seconds after which the server wants to be asked again; 0: it did not say.
+    """
+
+    retry_after_s: float = 0.0
 
 
 class InvalidRequest(VoiceReelError):
@@ -49,26 +55,40 @@ TRITONS_WORDS = {  # messages of Triton itself
     "Exceeds maximum queue size": Overloaded,
     "Request timeout expired": Overloaded,
     "Request for unknown model": ServerUnavailable,
+    "Server not ready": ServerUnavailable,
+    "is not healthy": ServerUnavailable,  # a model's process has died
+    "message larger than max": ServerError,  # gRPC's, about an answer that is too long
 }
 STATUSES = {  # names of gRPC's status codes, for messages without known words
     "INVALID_ARGUMENT": InvalidRequest,
     "UNAVAILABLE": ServerUnavailable,
+    "RESOURCE_EXHAUSTED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
 }
+_LONGEST = 2000  # characters of a message that are kept
 _KIND = re.compile(rf"\bfish_\w+: ({'|'.join(KINDS)})")
 
 
-def error_for(status: str, message: str) -> VoiceReelError:
+def error_for(status: str, message: str, retry_after_s: float = 0.0) -> VoiceReelError:
     """The error for a message of the server; a `ServerError` if it fits no table.
 
     Args:
         status: Name of the gRPC status, "" if there is none.
-        message: The server's message.
+        message: The server's message; of one that has no end, the beginning is kept.
+        retry_after_s: When the server wants to be asked again; 0: it did not say.
     """
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]}... ({len(message)} characters)"
+    error = _kind_of(status, message)(message)
+    error.retry_after_s = retry_after_s
+    return error
+
+
+def _kind_of(status: str, message: str) -> type[VoiceReelError]:
     if found := _KIND.search(message):
-        return KINDS[found[1]](message)
+        return KINDS[found[1]]
     for words, error in TRITONS_WORDS.items():
         if words in message:
-            return error(message)
-    return STATUSES.get(status, ServerError)(message)
+            return error
+    return STATUSES.get(status, ServerError)

@@ -14,6 +14,9 @@ from typing import BinaryIO
 UNKNOWN_SIZE = 0xFFFF_FFFF  # of a chunk of RIFF, where a stream is written
 _FLAC_BLOCK = 4096  # samples of a frame, as libFLAC has them by default
 _MP3_FRAME = 1152  # samples of a frame, MPEG 1
+_MOST_CHUNKS = 1000  # of RIFF that are looked at; real files have some ten
+_MOST_HEADER = 2**20  # bytes before the audio
+_MOST_BYTES = 2**28  # of audio: five minutes of eight channels at 24 bits
 _MP3_TAG_AT = 21  # in the first frame of a mono file: 4 bytes of header, 17 of side information
 
 
@@ -75,16 +78,22 @@ def streamed_wav(path: str | os.PathLike[str], longest_s: float) -> BinaryIO | N
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
             return None
         bytes_per_s = 0
-        while len(chunk := file.read(8)) == 8:
+        for _ in range(_MOST_CHUNKS):
+            if len(chunk := file.read(8)) < 8:
+                return None
             name, size = struct.unpack("<4sI", chunk)
             if name == b"data":
                 start = file.tell()
                 if size or _are_chunks(file, end):
                     return None
+                if start > _MOST_HEADER:
+                    return None
                 file.seek(0)
                 header = bytearray(file.read(start))
                 struct.pack_into("<I", header, start - 4, UNKNOWN_SIZE)
-                return io.BytesIO(header + file.read(int(bytes_per_s * longest_s)))
+                return io.BytesIO(
+                    header + file.read(min(int(bytes_per_s * longest_s), _MOST_BYTES))
+                )
             if name == b"fmt ":
                 bytes_per_s = int.from_bytes(file.read(12)[8:], "little")
                 size -= 12
@@ -95,7 +104,9 @@ def streamed_wav(path: str | os.PathLike[str], longest_s: float) -> BinaryIO | N
 def _are_chunks(file: BinaryIO, end: int) -> bool:
     """Whether the rest of a file is chunks of RIFF, and no audio; or nothing at all."""
     at = file.tell()
-    while at < end:
+    for _ in range(_MOST_CHUNKS):
+        if at >= end:
+            break
         file.seek(at)
         name, size = file.read(4), file.read(4)
         if len(size) < 4 or not (name.isascii() and name.decode().isprintable()):

@@ -52,10 +52,22 @@ class VoiceLibrary:
         """The file of a voice that is kept, in whatever form its name was written."""
         name = composed(name)
         path = self.folder / f"{name}.npz"
-        if not _problem(name) and path.is_file():  # whatever the file system makes of its case
+        if not _problem(name) and self._is_kept(path):  # whatever the file system makes of its case
             return path
-        kept = {composed(path.stem): path for path in self.folder.glob("*.npz")}
+        kept = {composed(path.stem): path for path in self._kept()}
         return kept.get(name)
+
+    def _kept(self) -> list[Path]:
+        """Every voice file."""
+        return [path for path in self.folder.glob("*.npz") if self._is_kept(path)]
+
+    def _is_kept(self, path: Path) -> bool:
+        """Whether it is a file of this folder, and no link out of it."""
+        try:
+            is_within = path.resolve().parent == self.folder.resolve()
+        except (OSError, RuntimeError):  # links in a circle
+            return False
+        return is_within and path.is_file()
 
     def __contains__(self, name: str) -> bool:
         return self._stored(name) is not None
@@ -70,6 +82,7 @@ class VoiceLibrary:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)  # a link would be followed
             voice.save(new)
             os.replace(new, path)
         except OSError as error:
@@ -87,7 +100,7 @@ class VoiceLibrary:
 
     def names(self) -> list[str]:
         """The names of all voices, sorted."""
-        return sorted(composed(path.stem) for path in self.folder.glob("*.npz"))
+        return sorted(composed(path.stem) for path in self._kept())
 
     def find(self, given: str) -> Path:
         """The file of a voice that is given by name or as a file.
@@ -103,8 +116,22 @@ class VoiceLibrary:
             return stored
         if os.path.isfile(given):
             return Path(given)
+        raise self.unknown(given)
+
+    def named(self, name: str) -> Path:
+        """The file of a voice that is kept under a name; no path is followed.
+
+        Raises:
+            InvalidRequest: If there is none.
+        """
+        if stored := self._stored(name):
+            return stored
+        raise self.unknown(name)
+
+    def unknown(self, given: str) -> InvalidRequest:
+        """The error for a voice that there is not."""
         known = ", ".join(self.names()) or "none"
-        raise InvalidRequest(
+        return InvalidRequest(
             f"no voice {given!r}: it is neither a file nor in {self.folder}, which has {known}. "
             "Add one: voicereel voice add NAME RECORDING --text WORDS"
         )

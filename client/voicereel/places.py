@@ -3,11 +3,44 @@
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from voicereel.errors import InvalidRequest
+
+
+def open_file(path: str | os.PathLike[str], most_bytes: float = math.inf) -> BinaryIO:
+    """Open a file to read; a pipe or a device is refused, where reading might never end.
+
+    Args:
+        path: The file.
+        most_bytes: What it may have.
+
+    Raises:
+        InvalidRequest: If it is missing, no file, too large, or may not be read.
+    """
+    try:
+        # Opening a pipe would wait for its writer.
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+        file = os.fdopen(number, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", error)
+        raise InvalidRequest(f"cannot read {ascii(path)[1:-1]}: {reason}") from None
+    found = os.fstat(number)
+    problem = ""
+    if not stat.S_ISREG(found.st_mode):
+        problem = "it is a pipe, a device or a folder, expected a file. A pipe is read as -"
+    elif found.st_size > most_bytes:
+        problem = f"it has {found.st_size / 1e6:.1f} MB, expected at most {most_bytes / 1e6:.1f}"
+    if problem:
+        file.close()
+        raise InvalidRequest(f"cannot read {path}: {problem}")
+    return file
 
 
 def check_place(path: str | os.PathLike[str], expected_bytes: int = 0) -> None:

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from voicereel.client import DEFAULT_URL
 from voicereel.errors import ConfigurationError, InvalidRequest
-from voicereel.transport.address import address_of
+from voicereel.transport.address import addresses_of
 
 
 def _plain(value: Any) -> Any:
@@ -44,9 +44,9 @@ def _whole(value: Any) -> Any:
 
 
 def _address(value: str) -> str:
-    """Accept an address of gRPC, which streams; the URL of the HTTP service is for `Client`."""
+    """Accept addresses of gRPC, which streams; the URL of the HTTP service is for `Client`."""
     try:
-        fits = address_of(value).protocol == "grpc"
+        fits = addresses_of(value)[0].protocol == "grpc"
     except InvalidRequest:
         fits = False
     if not fits:
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     url: Annotated[str, AfterValidator(_address)] = Field(
         DEFAULT_URL,
         alias="VOICEREEL_URL",
-        description="address of the server's gRPC service",
+        description="address of the server's gRPC service; several with commas",
         json_schema_extra={"expected": "HOST:PORT"},
     )
     checkpoint: Path | None = Field(

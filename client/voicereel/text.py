@@ -3,12 +3,13 @@
 import codecs
 import os
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 from voicereel.errors import InvalidRequest
+from voicereel.places import open_file
 
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # Hangul fillers: letters by category, never seen
+MAX_BYTES = 8e6  # of a text or script: some hundred hours of speech
 _SHOWN = 20  # characters of a text that an error repeats
 
 
@@ -81,7 +82,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
         InvalidRequest: If it cannot be read, or is not UTF-8; names the line at fault.
     """
     try:
-        return decoded(Path(path).read_bytes(), str(path))
+        with open_file(path, MAX_BYTES) as file:
+            return decoded(file.read(int(MAX_BYTES) + 1), str(path))
     except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
 
@@ -90,8 +92,13 @@ def decoded(raw: bytes, source: str) -> str:
     r"""Decode UTF-8, or UTF-16 with a byte order mark; lines end with \n.
 
     Raises:
-        InvalidRequest: If it is neither; names the line at fault in `source`.
+        InvalidRequest: If it is neither, holds a NUL or is too long; names the line at fault.
     """
+    if len(raw) > MAX_BYTES:
+        raise InvalidRequest(
+            f"{source} has {len(raw) / 1e6:.1f} MB or more, expected at most "
+            f"{MAX_BYTES / 1e6:.1f}: is it a text? Cut it into several"
+        )
     is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = raw.decode("utf-16" if is_utf16 else "utf-8-sig")
@@ -100,7 +107,11 @@ def decoded(raw: bytes, source: str) -> str:
         raise InvalidRequest(
             f"{source}, line {line}: {error.reason}, expected UTF-8. Save it as such."
         ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise InvalidRequest(f"{source}, line {line}: it is no text: it holds NUL bytes")
+    return text
 
 
 def composed(name: str) -> str:

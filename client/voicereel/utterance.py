@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from voicereel.audio import Audio, AudioChunk
-from voicereel.errors import DeadlineExceeded, InvalidRequest, VoiceReelError
+from voicereel.errors import DeadlineExceeded, InvalidRequest, ServerError, VoiceReelError
 from voicereel.rate import letters, rate_warning
 from voicereel.script.sentences import smaller_parts
 from voicereel.script.workers import Sound, in_script_order
@@ -37,9 +37,24 @@ class SpeechFacts:
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> "SpeechFacts":
-        """From the server's facts; one of an older export may have none of these."""
+        """From the server's facts; one of an older export may have none of these.
+
+        Raises:
+            ServerError: If they make no sense.
+        """
         limit, rate = facts.get("letters_per_request"), facts.get("letters_per_s")
-        return cls(limit or 0, (rate[0], rate[1]) if rate else cls.letters_per_s)
+        limit, rate = limit or 0, rate or cls.letters_per_s
+        try:
+            slowest, fastest = rate
+            makes_sense = 0 < slowest < fastest < math.inf and type(limit) is int and limit >= 0
+        except (TypeError, ValueError):
+            makes_sense = False
+        if not makes_sense:
+            raise ServerError(
+                f"the server's letters_per_request {str(limit)[:40]} and letters_per_s "
+                f"{str(rate)[:40]} make no sense, expected a count, and two rates"
+            )
+        return cls(limit, (slowest, fastest))
 
 
 class Deadline:

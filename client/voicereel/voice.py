@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from voicereel.arrays import NO_ARRAYS, arrays_in
 from voicereel.errors import InvalidRequest
+from voicereel.places import open_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +94,16 @@ class VoiceFeatures:
         Raises:
             InvalidRequest: If there is no such file, it is no voice file, or it was changed.
         """
+        if not os.path.exists(path):
+            raise InvalidRequest(f"{path}: no such file")
         try:
-            with Path(path).open("rb") as file:
-                voice, sha256 = cls._from(np.load(file, allow_pickle=False))
-        except FileNotFoundError:
-            raise InvalidRequest(f"{path}: no such file") from None
+            with open_file(path, _MAX_FILE_BYTES) as file:
+                voice, sha256 = cls._from(arrays_in(file))
         except _NOT_A_VOICE as error:
+            if isinstance(error, InvalidRequest) and str(path) in str(error):
+                raise
             raise InvalidRequest(
-                f"{path} is not a voice file ({error}). Make one with: "
+                f"{path} is not a voice file ({str(error)[:200]}). Make one with: "
                 "python -m voicereel voice encode RECORDING --text WORDS -o VOICE.npz"
             ) from None
         if sha256 != voice.sha256:
@@ -109,7 +111,7 @@ class VoiceFeatures:
         return voice
 
     @classmethod
-    def _from(cls, arrays: Any) -> tuple["VoiceFeatures", str]:
+    def _from(cls, arrays: dict[str, np.ndarray]) -> tuple["VoiceFeatures", str]:
         voice = cls(
             arrays["codes"],
             tuple(int(count) for count in arrays["frames"]),
@@ -122,8 +124,7 @@ class VoiceFeatures:
 # A voice can be given as its features, as a .npz file of features, or as a recording.
 Voice: TypeAlias = str | os.PathLike[str] | VoiceFeatures
 
-# Errors of numpy.load and of `_from` for files that are no voice files.
-_NOT_A_VOICE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error, InvalidRequest,
-)  # fmt: skip
+_MAX_FILE_BYTES = 8e6  # codes of hours of recordings
+
+# Errors of `arrays_in` and of `_from` for files that are no voice files.
+_NOT_A_VOICE = (*NO_ARRAYS, InvalidRequest)

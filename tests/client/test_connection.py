@@ -30,7 +30,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spoken(_: dict) -> Iterator[dict]:
-    yield whole(np.zeros(10)) | chunk(0, is_last=True)
+    yield chunk(0, is_last=True) | whole(np.zeros(64))
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_what_is_no_list_of_segments(wrong: Any) -> None:
         ("a.yaml", YAML + "- {speaker_id: [NO], text: y}\n", r"\(line 7\): speaker_id is \[False"),
         ("a.yaml", YAML + "- {speaker_id: [\n", "a.yaml, line 8: expected YAML, but expected"),
         ("a.yaml", "- !!python/object:os.system {}", "line 1: expected YAML, but could not"),
-        ("a.yaml", "- 2026-99-99", "expected YAML, but month"),
+        ("a.yaml", "- 2026-99-99", "expected YAML, but '2026-99-99' is no timestamp .month"),
         ("a.yaml", "", "has no segments"),
         ("a.yaml", "ALICE: hello", "expected a list of segments"),
         ("a.yaml", "- \x01", "expected YAML"),

@@ -11,12 +11,13 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway import servers as module
 from gateway.servers import Servers
 from support.fake_server import FakeServer, Refusal
 from support.gateway import chunks, running, tone
 from support.launched import wait_until
 from voicereel import InvalidRequest, ServerError, ServerUnavailable
+from voicereel.transport import names
+from voicereel.transport import servers as module
 
 
 @pytest.fixture
@@ -147,15 +148,17 @@ def test_after_the_first_audio_no_other_server_goes_on(fakes: list[FakeServer]) 
 def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     found = ["10.0.0.1", "10.0.0.2"]
     monkeypatch.setattr(
-        module.socket, "getaddrinfo",
-        lambda host, port, type: [(2, 1, 6, "", (ip, port)) for ip in found],
+        names.socket, "getaddrinfo",
+        lambda host, port, type: [
+            (2, 1, 6, "", (ip, port)) for ip in (found if host == "triton.svc" else ["10.1.1.1"])
+        ],
     )  # fmt: skip
     servers = Servers(["dns:///triton.svc:8001", "other:1"], timeout_s=10)
     before = servers.all()
     assert [s.url for s in before] == ["10.0.0.1:8001", "10.0.0.2:8001", "other:1"]
     found[:] = ["10.0.0.2", "10.0.0.3"]
     assert servers.all() == before  # until it is time to look again
-    monkeypatch.setattr(module, "_RESOLVE_S", 0.0)
+    monkeypatch.setattr(module, "RESOLVE_S", 0.0)
     after = servers.all()
     assert [s.url for s in after] == ["10.0.0.2:8001", "10.0.0.3:8001", "other:1"]
     assert after[0] is before[1]
@@ -166,7 +169,7 @@ def test_a_name_without_an_address_is_no_server(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object, **__: object) -> None:
         raise OSError("no such name")
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(names.socket, "getaddrinfo", fail)
     servers = Servers(["dns:///none:1"], timeout_s=1)
     assert not servers.any_ready()
     with pytest.raises(ServerUnavailable, match="no address"):

@@ -27,6 +27,13 @@ def recording(seconds: float = 2.0, format: str = "WAV", subtype: str = "PCM_16"
     return file.getvalue()
 
 
+def of_rate(rate_hz: int) -> bytes:
+    """A FLAC file whose header says another rate: 20 bits at byte 18. Source: RFC 9639, 8.2."""
+    raw = bytearray(recording(format="FLAC"))
+    raw[18:21] = ((rate_hz << 4) | raw[20] & 0xF).to_bytes(3, "big")
+    return bytes(raw)
+
+
 def by_ffmpeg(muxer: str, codec: str, rate_hz: int) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=muxer) as container:
@@ -162,6 +169,8 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1/se
         (recording()[:1000], 422, "lasts 0.01 s"),
         (recording(0.1), 422, "lasts 0.10 s, expected 1 to 30 s"),
         (recording(32.0, "FLAC"), 422, "lasts more s"),
+        (of_rate(655_350), 422, "655350 samples a second, expected 4000 to 192000"),
+        (of_rate(1), 422, "cannot be read"),
         (b"RIFF" + bytes(10 * 2**20), 413, "10.0 MiB, expected at most 10"),
     ],
 )

@@ -190,7 +190,7 @@ def _voices(segments: Script, given: list[str]) -> dict[str, Path]:
         voices[composed(speaker)] = kept.find(name)
     for speaker in dict.fromkeys(segment.speaker_id for segment in segments):
         if speaker not in voices:
-            voices[speaker] = kept.find(speaker)
+            voices[speaker] = kept.named(speaker)
     return voices
 
 

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from voicereel.cli.session import console
 from voicereel.errors import InvalidRequest
-from voicereel.text import decoded, read_text
+from voicereel.text import MAX_BYTES, decoded, read_text
 
 STANDARD_INPUT = "-"
 _TEXTS = (".txt", ".text", ".md", ".rst", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".html")
@@ -128,4 +128,4 @@ def read_standard_input() -> bytes:
         raise InvalidRequest("standard input is closed, expected a text")
     if sys.stdin.isatty():
         console.print("reading standard input; end it with Ctrl-D")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer.read(int(MAX_BYTES) + 1)  # `decoded` refuses more

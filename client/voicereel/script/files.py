@@ -8,19 +8,26 @@ import json
 import os
 import re
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from voicereel.errors import InvalidRequest
-from voicereel.script.segment import Script, parse_script
-from voicereel.script.subtitles import TIMING, read_subtitles
+from voicereel.script.segment import MOST_SEGMENTS, Script, parse_script
+from voicereel.script.subtitles import TIMING, check_length, read_subtitles
+from voicereel.script.yaml import read_yaml
 from voicereel.text import decoded, read_text
 
 # The colon of a plain line, and its forms in East Asian texts.
 _COLON = re.compile("[:\uff1a\ufe55\ufe13]")
 _LINE = re.compile("[\n\u2028\u2029]")
+# A bracket, or a text, which may hold some. A text without an end is one too: else each of its
+# quotes would be looked at to the end of the file.
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_DEEPEST = 32  # a script is a list of mappings with options
+_TOO_DEEP = f"it is nested deeper than {_DEEPEST} levels, expected a list of segments"
+_MOST_YAML = 2_000_000  # characters; some ten seconds of reading
+_MOST_DIGITS = 40  # of a number; a seed has 20
 
 
 def load_script(path: str | os.PathLike[str]) -> Script:
@@ -70,53 +77,53 @@ def _format_of(text: str) -> str:
 
 
 def _json(text: str, source: str) -> tuple[Any, list[int]]:
+    def line_of(at: int) -> str:
+        return f", line {text.count(chr(10), 0, at) + 1}"
+
+    _check_depth(text, source, line_of)
+
+    def number(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            where = line_of(text.find(digits))
+            raise InvalidRequest(f"{source}{where}: a number has {len(digits)} digits")
+        return int(digits)
+
     try:
-        segments = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InvalidRequest(f"{source}{where}: expected JSON, but {error}") from None
+        segments = json.loads(text, parse_int=number)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"{source}, line {error.lineno}: expected JSON, but {error}") from None
     # The parser keeps no line numbers, so each segment is decoded once more to find its end.
-    lines, at, decoder = [], text.find("[") + 1, json.JSONDecoder()
-    for _ in segments if isinstance(segments, list) else ():
+    lines, at, line, decoder = [], text.find("[") + 1, 1, json.JSONDecoder()
+    line += text.count("\n", 0, at)
+    for _ in segments[:MOST_SEGMENTS] if isinstance(segments, list) else ():
+        begin = at
         while text[at] in " \t\r\n,":
             at += 1
-        lines.append(text.count("\n", 0, at) + 1)
-        at = decoder.raw_decode(text, at)[1]
+        line += text.count("\n", begin, at)
+        lines.append(line)
+        end = decoder.raw_decode(text, at)[1]
+        line += text.count("\n", at, end)
+        at = end
     return segments, lines
 
 
-class _Loader(yaml.SafeLoader):
-    """Takes words as they are written: a text of 12:30, yes or null is no number, flag or gap."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        self.flatten_mapping(node)
-        for key, value in node.value:
-            if key.value in ("speaker_id", "text") and isinstance(value, yaml.ScalarNode):
-                value.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
-
-    def construct_scalar(self, node: Any) -> Any:
-        r"""Join the halves of a character that is written as in JSON: "\ud83d\ude42"."""
-        value = super().construct_scalar(node)
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+def _check_depth(text: str, source: str, line_of: Callable[[int], str]) -> None:
+    """Refuse what is nested deeper than a script can be, where the parser would run out of room."""
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > _DEEPEST:
+            where = line_of(found.start())
+            raise InvalidRequest(f"{source}{where}: expected JSON, but {_TOO_DEEP}")
 
 
 def _yaml(text: str, source: str) -> tuple[Any, list[int]]:
-    loader = None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        segments = loader.construct_document(node) if node else []
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-99-99
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise InvalidRequest(f"{source}{where}: expected YAML, but {problem}") from None
-    finally:
-        if loader:
-            loader.dispose()
-    children = node.value if isinstance(node, yaml.SequenceNode) else ()
-    return segments, [child.start_mark.line + 1 for child in children]
+    if len(text) > _MOST_YAML:
+        raise InvalidRequest(
+            f"{source} has {len(text)} characters, expected at most {_MOST_YAML} of YAML, which is "
+            "slow to read. Write it as JSON, or cut it into several"
+        )
+    return read_yaml(text, source)
 
 
 def _plain(text: str, source: str) -> tuple[list[dict[str, str]], list[int]]:
@@ -129,6 +136,7 @@ def _plain(text: str, source: str) -> tuple[list[dict[str, str]], list[int]]:
             continue
         if line[0].isspace() and segments:
             segments[-1]["text"] += " " + line.strip()
+            check_length(segments[-1]["text"], source, number)
             continue
         speaker, *said = (part.strip() for part in _COLON.split(line, maxsplit=1))
         if not (speaker and said):
@@ -136,6 +144,7 @@ def _plain(text: str, source: str) -> tuple[list[dict[str, str]], list[int]]:
                 f"{source}, line {number}: got {reprlib.repr(line.strip())}, expected "
                 "SPEAKER: text. Indent a line that continues the one before."
             )
+        check_length(said[0], source, number)
         segments.append({"speaker_id": speaker, "text": said[0]})
         lines.append(number)
     return segments, lines

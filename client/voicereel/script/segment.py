@@ -21,6 +21,7 @@ from voicereel.options import option_tensors
 from voicereel.text import broken_character, composed, has_words
 
 MAX_SILENCE_S = 60.0  # a longer silence is taken for a mistake, such as milliseconds
+MOST_SEGMENTS = 20_000  # about a day of speech
 _FIELDS = "speaker_id, text, options, silence_after_s"
 
 
@@ -105,6 +106,11 @@ def parse_script(
         )
     if not segments:
         raise InvalidRequest(f"{source} has no segments, expected at least one")
+    if len(segments) > MOST_SEGMENTS:
+        raise InvalidRequest(
+            f"{source} has {len(segments)} segments, expected at most {MOST_SEGMENTS}. Cut it into "
+            "several scripts"
+        )
     checked = []
     for index, segment in enumerate(segments):
         where = f"{source}: segment {index + 1}" + (f" (line {lines[index]})" if lines else "")

@@ -12,6 +12,7 @@ its own. A text of more than 400 bytes becomes several such requests, whose audi
 import asyncio
 import contextvars
 import os
+import secrets
 import threading
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from voicereel.client import Client
 from voicereel.errors import InvalidRequest
 from voicereel.options import OPTIONS, Options
 from voicereel.script.reel import Reel, ReelPiece, joined
+from voicereel.script.resumed import resumed
 from voicereel.script.segment import ScriptLike
 from voicereel.script.synthesis import OnError, Part, Progress, ProgressCounter, ScriptSynthesis
 from voicereel.script.together import speak_together
@@ -171,8 +173,9 @@ def stream_script(
 
     Arguments and errors are those of `synthesize_script`; segments start in the script's order.
     Errors that are found before any work are raised by the call, others by the iterator where the
-    segment would be heard. Closing the iterator cancels all requests. A segment that fails after
-    it has begun, and is skipped, keeps the audio that had arrived.
+    segment would be heard. A segment whose server is lost while it speaks goes on where its audio
+    ended, on a server that is there or comes back. Closing the iterator cancels all requests. A
+    segment that fails after it has begun, and is skipped, keeps the audio that had arrived.
     """
     if how.pop("together", False):
         raise InvalidRequest("together=True is for synthesize_script alone")
@@ -181,7 +184,10 @@ def stream_script(
     synthesis = ScriptSynthesis(script, speaker_features, limit=_limit_of(client), **how)
 
     def speak(part: Part) -> Generator[Sound]:
-        yield from client.stream(part.text, **part.request.arguments)
+        arguments = dict(part.request.arguments)
+        if arguments.get("seed") is None:  # drawn here, so that a lost stream can go on
+            arguments["seed"] = secrets.randbits(64)
+        yield from resumed(partial(client.stream, part.text, **arguments))
 
     return synthesis.pieces(speak, range(len(synthesis.parts)), threading.Event())
 

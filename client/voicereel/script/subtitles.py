@@ -8,14 +8,29 @@ from voicereel.errors import InvalidRequest
 NARRATOR = "Narrator"  # speaks what comes before the first name
 TIMING = re.compile(r"\s*(?:\d+:)?\d+:\d\d[,.]\d+\s*-->")
 
-_VOICE = re.compile(r"<v(?:\.[^ \t>]*)?[ \t]+([^>]+)>")  # WebVTT: <v Alice>, <v.loud Alice>
+LONGEST = 100_000  # characters of a segment: two hours of speech
+_END = 80  # characters of a text in which its sentence ends, with what closes it
+_VOICE = re.compile(r"<v(?:\.[^ \t<>]*)?[ \t]+([^<>]+)>")  # WebVTT: <v Alice>, <v.loud Alice>
 _MARKUP = re.compile(  # <i>, <c.loud>, <00:01.000>, {\an8}
-    r"</?(?:b|i|u|s|font|c|v|ruby|rt|lang)\b[^>]*>|<\d[^>]*>|\{\\[^}]*\}", re.IGNORECASE
+    r"</?(?:b|i|u|s|font|c|v|ruby|rt|lang)\b[^<>]*>|<\d[^<>]*>|\{\\[^{}]*\}", re.IGNORECASE
 )
 _DASH = re.compile(r"^[-\u2013\u2014\u2010]\s*")  # begins the line of another speaker
 # A name in front of a cue: one word, or a few that all begin with a capital.
 _NAME = re.compile(r"([^\W_][\w.'\u2019-]*(?: (?![a-z])[\w.'\u2019-]+){0,3})\s*(?:: |:$|\uff1a)\s*")
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u061f\u0964][\"'\u201d\u2019\u300d)\]]*$")
+
+
+def check_length(text: str, source: str, line: int) -> None:
+    """Refuse a segment that nobody says in one go.
+
+    Raises:
+        InvalidRequest: Names the line.
+    """
+    if len(text) > LONGEST:
+        raise InvalidRequest(
+            f"{source}, line {line}: a segment has {len(text)} characters up to here, expected at "
+            f"most {LONGEST}. Cut it into several"
+        )
 
 
 def read_subtitles(text: str, source: str) -> tuple[list[dict[str, str]], list[int]]:
@@ -32,13 +47,15 @@ def read_subtitles(text: str, source: str) -> tuple[list[dict[str, str]], list[i
     speaker = NARRATOR
     for number, cue in _cues(text):
         for name, said in _turns(cue):
-            is_open = segments and not _SENTENCE_END.search(segments[-1]["text"])
+            is_open = segments and not _SENTENCE_END.search(segments[-1]["text"][-_END:])
             if is_open and name[:1].islower():  # "I bought three" "things: apples"
                 name, said = "", f"{name}: {said}"
             speaker = name or speaker
             if is_open and not name:
                 segments[-1]["text"] += f" {said}"
+                check_length(segments[-1]["text"], source, number)
             else:
+                check_length(said, source, number)
                 segments.append({"speaker_id": speaker, "text": said})
                 lines.append(number)
     if not segments:

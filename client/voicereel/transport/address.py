@@ -3,12 +3,15 @@
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from voicereel.errors import InvalidRequest
+from voicereel.text import checked_text
 
 Protocol: TypeAlias = Literal["grpc", "http"]
+_EVERY = "dns:///"  # as gRPC writes a name that stands for several addresses
 _PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}  # as tritonserver has them
 _URL = re.compile(
     r"(?:(?P<scheme>[a-z]+)://)?(?:\[(?P<v6>[0-9a-f:.%\w]+)\]|(?P<host>[^\s:/\[\]@?#]+))"
@@ -27,11 +30,16 @@ class Address:
         protocol: What it speaks.
         host: Name or IP address, without brackets.
         port: TCP port.
+        name: The name that this is one of several addresses of, or "". A server hears it, so that
+            a proxy finds whom the call is for.
+        is_every: Whether every address of the host is asked for: dns:///HOST:PORT.
     """
 
     protocol: Protocol
     host: str
     port: int
+    name: str = ""
+    is_every: bool = False
 
     def __str__(self) -> str:
         """HOST:PORT, an IPv6 address in brackets."""
@@ -40,10 +48,17 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether it is on this machine by its name, so that no proxy can help to reach it."""
-        try:
+        if self.is_numeric:
             return ipaddress.ip_address(self.host).is_loopback
+        return self.host.lower().rstrip(".") in ("localhost", "ip6-localhost")
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the host is an IP address."""
+        try:
+            return bool(ipaddress.ip_address(self.host))
         except ValueError:
-            return self.host.lower().rstrip(".") in ("localhost", "ip6-localhost")
+            return False
 
     @property
     def proxy(self) -> str:
@@ -73,12 +88,14 @@ def address_of(url: str, protocol: Protocol = "grpc") -> Address:
     Args:
         url: HOST:PORT, grpc://HOST:PORT or http://HOST:PORT; HOST is a name, an IPv4 address or an
             IPv6 address in brackets. Left out, the port is 8001 for gRPC and 8000 for HTTP.
+            dns:///HOST:PORT is every address of a name, as gRPC writes it.
         protocol: What is spoken if the URL does not say it; "http" contradicts grpc://.
 
     Raises:
         InvalidRequest: If it is none of these.
     """
-    found = _URL.fullmatch(url.strip())
+    is_every = url.strip().lower().startswith(_EVERY)
+    found = _URL.fullmatch(url.strip()[len(_EVERY) * is_every :])
     expected = "expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT"
     if found is None:
         v6 = f" An IPv6 address stands in brackets: [{url}]:8001." if url.count(":") > 1 else ""
@@ -92,4 +109,23 @@ def address_of(url: str, protocol: Protocol = "grpc") -> Address:
     if scheme == "grpc" and protocol == "http":
         raise InvalidRequest(f"the server's address is {url!r}, but the protocol asked for is http")
     spoken: Protocol = "http" if "http" in (scheme, protocol) else "grpc"
-    return Address(spoken, found["v6"] or found["host"], port or _PORTS[spoken])
+    host = found["v6"] or found["host"]
+    return Address(spoken, host, port or _PORTS[spoken], is_every=is_every)
+
+
+def addresses_of(urls: str | Sequence[str], protocol: Protocol = "grpc") -> list[Address]:
+    """Read one address or several: a list, or a text with commas; errors are `address_of`'s.
+
+    Raises:
+        InvalidRequest: If there is none, or some speak gRPC and others HTTP.
+    """
+    given = urls.split(",") if isinstance(urls, str) else list(urls)
+    found = list(dict.fromkeys(address_of(checked_text(url, "url"), protocol) for url in given))
+    if not found:
+        raise InvalidRequest("there is no address of a server, expected at least one HOST:PORT")
+    if len({address.protocol for address in found}) > 1:
+        raise InvalidRequest(
+            f"the servers' addresses are {', '.join(map(str, given))}: some speak gRPC and others "
+            "HTTP, expected one of the two"
+        )
+    return found

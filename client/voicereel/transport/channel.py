@@ -11,10 +11,13 @@ from tritonclient.grpc import service_pb2_grpc
 
 from voicereel.errors import ConfigurationError
 from voicereel.transport.address import Address
+from voicereel.transport.base import MAX_RESPONSE_BYTES
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),  # the default of 4 MB is 24 s of audio
+    ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),  # the default is 24 s of audio
+    # No compression: a few kilobytes may hold gigabytes, and speech hardly shrinks.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.use_local_subchannel_pool", 1),  # else a new channel shares a connection that failed
     ("grpc.min_reconnect_backoff_ms", 5000),  # time to connect; the default is 20 s
     ("grpc.max_reconnect_backoff_ms", 2000),  # the default of 2 min outlasts a server's start
@@ -52,7 +55,11 @@ class Channel:
     def __init__(self, address: Address) -> None:
         self._address, self._lock = address, threading.Lock()
         # A proxy of the environment is for servers elsewhere.
-        self._options = [*_OPTIONS, *[("grpc.enable_http_proxy", 0)] * address.is_loopback]
+        self._options: list[tuple[str, int | str]] = [*_OPTIONS]
+        if address.is_loopback:
+            self._options.append(("grpc.enable_http_proxy", 0))
+        if address.name:
+            self._options.append(("grpc.default_authority", f"{address.name}:{address.port}"))
         self._connect()
 
     def _connect(self) -> None:

@@ -6,28 +6,28 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator
-from contextlib import closing
-from typing import Any, TypeVar
+from collections.abc import Generator
+from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
 from voicereel.caller import current_caller
-from voicereel.errors import Cancelled, DeadlineExceeded, VoiceReelError, error_for
+from voicereel.errors import Cancelled, DeadlineExceeded, ServerError, VoiceReelError, error_for
 from voicereel.transport.address import Address
-from voicereel.transport.base import Tensors, from_raw, raw_bytes
+from voicereel.transport.base import MAX_RESPONSE_BYTES, Tensors, answered, raw_bytes
 from voicereel.transport.channel import Channel, in_flight
-from voicereel.transport.repeats import NoConnection, Repeats
+from voicereel.transport.repeats import NoConnection
 
 _pb: Any = service_pb2  # its classes are created at import, so type checkers do not see them
 # How gRPC says that a call failed by its connection; a server's own UNAVAILABLE has other words.
 _UNSENT = re.compile("failed to connect to all addresses|errors resolving|DNS resolution failed")
 _BROKEN = re.compile(
     "Socket closed|Connection reset|Broken pipe|Stream removed|GOAWAY|Connection timed out|"
-    "Endpoint closing|end of TCP stream",
+    "Endpoint closing|end of TCP stream|http2 header with status: 502|RST_STREAM",
     re.IGNORECASE,
 )
 # Cancelling a call in the moment when it ends can crash the server (Triton 24.05 to 25.03, fixed by
@@ -35,7 +35,8 @@ _BROKEN = re.compile(
 # after `fish_cancel`. So an abandoned call is left to end by itself, and is cancelled only so many
 # seconds after its timeout.
 _GRACE_S = 60
-Result = TypeVar("Result")
+_MILLISECONDS = re.compile(r"\d{1,9}", re.ASCII)
+_OVERHEAD_BYTES = 1024  # of a response in memory, beside its content
 _CLOSING_S = 2  # seconds that `close` waits at most for abandoned calls to end
 
 
@@ -46,84 +47,48 @@ class GrpcTransport:
     leaks a thread when a stream is cancelled (tritonclient 2.50).
     """
 
-    def __init__(self, address: Address, return_s: float) -> None:
-        """Prepare a connection; `return_s` as in `Client`."""
-        self._address, self._channel = address, Channel(address)
-        self._return_s = return_s
-        self._reached = False  # whether this server has ever answered
+    def __init__(self, address: Address) -> None:
+        """Prepare a connection, which is made with the first call."""
+        self._channel = Channel(address)
         self._abandoned: dict[Any, threading.Event] = {}
 
-    def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
-        return self._repeated(
-            lambda stub, left_s: self._infer(stub, model, inputs, left_s), timeout_s
+    def infer(self, model: str, inputs: Tensors, timeout_s: float, request_id: str) -> Tensors:
+        stub, request = self._channel.stub(), _request(model, inputs, request_id, timeout_s)
+        call = stub.ModelInfer.future(
+            request, timeout=timeout_s + _GRACE_S, metadata=current_caller().metadata
         )
-
-    def _infer(self, stub: Any, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
-        request = _request(model, inputs, timeout_s)
-        metadata = current_caller().metadata
-        call = stub.ModelInfer.future(request, timeout=timeout_s + _GRACE_S, metadata=metadata)
         try:
             with in_flight():
                 return _tensors(call.result(timeout_s))
         except grpc.FutureTimeoutError:
             self._abandon(call)
             raise DeadlineExceeded(f"no answer from {model} in {timeout_s:g} s") from None
+        except grpc.FutureCancelledError:
+            raise Cancelled(f"{model}: the client was closed") from None
         except grpc.RpcError as error:
-            raise _typed(error) from None
+            raise self._typed(error, stub) from None
 
-    def _repeated(
-        self, attempt: Callable[[Any, float], Result], timeout_s: float, patient: bool = True
-    ) -> Result:
-        """Run `attempt(stub, seconds left)` until it gets through, as `Repeats` allows."""
-        return_s = self._return_s if patient and self._reached else 0
-        repeats = Repeats(self._address, return_s, timeout_s)
-        while True:
-            stub = self._channel.stub()
-            try:
-                result = attempt(stub, repeats.left_s)
-            except NoConnection as problem:
-                repeats.or_raise(problem)
-                self._channel.renew(stub)
-            else:
-                self._reached = True
-                return result
-
-    def stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
-        def begun(stub: Any, left_s: float) -> tuple[Generator[Tensors], Tensors | None]:
-            responses = self._stream(stub, model, inputs, left_s)
-            return responses, next(responses, None)
-
-        # Until the first response the call may be sent again.
-        responses, first = self._repeated(begun, timeout_s)
-        with closing(responses):
-            try:
-                if first is not None:
-                    yield first
-                    yield from responses
-            except NoConnection as problem:
-                Repeats(self._address, 0, 0).or_raise(problem, audio_came=True)
-
-    def _stream(
-        self, stub: Any, model: str, inputs: Tensors, timeout_s: float
+    def stream(
+        self, model: str, inputs: Tensors, timeout_s: float, request_id: str
     ) -> Generator[Tensors]:
         deadline, process = time.monotonic() + timeout_s, os.getpid()
-        request = _request(model, inputs, timeout_s)
+        stub, request = self._channel.stub(), _request(model, inputs, request_id, timeout_s)
         # Without the header "triton_grpc_error" errors have no status, but with it tritonserver
         # 2.51 crashes after some tens of errors.
         caller, timeout = current_caller(), timeout_s + _GRACE_S
         call = stub.ModelStreamInfer(iter([request]), timeout, caller.metadata)
         # A thread reads responses as they arrive, so that a slow consumer delays neither the server
         # nor the deadline.
-        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(call, arrived), daemon=True).start()
+        arrived = _Arrived()
+        threading.Thread(target=arrived.read, args=(call,), daemon=True).start()
         ended = False
-        stay = caller.on_leave(lambda: arrived.put(Cancelled("the caller has left")))
+        stay = caller.on_leave(lambda: arrived.queue.put(Cancelled("the caller has left")))
         try:
             while (reply := self._next(arrived, deadline)) is not None:
                 if isinstance(reply, VoiceReelError):
                     raise reply
                 if isinstance(reply, grpc.RpcError):
-                    raise _typed(reply)
+                    raise self._typed(reply, stub)
                 if reply.error_message:
                     raise error_for("", reply.error_message)
                 yield _tensors(reply.infer_response)
@@ -136,14 +101,15 @@ class GrpcTransport:
                 self._cancel(request)
                 self._abandon(call)
 
-    def _next(self, arrived: queue.SimpleQueue[Any], deadline: float) -> Any:
+    def _next(self, arrived: "_Arrived", deadline: float) -> Any:
         self._channel.stub()  # refuses after a fork, in whose child no thread would read
-        return arrived.get(timeout=max(0, deadline - time.monotonic()))
+        return arrived.next(max(0, deadline - time.monotonic()))
 
     def _cancel(self, request: Any) -> None:
         """Free the request's slot by `fish_cancel`; Triton tells no model that a client left."""
         token = request.parameters["cancel_token"].string_param
-        cancel = _request("fish_cancel", {"cancel_token": np.array([[token.encode()]], np.object_)})
+        inputs = {"cancel_token": np.array([[token.encode()]], np.object_)}
+        cancel = _request("fish_cancel", inputs, request.id)
         self._abandon(self._channel.stub().ModelInfer.future(cancel, timeout=_GRACE_S))
 
     def _abandon(self, call: Any) -> None:
@@ -159,19 +125,23 @@ class GrpcTransport:
             end()
 
     def is_ready(self, model: str | None, timeout_s: float) -> bool:
-        def asked(stub: Any, left_s: float) -> bool:
-            call, request = (
-                (stub.ServerReady, _pb.ServerReadyRequest())
-                if model is None
-                else (stub.ModelReady, _pb.ModelReadyRequest(name=model))
-            )
-            try:
-                with in_flight():
-                    return call(request, timeout=left_s).ready
-            except grpc.RpcError as error:
-                raise _typed(error) from None
+        stub = self._channel.stub()
+        call, request = (
+            (stub.ServerReady, _pb.ServerReadyRequest())
+            if model is None
+            else (stub.ModelReady, _pb.ModelReadyRequest(name=model))
+        )
+        try:
+            with in_flight():
+                return call(request, timeout=timeout_s).ready
+        except grpc.RpcError as error:
+            raise self._typed(error, stub) from None
 
-        return self._repeated(asked, timeout_s, patient=False)  # says what is so now
+    def _typed(self, error: Any, stub: Any) -> VoiceReelError | NoConnection:
+        typed = _typed(error)
+        if isinstance(typed, NoConnection):
+            self._channel.renew(stub)
+        return typed
 
     def close(self) -> None:
         if self._channel.is_inherited:
@@ -182,20 +152,39 @@ class GrpcTransport:
         self._channel.close()
 
 
-def _read(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
-    """Queue every response of a call, its error if any, and None for its end."""
-    try:
-        with in_flight():
-            for response in call:
-                arrived.put(response)
-    except grpc.RpcError as error:
-        arrived.put(error)
-    finally:
-        arrived.put(None)
+class _Arrived:
+    """What has come of a call and was not read; bounded, whatever the server sends."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._came = self._read = 0  # bytes; each is counted by one thread
+
+    def read(self, call: Any) -> None:
+        """Queue every response of a call, its error if any, and None for its end."""
+        try:
+            with in_flight():
+                for response in call:
+                    self._came += response.ByteSize() + _OVERHEAD_BYTES
+                    if self._came - self._read > MAX_RESPONSE_BYTES:
+                        self.queue.put(
+                            ServerError(f"more than {MAX_RESPONSE_BYTES} bytes came and wait")
+                        )
+                        return
+                    self.queue.put(response)
+        except grpc.RpcError as error:
+            self.queue.put(error)
+        finally:
+            self.queue.put(None)
+
+    def next(self, timeout_s: float) -> Any:
+        """The next one; `queue.Empty` if there is none in time."""
+        response = self.queue.get(timeout=timeout_s)
+        if isinstance(response, Message):
+            self._read += response.ByteSize() + _OVERHEAD_BYTES
+        return response
 
 
-def _request(model: str, inputs: Tensors, timeout_s: float = 0) -> Any:
-    request_id = current_caller().request_id or str(uuid.uuid4())
+def _request(model: str, inputs: Tensors, request_id: str, timeout_s: float = 0) -> Any:
     request = _pb.ModelInferRequest(model_name=model, id=request_id)
     if timeout_s:  # in us; Triton applies it in its queues, the models while generating
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
@@ -208,9 +197,12 @@ def _request(model: str, inputs: Tensors, timeout_s: float = 0) -> Any:
 
 
 def _tensors(response: Any) -> Tensors:
+    outputs, raws = response.outputs, response.raw_output_contents
+    if len(outputs) != len(raws):
+        raise ServerError(f"the response has {len(outputs)} outputs, but values of {len(raws)}")
     return {
-        output.name: from_raw(output.datatype, output.shape, raw)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+        output.name: answered(output.name, output.datatype, output.shape, raw)
+        for output, raw in zip(outputs, raws, strict=True)
     }
 
 
@@ -219,6 +211,13 @@ def _typed(error: Any) -> VoiceReelError | NoConnection:
     status, message = error.code().name, error.details() or error.code().name
     if status == "UNAVAILABLE" and _UNSENT.search(message):
         return NoConnection(message, sent=False)
-    if status == "UNAVAILABLE" and _BROKEN.search(message):
+    if status in ("UNAVAILABLE", "INTERNAL") and _BROKEN.search(message):
         return NoConnection(message, sent=True)
-    return error_for(status, message)
+    return error_for(status, message, _retry_after_s(error))
+
+
+def _retry_after_s(error: Any) -> float:
+    """What the server's trailing metadata says about another try; 0: nothing."""
+    said = [value for key, value in error.trailing_metadata() or () if key == "retry-after-ms"]
+    is_count = said and isinstance(said[0], str) and _MILLISECONDS.fullmatch(said[0])
+    return int(said[0]) / 1000 if is_count else 0.0
