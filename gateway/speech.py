@@ -1,7 +1,9 @@
 """A request for speech: its fields, and what they become for the client."""
 
+import secrets
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
@@ -13,6 +15,7 @@ from gateway.settings import Settings
 from gateway.sound import SPEEDS, Shape, Sound
 from voicereel import Client, VoiceFeatures, VoiceReelError, stream_script
 from voicereel.options import OPTIONS
+from voicereel.script.resumed import resumed
 from voicereel.script.sentences import parts_of
 
 MODEL = "voicereel"  # the one model there is; the aliases name others for it
@@ -87,7 +90,11 @@ class Ask:
         """The stream of this request; a long text in parts, as the client cuts it."""
         text = self.prefix + self.text
         if len(parts_of(text, self.language)) == 1:
-            return client.stream(text, voice, **self.options)
+            if not self.shape.whole:
+                return client.stream(text, voice, **self.options)
+            # A whole answer is not lost with the server that began it.
+            options: Any = {"seed": secrets.randbits(64), **self.options}
+            return resumed(partial(client.stream, text, voice, **options))
         return self._in_parts(client, text, voice)
 
     def _in_parts(self, client: Client, text: str, voice: VoiceFeatures | None) -> Generator[Sound]:

@@ -178,20 +178,24 @@ def test_one_of_two_servers_is_killed_under_load(
         begun.release()
         said(say, expected[number], number)
 
-    with ways(pair, tmp_path) as (says, streamers), ThreadPoolExecutor(WORKERS) as pool:
+    with (
+        ways(pair, tmp_path) as (says, streamers),
+        ThreadPoolExecutor(WORKERS) as pool,
+        ThreadPoolExecutor(4) as listening,
+    ):
         for name, say in says.items():
             before = pair.ended()
             for each in [pool.submit(one, say, number) for number in range(REQUESTS)]:
                 each.result()
             spread = np.subtract(pair.ended(), before)
             assert (spread >= REQUESTS // 4).all(), (name, spread)
-        streams = [pool.submit(listened, client) for client in streamers * 2]
-        for _ in range(len(streams) + 2):
-            assert streaming.acquire(timeout=30)
         begun = threading.Semaphore(0)
         lines = [pool.submit(one, say, n) for n in range(REQUESTS) for say in says.values()]
         for _ in range(len(lines) // 6):
             assert begun.acquire(timeout=30)
+        streams = [listening.submit(listened, client) for client in streamers * 2]
+        for _ in streams:
+            assert streaming.acquire(timeout=30)
         killed.append(time.monotonic())
         pair.kill()
         failed = [each.result() for each in streams]
