@@ -112,7 +112,7 @@ def test_settings_that_cannot_be(tmp_path) -> None:
     key = tmp_path / "key"
     key.write_text(KEY + "\n")
     key.chmod(0o644)
-    with pytest.raises(ValueError, match="can be read by others. chmod 600"):
+    with pytest.raises(ValueError, match="can be read by others"):
         key_of(key)
     key.chmod(0o600)
     assert key_of(key) == KEY and key_of(None) == ""

@@ -39,7 +39,7 @@ def test_the_wait_grows_with_what_is_in_flight(clock) -> None:
         assert load.expected("fish_tts_stream", 1) == pytest.approx(
             (0.3 * (beside + 1), 0.3 * beside)
         )
-    with pytest.raises(Refusal, match="would wait 1.2 s, 1 s are allowed") as refused:
+    with pytest.raises(Refusal, match=r"would wait 1\.2 s, 1 s are allowed") as refused:
         load.admit("fish_tts_stream", 1, None)
     assert refused.value.code.name == "UNAVAILABLE"
     assert str(refused.value).startswith("fish_tts_stream: overloaded: ")

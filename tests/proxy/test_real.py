@@ -30,12 +30,15 @@ def door(server) -> Iterator[Proxied]:
         yield found
 
 
+def streamed(of) -> np.ndarray:
+    chunks = sorted(stream(of, "fish_tts_stream", **ASKED), key=lambda c: c["chunk_index"][0])
+    return np.concatenate([c["audio"][: c["num_samples"][0]] for c in chunks])
+
+
 def test_speech_is_that_of_the_server(server, door) -> None:
     expected = infer(server, "fish_tts", **ASKED)["audio"]
     assert np.array_equal(infer(door, "fish_tts", **ASKED)["audio"], expected)
-    chunks = sorted(stream(door, "fish_tts_stream", **ASKED), key=lambda c: c["chunk_index"][0])
-    pieces = [c["audio"][: c["num_samples"][0]] for c in chunks]
-    assert np.array_equal(np.concatenate(pieces), expected)
+    assert np.array_equal(streamed(door), streamed(server))
     with Client(door.grpc_url) as client:
         assert client.ready() and client.checkpoint().family
         spoken = client.synthesize("Hello there.", seed=7, max_new_tokens=24)

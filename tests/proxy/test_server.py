@@ -17,7 +17,10 @@ from voicereel import Client
 from voicereel.errors import ServerUnavailable
 
 pb = service_pb2
-DIED = "Failed to process the request(s) for model instance 'fish_decoder_0_0', message: Stub process 'fish_decoder_0_0' is not healthy."
+DIED = (
+    "Failed to process the request(s) for model instance 'fish_decoder_0_0', message: "
+    "Stub process 'fish_decoder_0_0' is not healthy."
+)
 SILENT = pb.ModelInferRequest(model_name="fish_tts_stream")
 SILENT.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
 SILENT.raw_input_contents.append(b"\1\0\0\0a")
@@ -165,7 +168,8 @@ def test_a_dead_model_is_noticed_and_everybody_told(fake, upstream_http) -> None
         assert not stub.ModelReady(pb.ModelReadyRequest(name="fish_decoder")).ready
         assert stub.ModelReady(pb.ModelReadyRequest(name="fish_tts")).ready
         assert door.http.get("/v2/models/fish_decoder/ready").status_code == 503
-        for call in (lambda: stub.ModelInfer(SILENT), lambda: list(stub.ModelStreamInfer(iter([SILENT])))):  # fmt: skip
+        unary = lambda: stub.ModelInfer(SILENT)  # noqa: E731
+        for call in (unary, lambda: list(stub.ModelStreamInfer(iter([SILENT])))):
             with pytest.raises(grpc.RpcError) as error:
                 call()
             assert error.value.code().name == "UNAVAILABLE"
