@@ -4,7 +4,9 @@ Triton goes on to call a server and its models ready when the process of a Pytho
 (Triton 24.10); requests to it fail for ever.
 """
 
+import random
 import re
+import struct
 from typing import Any
 
 import grpc.aio
@@ -16,7 +18,7 @@ _pb: Any = service_pb2  # its classes are created at import, so type checkers do
 _ENSEMBLES = ("fish_tts_stream", "fish_clone_stream", "fish_encode")  # they have no process
 PROBED = tuple(model for model in MODELS if model not in _ENSEMBLES)
 _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"  # decoupled models take no other
-_ZEROS = {"FP32": bytes(4), "INT32": bytes(4), "INT64": bytes(8), "BYTES": bytes(4)}
+_ZEROS = {"INT32": bytes(4), "INT64": bytes(8), "BYTES": bytes(4)}
 # How Triton answers for a process that has died. Source: its Python backend, python_be.cc.
 DEAD = re.compile(r"Stub process '[\w.-]+' is not healthy|Failed to (?:process|send) .* stub", re.I)
 
@@ -29,7 +31,9 @@ def request_of(model: str) -> bytes:
         if not tensor.optional:
             shape = [1, *(1 if dim == ANY else dim for dim in tensor.dims)]
             request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=shape)
-            request.raw_input_contents.append(_ZEROS[tensor.dtype])
+            # A number of its own, so that no cache answers for the model.
+            sample = struct.pack("<f", random.random())
+            request.raw_input_contents.append(_ZEROS.get(tensor.dtype, sample))
     return request.SerializeToString()
 
 
