@@ -1,16 +1,16 @@
 """Refuses what would wait too long: a queue that is bounded by time.
 
-The model is one sentence: *what a request waits for grows in proportion to the number of requests
-in flight.* The proxy knows how long recent requests took to their first answer, per unit of their
-size, and how many were in flight beside them; so it knows what one more would take now:
+The model is one sentence: *what a request waits for others grows in proportion to the number of
+requests in flight.* The proxy knows how long recent requests took to their first answer, per unit
+of their size, what they took when nothing was beside them, and how many were beside them:
 
-    expected = cost per unit x units x (in flight + 1) / (in flight beside the recent ones + 1)
+    wait = (recent cost - cost alone) x units x in flight / beside the recent ones
 
-Its *wait* is what of this is owed to others: expected less what the fastest recent requests took.
-For requests of another size units are the bytes of the text (an answer that comes whole takes as
-long as it is), and 1 for a stream, whose first chunk has one length. Requests in flight are never
-ended for others. As the LLaMA stage works on many at a time, the estimate is too high when few
-were in flight and more come; what then gets through corrects it within some requests.
+Units are the bytes of the text where an answer comes whole, since that takes as long as the speech
+is, and 1 for a stream, whose first chunk has one length. Half of the slots that the LLaMA stage has
+are given out before anything is known of requests side by side; from there on what is in flight may
+become twice what has been measured, no more, so that a burst cannot outrun the measurements.
+Requests in flight are never ended for others.
 """
 
 import time
@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from ensemble.contract.tensors import FRONT_DOORS
 from proxy.refusals import overloaded
 
-LONGEST_WAIT_S = 1.0  # a listener takes a second's silence before an answer for a pause
+LONGEST_WAIT_S = 1.0  # a listener takes a second of silence before an answer for a pause
 WEIGHT = 0.2  # of a new measurement: the last five or so count
 _FORGET_S = 5.0  # after so long without a measurement nothing is known: load may have gone
-_RISE = 0.02  # the fastest request's time is forgotten by so much a request
 SLOTS = 16  # requests at a time, until the server's metrics say more
 _LEAST_BYTES = 16  # of a text: a short one takes its time too
 _SPEECH = tuple(door for door in FRONT_DOORS if door != "fish_encode")
@@ -45,8 +44,8 @@ class _Kind:
     """What recent requests of one model took."""
 
     cost_s: float = 0.0  # for a unit
+    alone_s: float = 0.0  # for a unit, with nothing beside it
     beside: float = 0.0  # requests that were in flight then, this one not counted
-    fastest_s: float = 0.0  # for a unit
     units: float = 1.0  # of the last one
     since: float = field(default=-1e9)
 
@@ -56,8 +55,10 @@ class _Kind:
         weight = 1.0 if is_first else WEIGHT
         self.cost_s += weight * (cost_s - self.cost_s)
         self.beside += weight * (beside - self.beside)
-        slower = self.fastest_s * (1 + _RISE)
-        self.fastest_s = min(cost_s, slower) if self.fastest_s else cost_s
+        if not self.alone_s:
+            self.alone_s = cost_s
+        elif beside < 0.5 or cost_s < self.alone_s:
+            self.alone_s += WEIGHT * (cost_s - self.alone_s)
         self.since = time.monotonic()
 
 
@@ -96,15 +97,16 @@ class Load:
         return sum(self._in_flight.values())
 
     def expected(self, model: str, units: float) -> tuple[float, float] | None:
-        """Seconds until a new request's first answer, and how many of them it waits.
+        """Seconds until a new request's first answer, and how many of them it waits for others.
 
         None if nothing is known of late, or nothing is in flight.
         """
         kind, now = self._kinds.get(model), self._in_flight.get(group_of(model), 0)
         if kind is None or not now or time.monotonic() - kind.since > _FORGET_S:
             return None
-        expected_s = units * kind.cost_s * (now + 1) / (kind.beside + 1)
-        return expected_s, max(0.0, expected_s - units * kind.fastest_s)
+        more_s = max(0.0, kind.cost_s - kind.alone_s)
+        wait_s = units * more_s * now / max(1.0, kind.beside)
+        return units * kind.alone_s + wait_s, wait_s
 
     def longest_expected_s(self) -> float:
         """The longest wait that one more request like the last ones would meet, in seconds."""
@@ -130,12 +132,12 @@ class Load:
         return Asked(model, units, now, time.monotonic())
 
     def _refuse_waiting(self, model: str, units: float, left_s: float | None, now: int) -> None:
-        found = self.expected(model, units)
+        kind, found = self._kinds.get(model), self.expected(model, units)
+        seen = kind.beside if kind and found else 0
+        most = max(2, self.slots // 2, round(2 * (seen + 1)))
+        if now >= most:
+            raise overloaded(model, f"{now} requests are in flight, expected {most} at most.", 0.5)
         if found is None:
-            if now >= max(2, self.slots // 2):  # half of what runs at once, until more is known
-                raise overloaded(
-                    model, f"{now} requests are in flight and none has been answered yet.", 1.0
-                )
             return
         expected_s, wait_s = found
         if wait_s > self._longest_s:
