@@ -171,8 +171,9 @@ class Load:
             return
         asked.answered = True
         took_s = time.monotonic() - asked.begin
-        # In flight meanwhile: from those at its beginning to those at its end.
-        beside = (asked.beside + max(0, self._in_flight[group_of(asked.model)] - 1)) / 2
+        # Those that came before it, which it waits for in any case. If there were none, those that
+        # came later count half: it was not alone.
+        beside = asked.beside or max(0, self._in_flight[group_of(asked.model)] - 1) / 2
         self._kinds.setdefault(asked.model, _Kind()).measure(took_s, asked.units, beside)
 
     def end(self, asked: Asked) -> None:

@@ -55,10 +55,10 @@ def test_what_one_delays_the_others_is_learnt(clock, took_s) -> None:
     load = Load(longest_wait_s=9.0)
     answer(load, clock, 0.8)
     for _ in range(30):
-        answer(load, clock, took_s, count=5)  # 2 to 4 beside each
+        answer(load, clock, took_s, count=5)  # 1 to 4 before each
     load.admit("fish_tts_stream", 1, None)
     _, wait_s = load.expected("fish_tts_stream", 1)
-    assert (took_s - 0.8) / 4 <= wait_s + 1e-6 <= (took_s - 0.8) / 2 + 0.001
+    assert (took_s - 0.8) / 4 <= wait_s + 1e-6 <= (took_s - 0.8) + 0.001
 
 
 def test_longer_texts_may_take_longer(clock) -> None:
@@ -147,6 +147,6 @@ def test_a_flood_is_refused_at_once_and_what_is_accepted_is_quick(upstream, upst
             thread.join()
         ask(stub)  # normal again at once
         late = accepted[len(accepted) // 2 : -1]
-        assert 10 <= len(accepted) <= 32 and max(late) < 1.2 and accepted[-1] < 0.5
+        assert 10 <= len(accepted) <= 32 and max(late) < 1.5 and accepted[-1] < 0.5
         assert len(refused) == 62 - len(accepted) and max(refused) < 1
         assert 'refused_total{reason="overloaded"}' in door.metrics()
