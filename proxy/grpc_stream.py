@@ -1,14 +1,16 @@
 """One ModelStreamInfer call: several requests, and their answers as they come."""
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 from grpc import StatusCode
 from grpc.aio import EOF, AioRpcError  # pyright: ignore[reportAttributeAccessIssue]
 
 from ensemble.contract.errors import kind_in
-from proxy.account import Account
+from proxy.account import Account, log
 from proxy.doors import SERVICE
 from proxy.inference import Ask, Proxy, elsewhere, look_at_message, shorter
 from proxy.load import Asked, Load
@@ -64,7 +66,7 @@ class Stream:
         forget = self._proxy.server.on_loss(self._lose)
         asking = asyncio.ensure_future(self._ask_all(requests))
         left, outcome, status = True, "done", "OK"
-        asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        asking.add_done_callback(_ended)
         try:
             await self._answer_all()
             left = False
@@ -182,6 +184,13 @@ class Stream:
             self._open.remove(part)
             status = kind_in(problem).code if problem else "OK"
             part.end(self._proxy.load, "failed" if problem else "done", status)
+
+
+def _ended(task: asyncio.Future[None]) -> None:
+    """Say in the log why requests are read no more, unless the call has ended."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, grpc.RpcError | asyncio.InvalidStateError):
+        log.error(json.dumps({"event": "a stream's requests ended", "why": repr(error)[:500]}))
 
 
 def _typed(problem: str) -> Refusal:

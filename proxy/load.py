@@ -137,7 +137,7 @@ class Load:
         """
         group = group_of(model)
         now = self._in_flight.get(group, 0)
-        if self._longest_s:
+        if self._longest_s and model in FRONT_DOORS:  # fish_cancel must always get through
             self._refuse_waiting(model, units, left_s, now)
         self._in_flight[group] = now + 1
         return Asked(model, units, now, time.monotonic())

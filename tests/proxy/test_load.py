@@ -85,6 +85,8 @@ def test_before_anything_is_known_half_the_slots_are_given(clock) -> None:
     with pytest.raises(Refusal, match="8 requests are in flight and none has been"):
         load.admit("fish_tts_stream", 1, None)
     load.admit("fish_encode", 1000, None)  # another queue
+    for _ in range(20):
+        load.admit("fish_cancel", 100, None)  # always gets through
     load.slots = 64
     load.admit("fish_tts_stream", 1, None)
 
