@@ -13,7 +13,14 @@ from proxy.inference import Ask, Proxy, elsewhere, look_at_message, shorter
 from proxy.packed import message_content
 from proxy.protobuf import parsed, pb
 from proxy.refusals import Refusal
-from proxy.server import GRACE_S, MOST_BYTES, READY_S, connection_refusal
+from proxy.server import (
+    GRACE_S,
+    MOST_BYTES,
+    READY_S,
+    connection_refusal,
+    not_connected,
+    without_address,
+)
 
 _OPTIONS = [
     ("grpc.max_send_message_length", MOST_BYTES),
@@ -210,5 +217,7 @@ async def abort_with(context: Any, account: Account | None, error: Any) -> Any:
         account.end("failed", error.code().name)
     words = error.details() or ""
     if error.code() is grpc.StatusCode.UNAVAILABLE and not words.startswith("fish_"):
-        words = f"proxy: the connection to the server has failed: {words}"
+        unsent = "failed to connect" in words
+        refusal = not_connected() if unsent else connection_refusal(without_address(words))
+        await context.abort(refusal.code, refusal.message, refusal.trailers)
     await context.abort(error.code(), words)

@@ -14,7 +14,7 @@ from proxy.doors import Door
 from proxy.inference import Ask, Proxy, elsewhere, look_at_body
 from proxy.load import Asked
 from proxy.refusals import Refusal, too_large, unavailable
-from proxy.server import READY_S, connection_refusal
+from proxy.server import READY_S, connection_refusal, not_connected
 
 _BODY_S = 60.0  # seconds that a body may take to come
 _HELD = 512 * 2**20  # bytes of all bodies together
@@ -143,8 +143,10 @@ class HttpSide:
             return await asyncio.wait_for(request, timeout_s)
         except asyncio.TimeoutError:
             raise connection_refusal(f"no answer in {timeout_s:g} s") from None
+        except aiohttp.ClientConnectorError:
+            raise not_connected() from None
         except aiohttp.ClientError as error:
-            raise connection_refusal(error) from None
+            raise connection_refusal(str(error) or type(error).__name__) from None
 
     async def _pass_back(
         self, request: web.BaseRequest, account: Account, answer: aiohttp.ClientResponse,
@@ -248,7 +250,7 @@ async def _piece(answer: aiohttp.ClientResponse) -> bytes:
     try:
         return await answer.content.read(_PIECE)
     except aiohttp.ClientError as error:
-        raise connection_refusal(error) from None
+        raise connection_refusal(str(error) or type(error).__name__) from None
 
 
 async def _rest(work: Any) -> None:

@@ -34,6 +34,7 @@ _ABANDONED_S = 60.0  # seconds that a request may take to end after it was taken
 # taken back, which ends it without a cancel in the moment of its end. See `take_back`.
 GRACE_S = 60.0
 _SLOTS = re.compile(r"^fish_llama_slots(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+_UNSENT = "proxy: failed to connect to all addresses of the server"  # gRPC's own words
 _OPTIONS = [
     ("grpc.max_send_message_length", MOST_BYTES),
     ("grpc.max_receive_message_length", MOST_BYTES),
@@ -98,7 +99,7 @@ class Server:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 return f"the server has not answered for {timeout_s:g} s"
-            return f"the server cannot be reached: {error.details()}"
+            return f"the server cannot be reached: {without_address(error.details() or '')}"
         answer = getattr(pb, f"{method}Response").FromString(reply)
         return "" if answer.ready else "the server is not ready"
 
@@ -127,9 +128,9 @@ class Server:
             Refusal: If the proxy ends, or a model's process has died.
         """
         if self.closing:
-            raise unavailable("proxy: shutting down, takes no new requests", "closing")
+            raise unavailable(f"{_UNSENT}: the proxy is shutting down", "closing")
         if why := self.why_dead():
-            raise unavailable(f"proxy: {why}. Try again when the server is back.", "dead")
+            raise unavailable(f"{_UNSENT}: {why}. Try again when the server is back.", "dead")
 
     def on_loss(self, end: Callable[[str], None]) -> Callable[[], None]:
         """Call `end` with a reason if the server is lost; returns how to forget that."""
@@ -202,6 +203,19 @@ class Server:
         self.spawn(wait())
 
 
-def connection_refusal(error: Exception | str) -> Refusal:
-    """What a caller is told when the connection to the server failed."""
-    return unavailable(f"proxy: the connection to the server has failed: {error}", "connection")
+def connection_refusal(why: str) -> Refusal:
+    """What a caller is told when the connection to the server failed.
+
+    Clients of gRPC know by its own words whether a request may be sent again, ours as well.
+    """
+    return unavailable(f"proxy: connection reset, the server has gone: {why}", "connection")
+
+
+def not_connected() -> Refusal:
+    """What a caller is told when there is no connection, so that nothing has been sent."""
+    return unavailable(f"{_UNSENT}. Try again when it is back.", "connection")
+
+
+def without_address(words: str) -> str:
+    """GRPC's words without where the server is, which callers need not know."""
+    return re.sub(r"; last error:.*|\bipv[46]:\S+ ?", "", words)
