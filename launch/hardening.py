@@ -8,10 +8,11 @@ from pathlib import Path
 from launch.run_folder import RunFolder
 from launch.tritonserver import LaunchError
 
-HEADER = "voicereel-key"  # gRPC: triton-grpc-protocol-voicereel-key, as Triton demands
+HEADER = "admin-key"  # the proxy's too; gRPC: triton-grpc-protocol-admin-key, as Triton demands
 # Who may register shared memory reads and writes it, also regions of the server's own
 # (CVE-2025-23319, 23320 and 23334 begin there); logging can be silenced, traces fill a disk.
 CLOSED = ("shared-memory", "logging", "trace")
+INNER = "inner"  # the models behind the front doors, which the proxy closes and Triton cannot
 _KEY = "key"  # a file's name
 _SHORTEST = 16  # characters of a key that nobody guesses
 
@@ -24,8 +25,9 @@ def opened(names: str) -> tuple[str, ...]:
     """
     found = tuple(name.strip() for name in names.split(",") if name.strip())
     for name in found:
-        if name not in CLOSED:
-            raise LaunchError(f"--open {name}: expected {', '.join(CLOSED)}, joined by commas")
+        if name not in (*CLOSED, INNER):
+            known = ", ".join((*CLOSED, INNER))
+            raise LaunchError(f"--open {name}: expected some of {known}, joined by commas")
     return found
 
 

@@ -133,12 +133,13 @@ class ProxyProcess:
 
 
 def proxy_arguments(
-    state: Path, key_file: Path, opened: Sequence[str], grace_s: float
+    state: Path, key_file: Path, opened: Sequence[str], grace_s: float, verbose: bool
 ) -> list[str]:
     """What the proxy is told beside addresses."""
     return [
         f"--state={state}",
         f"--key-file={key_file}",
         f"--grace={grace_s:g}",
+        f"--log-level={'info' if verbose else 'warning'}",
         *([f"--open={','.join(opened)}"] if opened else []),
     ]

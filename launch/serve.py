@@ -62,7 +62,11 @@ def main(
         bool, typer.Option("--without-proxy", help="Serve tritonserver's own ports.")
     ] = False,
     opened: Annotated[
-        str, typer.Option("--open", help=f"Services to leave open: {','.join(hardening.CLOSED)}.")
+        str,
+        typer.Option(
+            "--open",
+            help=f"Services to leave open: {','.join((*hardening.CLOSED, hardening.INNER))}.",
+        ),
     ] = "",
     key_file: Annotated[
         Path | None, typer.Option(help="Key to the closed services; left out: a new one.")
@@ -103,7 +107,8 @@ def main(
         )
         state, proxy = folder.path / "state.prom", None
         if not without_proxy:
-            proxy = ProxyProcess(listen, ports, proxy_arguments(state, file, names, limit_s))
+            told = proxy_arguments(state, file, names, limit_s, verbose)
+            proxy = ProxyProcess(listen, ports, told)
         _serve(Supervisor(server, proxy, Restarts(restarts, state), folder), limit_s, verbose)
     except (LaunchError, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
