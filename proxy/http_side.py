@@ -160,7 +160,7 @@ class HttpSide:
         slow_s, said = self._proxy.settings.slow_reader_s, b""
         try:
             await back.prepare(request)
-            while piece := await answer.content.read(_PIECE):
+            while piece := await _piece(answer):
                 if asked is not None and answer.status == 200 and piece[:40].find(b'"error"') < 0:
                     self._proxy.load.answered(asked)
                 said = said or piece[:2000]
@@ -172,10 +172,10 @@ class HttpSide:
             raise Refusal(
                 "slow", f"proxy: nothing was read for {slow_s:g} s", StatusCode.ABORTED
             ) from None
-        except aiohttp.ClientError as error:
-            account.end("failed", str(answer.status), "connection")
+        except Refusal as refusal:
+            account.end("failed", str(answer.status), refusal.reason)
             _break_off(request)  # a polite end would look like a whole answer
-            raise connection_refusal(error) from None
+            raise
         answer.release()
         if answer.status >= 400:
             self._proxy.server.heard(account.model, said.decode("utf-8", "replace"))
@@ -240,6 +240,14 @@ def metrics_runner(proxy: Proxy) -> web.ServerRunner:
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     return web.ServerRunner(web.Server(page, access_log=None))
+
+
+async def _piece(answer: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of an answer; b"" at its end."""
+    try:
+        return await answer.content.read(_PIECE)
+    except aiohttp.ClientError as error:
+        raise connection_refusal(error) from None
 
 
 async def _rest(work: Any) -> None:

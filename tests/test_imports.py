@@ -9,7 +9,16 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 CONTRACT = "ensemble.contract"
 ENGINE = ("engine.schedule", "engine.lm", "engine.codec", "engine.kernels")
-SERVER = (CONTRACT, "ensemble.serving", *ENGINE, "families", "export", "launch", "ensemble.check")
+SERVER = (
+    CONTRACT,
+    "ensemble.serving",
+    *ENGINE,
+    "families",
+    "export",
+    "launch",
+    "proxy",
+    "ensemble.check",
+)
 # Package or module -> what it may import of ours beside itself. The longest name that fits counts,
 # for the importing and for the imported module: `families` does not open `families.registry`.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -32,6 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "backends": ("ensemble.serving", *ENGINE, CONTRACT),
     "model_repository": ("ensemble.serving", *ENGINE, "families.registry", CONTRACT),
     "launch": ("families.registry", CONTRACT),
+    "proxy": ("launch", CONTRACT),
     "ensemble.check": (CONTRACT,),
     "client.voicereel": (),
     "gateway": ("client.voicereel",),
@@ -47,7 +57,7 @@ MAY_IMPORT_TRITON = ("ensemble.serving", "backends", "model_repository")
 WITHOUT_TORCH = (
     CONTRACT, "engine.schedule.scheduler", "families.registry", "families.columns",
     "families.fish_s1.prompt", "families.fish_s2.prompt", "families.fish_s2.turns",
-    "families.fish_s2.tokenizer", "launch", "client.voicereel", "gateway",
+    "families.fish_s2.tokenizer", "launch", "proxy", "client.voicereel", "gateway",
 )  # fmt: skip
 
 

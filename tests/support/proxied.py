@@ -25,9 +25,11 @@ class Proxied:
         http: A client of the HTTP port.
     """
 
-    def __init__(self, running: Running, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, running: Running, loop: asyncio.AbstractEventLoop, stop: asyncio.Event
+    ) -> None:
         self.proxy, self.loop, ports = running.proxy, loop, running.ports
-        self.running = running
+        self.running, self.stop = running, stop
         self.grpc_url, self.http_url = (f"127.0.0.1:{ports[use]}" for use in ("grpc", "http"))
         self.metrics_url = f"http://127.0.0.1:{ports['metrics']}/metrics"
         self.http = httpx2.Client(base_url=f"http://{self.http_url}", timeout=20, trust_env=False)
@@ -59,7 +61,7 @@ def proxied(**settings: Any) -> Iterator[Proxied]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(work))
     thread.start()
     assert is_open.wait(20)
-    found = Proxied(opened[0], loop)
+    found = Proxied(opened[0], loop, stop)
     try:
         with found.http:
             yield found

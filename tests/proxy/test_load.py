@@ -1,0 +1,149 @@
+"""The queue that is bounded by time."""
+
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from proxy.load import Load, group_of, units_of
+from proxy.refusals import Refusal
+from support.proxied import proxied
+
+pb = service_pb2
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that a test turns."""
+    now = [100.0]
+    monkeypatch.setattr("proxy.load.time.monotonic", lambda: now[0])
+    return now
+
+
+def answer_alone(load: Load, clock, took_s: float, model: str = "fish_tts_stream") -> None:
+    asked = load.admit(model, 1, None)
+    clock[0] += took_s
+    load.answered(asked)
+    load.end(asked)
+
+
+def test_the_wait_grows_with_what_is_in_flight(clock) -> None:
+    load = Load(longest_wait_s=1.0)
+    answer_alone(load, clock, 0.3)
+    assert load.expected("fish_tts_stream", 1) is None  # nothing is in flight
+    for beside in range(1, 5):
+        load.admit("fish_tts_stream", 1, None)
+        assert load.expected("fish_tts_stream", 1) == pytest.approx(
+            (0.3 * (beside + 1), 0.3 * beside)
+        )
+    with pytest.raises(Refusal, match=r"would wait 1\.2 s, 1 s are allowed") as refused:
+        load.admit("fish_tts_stream", 1, None)
+    assert refused.value.code.name == "UNAVAILABLE"
+    assert str(refused.value).startswith("fish_tts_stream: overloaded: ")
+    assert refused.value.trailers == (("retry-after-ms", "300"),)
+    assert refused.value.headers == {"Retry-After": "1"}
+    assert load.in_flight == 4
+
+
+def test_a_server_that_works_on_many_at_a_time_is_learnt(clock) -> None:
+    load = Load(longest_wait_s=1.0)
+    answer_alone(load, clock, 0.5)
+    for _ in range(10):
+        both = [load.admit("fish_tts_stream", 1, None) for _ in range(3)]
+        clock[0] += 0.5  # three take as long as one
+        for asked in both:
+            load.answered(asked)
+        for asked in both:
+            load.end(asked)
+    for _ in range(6):
+        load.admit("fish_tts_stream", 1, None)
+
+
+def test_longer_texts_may_take_longer(clock) -> None:
+    load = Load(longest_wait_s=1.0)
+    asked = load.admit("fish_tts", 400, None)
+    clock[0] += 4
+    load.answered(asked)
+    assert load.expected("fish_tts", 40) == pytest.approx((0.8, 0.4))
+
+
+def test_a_request_that_could_not_be_in_time_is_refused(clock) -> None:
+    load = Load(longest_wait_s=100)
+    answer_alone(load, clock, 2.0)
+    load.admit("fish_tts_stream", 1, 4.1)
+    with pytest.raises(Refusal, match=r"would take 6.0 s .* its caller gives it 5.9 s"):
+        load.admit("fish_tts_stream", 1, None)
+        load.admit("fish_tts_stream", 1, 5.9)
+
+
+def test_before_anything_is_known_half_the_slots_are_given(clock) -> None:
+    load = Load(longest_wait_s=1.0)
+    for _ in range(8):
+        load.admit("fish_tts", 20, None)
+    with pytest.raises(Refusal, match="8 requests are in flight and none has been answered"):
+        load.admit("fish_tts_stream", 1, None)
+    load.admit("fish_encode", 1000, None)  # another queue
+
+
+def test_what_was_is_forgotten_when_the_load_has_gone(clock) -> None:
+    load = Load(longest_wait_s=1.0)
+    answer_alone(load, clock, 9.0)
+    first = load.admit("fish_tts_stream", 1, None)
+    with pytest.raises(Refusal):
+        load.admit("fish_tts_stream", 1, None)
+    clock[0] += 6
+    load.admit("fish_tts_stream", 1, None)
+    load.end(first)
+
+
+def test_sizes() -> None:
+    assert group_of("fish_tts") == group_of("fish_clone_stream") != group_of("fish_encode")
+    assert units_of("fish_tts_stream", 400, 9000) == 1
+    assert units_of("fish_clone", 400, 9000) == 400
+    assert units_of("fish_encode", 0, 9000) == 9000
+
+
+def test_a_flood_is_refused_at_once_and_what_is_accepted_is_quick(upstream, upstream_http) -> None:
+    """One worker takes 0.1 s a request; 30 requests come at once, ten times what it can do."""
+    worker = threading.Lock()
+
+    def answer(inputs):
+        with worker:
+            time.sleep(0.1)
+        yield {"audio": np.zeros((1, 3), np.float32)}
+
+    upstream.answer = answer
+    request = pb.ModelInferRequest(model_name="fish_tts")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(b"\1\0\0\0a")
+    accepted, refused = [], []
+
+    def ask(stub) -> None:
+        begin = time.monotonic()
+        try:
+            stub.ModelInfer(request)
+            accepted.append(time.monotonic() - begin)
+        except grpc.RpcError as error:
+            assert error.code().name == "UNAVAILABLE" and "overloaded: " in error.details()
+            assert int(dict(error.trailing_metadata())["retry-after-ms"]) > 0
+            refused.append(time.monotonic() - begin)
+
+    with (
+        proxied(server_grpc=upstream.url, server_metrics=upstream_http.url, probe_s=0,
+                longest_wait_s=0.4) as door,
+        grpc.insecure_channel(door.grpc_url) as channel,
+    ):  # fmt: skip
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        ask(stub)
+        threads = [threading.Thread(target=ask, args=(stub,)) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ask(stub)  # normal again at once
+        assert 4 <= len(accepted) <= 8 and max(accepted) < 1.2 and accepted[-1] < 0.5
+        assert len(refused) == 32 - len(accepted) and max(refused) < 1
+        assert 'refused_total{reason="overloaded"}' in door.metrics()
