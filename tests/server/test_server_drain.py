@@ -106,7 +106,8 @@ def raw(url: str, sent: str) -> str:
 def closed_to_others(facts: dict[str, str]) -> None:
     """Models can be unloaded in this server, but by itself only."""
     command = Path(f"/proc/{facts['pid']}/cmdline").read_text().split("\0")
-    (value,) = (a.rpartition("=")[2] for a in command if a.startswith("--http-restricted-api="))
+    closed = "--http-restricted-api=model-repository:"
+    (value,) = (a.rpartition("=")[2] for a in command if a.startswith(closed))
     for path in ("models/fish_tts/unload", "models/fish_tts/load", "index"):
         url = f"/v2/repository/{path}"
         for header in ("X: x", f"Closed: {value}", "Closed: " + value.replace("\n", "\n ")):
