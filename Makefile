@@ -49,8 +49,8 @@ bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny
 load: setup  ## perf_analyzer from one caller to many: benchmarks/results/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
 	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)
 
-chaos: setup  ## every fault against a real server, in one table: killed processes, floods, full disks, a soak [MINUTES=3] [ONLY=kill,flood] [VOICE=demo]
-	PYTHONPATH=tests:client $(PYTHON_IN_VENV) -m support.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(VOICE),--voice $(VOICE))
+chaos: setup  ## every fault against a real server, in one table: killed processes, floods, full disks, a soak [MINUTES=3] [ONLY=kill,flood] [REPOSITORY=DIR]
+	PYTHONPATH=tests:client $(PYTHON_IN_VENV) -m support.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(filter-out model_repository,$(REPOSITORY)),--repository $(REPOSITORY))
 
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
 	$(PYTHON_IN_VENV) -m benchmarks.load.cost

@@ -24,7 +24,7 @@ from launch.proxy_process import ProxyProcess, proxy_arguments
 from launch.restarts import WITHIN_S, Restarts
 from launch.run_folder import RunFolder
 from launch.server import LaunchError, Server
-from launch.supervisor import Supervisor
+from launch.supervisor import Supervisor, in_words
 
 QUIET_S = 5  # seconds that a stop may take before it says what it waits for
 _WAITING = (
@@ -110,8 +110,8 @@ def main(
             told = proxy_arguments(state, file, names, limit_s, verbose)
             proxy = ProxyProcess(listen, ports, told)
         _serve(Supervisor(server, proxy, Restarts(restarts, state), folder), limit_s, verbose)
-    except (LaunchError, ValueError) as error:
-        print(f"serve: {error}", file=sys.stderr)
+    except (LaunchError, ValueError, OSError) as error:
+        print(f"serve: {in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

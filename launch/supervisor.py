@@ -159,8 +159,8 @@ class Supervisor:
             time.sleep(delay)
             try:
                 self._start_what_is_gone()
-            except LaunchError as error:
-                death, last = Death("start", str(error)), startup_log.last_lines(self._log)
+            except (LaunchError, OSError) as error:
+                death, last = Death("start", in_words(error)), startup_log.last_lines(self._log)
                 continue
             took = time.monotonic() - begin
             self.restarts.serving(took)
@@ -186,6 +186,17 @@ class Supervisor:
                 self._folder.abandon()
             else:
                 self._folder.remove()
+
+
+def in_words(error: Exception) -> str:
+    """What is wrong and what to do; a full disk or a read-only one is an `OSError`."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}{error.strerror}. The server keeps a few MB in a folder for temporary files: "
+        + ("make room there, or name another one with TMPDIR=DIR")
+    )
 
 
 def _given_up(limit: int, what: str, last: str) -> str:

@@ -29,14 +29,16 @@ def main(
     minutes: Annotated[float, typer.Option(help="Of the soak.")] = 3,
     requests: Annotated[int, typer.Option(help="Of the fuzz.")] = 10_000,
     only: Annotated[str, typer.Option(help="Steps whose names begin so, joined by commas.")] = "",
-    voice: Annotated[str, typer.Option(help="tiny, or demo: the demo voice.")] = "tiny",
+    repository: Annotated[
+        Path | None, typer.Option(help="What is served; left out: a tiny random checkpoint.")
+    ] = None,
 ) -> None:
     """Print the table."""
     folder = ROOT / "build" / "chaos"
     shutil.rmtree(folder, ignore_errors=True)
-    plain = prepared(voice, voice)[1]
-    repository = slow_copy(plain, folder / "repository") if voice == "tiny" else plain
-    rows = list(_rows(repository, plain, folder, minutes, requests, only))
+    plain = repository or prepared("tiny", "tiny")[1]
+    slow = slow_copy(plain, folder / "repository")
+    rows = list(_rows(slow, plain, folder, minutes, requests, only))
     print(json.dumps([dataclasses.asdict(row) | {"held": row.held} for row in rows]))
     raise typer.Exit(0 if all(row.held for row in rows) else 1)
 
@@ -69,6 +71,7 @@ def _rows(
         else:
             yield _shown(lambda: disks.full_disk(plain))
             yield _shown(lambda: disks.read_only_disk(plain))
+            yield _shown(lambda: disks.small_shm(plain, folder / "long.wav"))
 
 
 def _steps(repository: Path, minutes: float, requests: int) -> list[Step]:

@@ -1,5 +1,6 @@
 """Disks, shared memory, ports and artefacts that are not as they should be: what `serve` says."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -7,9 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 from launch.run_folder import SHARED_MEMORY
 from support.chaos.world import Row, World
-from support.launched import PROJECT
+from support.launched import PROJECT, ready
+from voicereel import VoiceReelError
 
 _START_S = 240
 _PORTS = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
@@ -72,10 +77,47 @@ def full_disk(repository: Path, size: str = "1m") -> Row:
 
 
 def read_only_disk(repository: Path) -> Row:
-    """The folder for temporary files can only be read."""
+    """Every folder for temporary files can only be read."""
     row = Row("read-only disk at the start")
-    script = 'mount -t tmpfs -o ro none /mnt && TMPDIR=/mnt exec "$@"'
-    return _refused(row, [*_NAMESPACE, script, "sh", *serve_command(repository)], "serve: ")
+    script = (
+        "for f in /tmp /var/tmp; do mount -t tmpfs -o ro none $f; done; "
+        'mount --bind "$PWD" "$PWD" && mount -o remount,ro,bind "$PWD" && cd "$PWD" && exec "$@"'
+    )
+    command = [*_NAMESPACE, script, "sh", *serve_command(repository)]
+    return _refused(row, command, "No usable temporary directory")
+
+
+def small_shm(repository: Path, recording: Path) -> Row:
+    """64 MB of /dev/shm, Docker's default: too large a recording fails alone, without names."""
+    row = Row("64 MB of /dev/shm, recordings that do not fit", limit_s=5)
+    script = 'mount -t tmpfs -o size=64m none /dev/shm && exec "$@"'
+    command = [*_NAMESPACE, script, "sh", *serve_command(repository)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=PROJECT, **pipes) as process:
+        try:
+            world = World(process, ready(process))
+            soundfile.write(
+                recording, np.random.default_rng(0).normal(0, 0.1, 44_100 * 230), 44_100
+            )
+            for _ in range(3):
+                row.tries += 1
+                row.notes.append(_told(world, recording))
+                row.lost += "voicereel_" in row.notes[-1]
+                row.lost += not world.speaks()
+            row.lost += not any("/dev/shm has 64 MB" in line for line in world.said)
+        finally:
+            process.terminate()
+            process.wait(60)
+    return row
+
+
+def _told(world: World, recording: Path) -> str:
+    try:
+        with world.client(timeout_s=60) as client:
+            client.encode_voice(recording, "Many words.", chunk_size_s=math.inf)
+        return "encoded"
+    except VoiceReelError as error:
+        return f"{type(error).__name__}: {error}"[:200]
 
 
 def artefact(repository: Path, folder: Path, spoilt: str) -> Row:
