@@ -176,6 +176,7 @@ class Server:
             limit_s,
             is_over,
             self.metrics,
+            lambda: processes.cpu_s(processes.stubs(self.pid)),
         )
 
     def stop(self, patience_s: float = EXIT_TIMEOUT_S + 5) -> None:
