@@ -23,10 +23,15 @@ _TENSORS: dict[str, list[dict[str, object]]] = {
     ],
     "fish_checkpoint": [],
     "fish_encoder": [
-        {"name": "waveform", "datatype": "FP32", "shape": [1, 0], "data": []},
+        {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "data": [0.0]},
         {"name": "chunk_frames", "datatype": "INT64", "shape": [1, 1], "data": [0]},
     ],
+    "fish_decoder": [
+        {"name": "codes", "datatype": "INT64", "shape": [1, 1, 1], "data": [0]},
+        {"name": "new_frames", "datatype": "INT64", "shape": [1, 1], "data": [0]},
+    ],
 }
+_REFUSED = {"parameters": {"probe": True}}  # nobody knows this parameter, and no work is done
 _TIMEOUT_S = 60  # the first request of a process may be slow
 
 
@@ -48,7 +53,7 @@ def try_doors(repository: Path, host: str, http_port: int) -> None:
 
 
 def knock(repository: Path, host: str, http_port: int, timeout_s: float) -> str:
-    """Ask every model that has a process of its own, the LLaMA stage and the decoder left out.
+    """Ask every model that has a process of its own; the LLaMA stage takes no such request.
 
     Args:
         repository: Models that it lacks are not asked.
@@ -60,7 +65,8 @@ def knock(repository: Path, host: str, http_port: int, timeout_s: float) -> str:
         Which model does not answer and why, or "".
     """
     asked = {model: ("generate", body) for model, body in _WORDLESS.items()}
-    asked |= {model: ("infer", {"inputs": tensors}) for model, tensors in _TENSORS.items()}
+    for model, tensors in _TENSORS.items():
+        asked[model] = "infer", {"inputs": tensors, **_REFUSED}
     for model, (how, body) in asked.items():
         if _is_in(repository, model):
             status, answer = _post(host, http_port, f"{model}/{how}", body, timeout_s)

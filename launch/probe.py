@@ -1,58 +1,59 @@
-"""`python -m launch.probe`: does a server speak? For those who run tritonserver by itself.
+"""Asks each model's own process for a sign of life: a cheap request that it refuses in its words.
 
-Exits with 0 if it does and 1 if not, and says why in one line. It asks through the doors that
-callers use, has one frame spoken, and takes about 0.2 s: often enough every five seconds.
+Triton goes on to call a server and its models ready when the process of a Python model has died
+(Triton 24.10); requests to it fail for ever.
 """
 
-import argparse
-import signal
-import sys
-from types import FrameType
+import random
+import re
+import struct
+from typing import Any
 
-from launch import doors
+import grpc.aio
+from tritonclient.grpc import service_pb2
 
-TIMEOUT_S = 4.0
+from ensemble.contract.tensors import ANY, MODELS
+
+_pb: Any = service_pb2  # its classes are created at import, so type checkers do not see them
+_ENSEMBLES = ("fish_tts_stream", "fish_clone_stream", "fish_encode")  # they have no process
+PROBED = tuple(model for model in MODELS if model not in _ENSEMBLES)
+_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"  # decoupled models take no other
+_ZEROS = {"INT32": bytes(4), "INT64": bytes(8), "BYTES": bytes(4)}
+# How Triton answers for a process that has died. Source: its Python backend, python_be.cc.
+DEAD = re.compile(r"Stub process '[\w.-]+' is not healthy|Failed to (?:process|send) .* stub", re.I)
 
 
-class _TooLate(BaseException):  # no OSError, which would be taken for an answer
-    pass
+def request_of(model: str) -> bytes:
+    """A request that the model's process refuses: nothing for all inputs, and a wrong parameter."""
+    request = _pb.ModelInferRequest(model_name=model, id="probe")
+    request.parameters["probe"].bool_param = True
+    for tensor in MODELS[model].inputs:
+        if not tensor.optional:
+            shape = [1, *(1 if dim == ANY else dim for dim in tensor.dims)]
+            request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=shape)
+            # A number of its own, so that no cache answers for the model.
+            sample = struct.pack("<f", random.random())
+            request.raw_input_contents.append(_ZEROS.get(tensor.dtype, sample))
+    return request.SerializeToString()
 
 
-def why_not(host: str, port: int, timeout_s: float) -> str:
-    """Why a server cannot be used, or "".
+async def why_dead(channel: grpc.aio.Channel, model: str, timeout_s: float) -> str:
+    """Ask one model.
 
     Args:
-        host: Where it listens.
-        port: Its HTTP service.
-        timeout_s: Seconds that each answer may take.
+        channel: To the server's gRPC port.
+        model: One of `PROBED`.
+        timeout_s: A busy model may answer late; a dead one's server answers after a second.
+
+    Returns:
+        The server's words if the model's process has died; "" if it answers, is not served, or has
+        not answered in time.
     """
-    return doors.is_ready(host, port, timeout_s) or doors.speak(host, port, timeout_s)
-
-
-def main() -> None:
-    """Parse arguments, probe, and exit."""
-    parser = argparse.ArgumentParser(prog="python -m launch.probe", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--http-port", type=int, default=8000)
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="Seconds for all of it.")
-    asked = parser.parse_args()
-    if not 0 < asked.timeout < 3600:
-        parser.error(f"--timeout is {asked.timeout:g}, expected more than 0 seconds")
-
-    def too_late(number: int, frame: FrameType | None) -> None:
-        raise _TooLate
-
-    signal.signal(signal.SIGALRM, too_late)
-    signal.setitimer(signal.ITIMER_REAL, asked.timeout)  # also for answers that drip
+    call: Any = channel.stream_stream(_METHOD)(iter([request_of(model)]), timeout=timeout_s)
     try:
-        problem = why_not(asked.host, asked.http_port, asked.timeout)
-    except _TooLate:
-        problem = f"no answer after {asked.timeout:g} s"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    print(f"{asked.host}:{asked.http_port}: {problem or 'speaks'}")
-    sys.exit(1 if problem else 0)
-
-
-if __name__ == "__main__":
-    main()
+        said = ""
+        async for reply in call:
+            said = said or _pb.ModelStreamInferResponse.FromString(reply).error_message
+    except grpc.aio.AioRpcError as error:
+        said = error.details() or ""
+    return said if DEAD.search(said) else ""

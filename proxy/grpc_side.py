@@ -159,18 +159,13 @@ class GrpcSide(grpc.GenericRpcHandler):
             forget()
 
     async def _stream(self, requests: Any, context: Any) -> None:
-        account = Account("grpc", "ModelStreamInfer", self._proxy.metrics)
+        """Of its requests each has a line in the log, so the call itself has none."""
         try:
-            self._proxy.server.require()
-            await Stream(self._proxy, context, account, passed_on(context)).run(requests)
+            await Stream(self._proxy, context, passed_on(context)).run(requests)
         except Refusal as refusal:
-            await abort(context, account, refusal)
+            await abort(context, None, refusal)
         except grpc.aio.AioRpcError as error:
-            await abort_with(context, account, error)
-        except asyncio.CancelledError:
-            account.end("left", "CANCELLED")
-            raise
-        account.end("done", "OK")
+            await abort_with(context, None, error)
 
 
 async def _reply(call: Any) -> bytes:
@@ -202,16 +197,18 @@ def _health(name: str, why: str) -> bytes:
     return b"\x08\x02" if why else b"\x08\x01"  # grpc.health.v1: NOT_SERVING, SERVING
 
 
-async def abort(context: Any, account: Account, refusal: Refusal) -> Any:
+async def abort(context: Any, account: Account | None, refusal: Refusal) -> Any:
     """End a call with a refusal."""
-    failed = refusal.reason == "connection"
-    account.end("failed" if failed else "refused", refusal.code.name, refusal.reason)
+    if account is not None:
+        failed = refusal.reason == "connection"
+        account.end("failed" if failed else "refused", refusal.code.name, refusal.reason)
     await context.abort(refusal.code, refusal.message, refusal.trailers)
 
 
-async def abort_with(context: Any, account: Account, error: Any) -> Any:
+async def abort_with(context: Any, account: Account | None, error: Any) -> Any:
     """End a call as the server ended it."""
-    account.end("failed", error.code().name)
+    if account is not None:
+        account.end("failed", error.code().name)
     words = error.details() or ""
     if error.code() is grpc.StatusCode.UNAVAILABLE and not words.startswith("fish_"):
         words = f"proxy: the connection to the server has failed: {words}"

@@ -1,16 +1,17 @@
 """One ModelStreamInfer call: several requests, and their answers as they come."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from grpc import StatusCode
-from grpc.aio import EOF  # pyright: ignore[reportAttributeAccessIssue]
+from grpc.aio import EOF, AioRpcError  # pyright: ignore[reportAttributeAccessIssue]
 
 from ensemble.contract.errors import kind_in
 from proxy.account import Account
 from proxy.doors import SERVICE
 from proxy.inference import Ask, Proxy, elsewhere, look_at_message, shorter
-from proxy.load import Asked
+from proxy.load import Asked, Load
 from proxy.protobuf import pb, stream_error
 from proxy.refusals import Refusal
 from proxy.server import GRACE_S, connection_refusal
@@ -19,18 +20,36 @@ _CODES = {"INVALID_ARG": StatusCode.INVALID_ARGUMENT}  # where Triton's name is 
 _FINAL = "triton_final_response"
 
 
+@dataclass
+class _Part:
+    """One request of a stream, from its arrival to its last answer."""
+
+    account: Account
+    ask: Ask | None = None
+    asked: Asked | None = None
+
+    @property
+    def id(self) -> str:
+        return self.account.id
+
+    def end(self, load: Load, outcome: str, status: str) -> None:
+        if self.asked is not None:
+            load.end(self.asked)
+        self.account.end(outcome, status)
+
+
 class Stream:
     """Passes requests and answers on, each only as fast as the other side takes them."""
 
-    def __init__(self, proxy: Proxy, context: Any, account: Account, metadata: Any) -> None:
-        self._proxy, self._context, self._account = proxy, context, account
+    def __init__(self, proxy: Proxy, context: Any, metadata: Any) -> None:
+        self._proxy, self._context = proxy, context
         headers = dict(context.invocation_metadata() or ())
         self._headers, self._typed = headers, headers.get("triton_grpc_error") == "true"
         left_s = context.time_remaining()
         self._call: Any = proxy.server.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(
             timeout=None if left_s is None else left_s + GRACE_S, metadata=metadata
         )
-        self._open: list[tuple[Ask, Asked]] = []  # requests whose answers have not ended
+        self._open: list[_Part] = []  # requests whose answers have not ended
         self._writing = asyncio.Lock()  # gRPC takes one message at a time
         self._fatal: Refusal | None = None
         self._lost = ""
@@ -43,23 +62,30 @@ class Stream:
             Refusal, AioRpcError: What the call ends with.
         """
         forget = self._proxy.server.on_loss(self._lose)
-        asking, ended = asyncio.ensure_future(self._ask_all(requests)), False
+        asking = asyncio.ensure_future(self._ask_all(requests))
+        left, outcome, status = True, "done", "OK"
         asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             await self._answer_all()
-            ended = True
+            left = False
         except asyncio.CancelledError:
+            outcome, status, left = "left", "CANCELLED", not self._lost
             if self._lost:
-                ended = True
+                outcome, status = "failed", "UNAVAILABLE"
                 raise connection_refusal(self._lost) from None
+            raise
+        except (Refusal, AioRpcError) as error:
+            left = isinstance(error, Refusal) and error.left
+            code = error.code if isinstance(error, Refusal) else error.code()
+            outcome, status = "failed", code.name
             raise
         finally:
             forget()
             asking.cancel()
-            if not ended:
+            if left:
                 self._leave()
-            for _, asked in self._open:
-                self._proxy.load.end(asked)
+            for part in self._open:
+                part.end(self._proxy.load, outcome, status)
 
     def _lose(self, why: str) -> None:
         self._lost = why
@@ -67,9 +93,9 @@ class Stream:
 
     def _leave(self) -> None:
         """Take the requests back; the call itself is read to its end."""
-        for ask, _ in self._open:
-            if ask.token:
-                self._proxy.server.take_back(ask.token)
+        for part in self._open:
+            if part.ask is not None and part.ask.token:
+                self._proxy.server.take_back(part.ask.token)
         self._proxy.server.abandon(self._rest(), self._call.cancel)
 
     async def _rest(self) -> None:
@@ -81,38 +107,38 @@ class Stream:
         """Pass the caller's requests on."""
         try:
             async for message in requests:
-                self._account.sent += len(message)
+                part = _Part(Account("grpc", "ModelStreamInfer", self._proxy.metrics))
+                part.account.sent = len(message)
                 try:
-                    await self._ask(message)
+                    await self._ask(message, part)
                 except Refusal as refusal:
+                    part.account.end("refused", refusal.code.name, refusal.reason)
                     if refusal.reason in ("closing", "dead") and not self._open:
                         self._fatal = refusal
                         break
-                    await self._refuse(refusal)
+                    await self._refuse(refusal, part.id)
         finally:
             await uncancelled(self._call.done_writing())
 
-    async def _ask(self, message: bytes) -> None:
+    async def _ask(self, message: bytes, part: _Part) -> None:
         proxy = self._proxy
         proxy.server.require()
-        self._refused_id = ""
         ask = await elsewhere(look_at_message, len(message), proxy, message, self._headers)
-        self._refused_id = ask.id
-        self._account.id, self._account.model = self._account.id or ask.id, ask.model
+        part.ask, part.account.id, part.account.model = ask, ask.id, ask.model
         left_s = shorter(self._context.time_remaining(), ask.timeout_s)
-        self._open.append((ask, proxy.load.admit(ask.model, ask.units, left_s)))
+        part.asked = proxy.load.admit(ask.model, ask.units, left_s)
+        self._open.append(part)
         await uncancelled(self._call.write(ask.content))
 
-    async def _refuse(self, refusal: Refusal) -> None:
+    async def _refuse(self, refusal: Refusal, request_id: str) -> None:
         """Refuse one request as Triton does; the stream goes on."""
-        self._proxy.metrics.refused(refusal.reason)
         if refusal.trailers:
             self._context.set_trailing_metadata(refusal.trailers)
         if self._typed:
             self._fatal = refusal
             await uncancelled(self._call.done_writing())
         else:
-            await self._write(stream_error(refusal, self._refused_id))
+            await self._write(stream_error(refusal, request_id))
 
     async def _answer_all(self) -> None:
         while True:
@@ -137,7 +163,6 @@ class Stream:
                 raise Refusal(
                     "slow", f"proxy: nothing was read for {slow_s:g} s", StatusCode.ABORTED
                 ) from None
-        self._account.got += len(answer)
 
     def _look_at(self, message: bytes) -> None:
         """See which request is answered, and whether that was the end of it."""
@@ -145,17 +170,18 @@ class Stream:
         reply, problem = answer.infer_response, answer.error_message
         if not self._open:
             return
-        found = next((o for o in self._open if reply.id == o[0].id), self._open[0])
-        ask, asked = found
+        part = next((o for o in self._open if reply.id == o.id), self._open[0])
+        part.account.got += len(message)
         if problem:
-            self._proxy.server.heard(ask.model, problem)
+            self._proxy.server.heard(part.account.model, problem)
             if self._typed:
                 self._fatal = _typed(problem)
-        elif reply.outputs:
-            self._proxy.load.answered(asked)
+        elif reply.outputs and part.asked is not None:
+            self._proxy.load.answered(part.asked)
         if problem or _is_last(reply):
-            self._open.remove(found)
-            self._proxy.load.end(asked)
+            self._open.remove(part)
+            status = kind_in(problem).code if problem else "OK"
+            part.end(self._proxy.load, "failed" if problem else "done", status)
 
 
 def _typed(problem: str) -> Refusal:

@@ -201,6 +201,8 @@ class _Holding:
     async def _read(self, limit: int) -> bytes:
         if (self._request.content_length or 0) > limit:
             raise _too_long(limit)
+        if self._request.headers.get("Expect", "").lower() == "100-continue":
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             return await asyncio.wait_for(self._pieces(limit), _BODY_S)
         except asyncio.TimeoutError:

@@ -1,5 +1,6 @@
 """gRPC through the proxy: what is good goes on unchanged, the rest is answered in words."""
 
+import json
 import threading
 
 import grpc
@@ -286,3 +287,13 @@ def test_a_slow_reader_holds_the_server_back_and_is_ended(upstream, upstream_htt
         assert len(made) < 200  # 40 MB: what lies in sockets and windows, and no more
         assert refused(lambda: list(call)) == ("ABORTED", "proxy: nothing was read for 0.5 s")
         wait_until(lambda: door.proxy.load.in_flight == 0)
+
+
+def test_a_line_for_each_request_of_a_stream(door, stub, caplog) -> None:
+    asked = [request("fish_tts_stream", model_version=v) for v in ("1", "2")]
+    bad = request("fish_llama")
+    with caplog.at_level("INFO", "voicereel.proxy"):
+        assert len(list(stub.ModelStreamInfer(iter([*asked, bad])))) == 3
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    outcomes = sorted((line["id"], line["model"], line["outcome"]) for line in lines)
+    assert outcomes == [("", "", "refused"), *[("r1", "fish_tts_stream", "done")] * 2]

@@ -226,3 +226,16 @@ def test_metadata_of_models_goes_on(door, upstream_http) -> None:
                  "/v2/models/stats", "/v2/models/fish_llama/stats"):  # fmt: skip
         assert door.http.get(path).status_code == 200
         assert upstream_http.requests[-1][0] == path
+
+
+def test_a_caller_that_asks_first_is_told_to_go_on(door) -> None:
+    body = infer_json(TEXT)
+    host, _, port = door.http_url.partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as caller:
+        caller.sendall(
+            b"POST /v2/models/fish_tts/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        assert caller.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        caller.sendall(body)
+        assert caller.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")

@@ -52,7 +52,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[Triton], int]
 
 
 def probe(*arguments: object) -> tuple[int, str]:
-    command = [sys.executable, "-m", "launch.probe", *map(str, arguments)]
+    command = [sys.executable, "-m", "launch.speaks", *map(str, arguments)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=30)
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
@@ -103,7 +103,7 @@ def test_nobody_there() -> None:
 def test_it_imports_little() -> None:
     """It is started every five seconds."""
     heavy = ("numpy", "torch", "grpc", "typer")
-    code = f"import launch.probe, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import launch.speaks, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(PROJECT), capture_output=True, text=True
     )
