@@ -5,6 +5,7 @@ Each request reaches the process of its model and is refused there, or costs a f
 
 import http.client
 import json
+import re
 from pathlib import Path
 
 from ensemble.contract import errors
@@ -32,6 +33,7 @@ _TENSORS: dict[str, list[dict[str, object]]] = {
     ],
 }
 _REFUSED = {"parameters": {"probe": True}}  # nobody knows this parameter, and no work is done
+_FULL = re.compile("exceeds maximum queue size|timeout expired", re.IGNORECASE)
 _TIMEOUT_S = 60  # the first request of a process may be slow
 
 
@@ -101,8 +103,10 @@ def _is_in(repository: Path, model: str) -> bool:
 
 
 def _is_alive(status: int, answer: str) -> bool:
-    """Whether the model itself has answered: our own words are in its refusals."""
-    return status == http.HTTPStatus.OK or errors.kind_in(answer) is not errors.INTERNAL
+    """Whether a model has answered, in our own words, or is only full, in Triton's."""
+    if status == http.HTTPStatus.OK or _FULL.search(answer):
+        return True
+    return errors.kind_in(answer) is not errors.INTERNAL
 
 
 def _post(host: str, port: int, path: str, asked: object, timeout_s: float) -> tuple[int, str]:
