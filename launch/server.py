@@ -222,7 +222,6 @@ class Server:
             "--metrics-config=summary_latencies=true",
             "--metrics-config=histogram_latencies=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            "--model-load-thread-count=32",  # Triton's 4 keep the slowest model waiting for others
         ]
         for use, port in self.ports.items():
             command += [f"--{use}-address={self._listen.flag(use)}", f"--{use}-port={port}"]

@@ -96,9 +96,7 @@ def small_shm(repository: Path, recording: Path) -> Row:
     with subprocess.Popen(command, cwd=PROJECT, **pipes) as process:
         try:
             world = World(process, ready(process))
-            soundfile.write(
-                recording, np.random.default_rng(0).normal(0, 0.1, 44_100 * 230), 44_100
-            )
+            soundfile.write(recording, np.random.default_rng(0).normal(0, 0.1, 44_100 * 90), 44_100)
             for _ in range(3):
                 row.tries += 1
                 row.notes.append(_told(world, recording))
