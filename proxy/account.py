@@ -7,6 +7,7 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from proxy.load import Load
+from proxy.refusals import Refusal
 
 log = logging.getLogger("voicereel.proxy")
 
@@ -70,6 +71,13 @@ class Account:
         self.id = self.model = ""
         self.sent = self.got = 0
         self._begin, self._ended = time.monotonic(), False
+
+    def refused(self, refusal: Refusal) -> None:
+        """End with a refusal."""
+        self.id, self.model = self.id or refusal.id, self.model or refusal.model
+        failed = refusal.reason == "connection"
+        status = refusal.code.name if self._door == "grpc" else str(refusal.http)
+        self.end("failed" if failed else "refused", status, refusal.reason)
 
     def end(self, outcome: str, status: str, reason: str = "") -> None:
         """Log and count it.

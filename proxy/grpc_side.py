@@ -200,8 +200,7 @@ def _health(name: str, why: str) -> bytes:
 async def abort(context: Any, account: Account | None, refusal: Refusal) -> Any:
     """End a call with a refusal."""
     if account is not None:
-        failed = refusal.reason == "connection"
-        account.end("failed" if failed else "refused", refusal.code.name, refusal.reason)
+        account.refused(refusal)
     await context.abort(refusal.code, refusal.message, refusal.trailers)
 
 

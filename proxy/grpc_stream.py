@@ -112,7 +112,7 @@ class Stream:
                 try:
                     await self._ask(message, part)
                 except Refusal as refusal:
-                    part.account.end("refused", refusal.code.name, refusal.reason)
+                    part.account.refused(refusal)
                     if refusal.reason in ("closing", "dead") and not self._open:
                         self._fatal = refusal
                         break

@@ -49,8 +49,7 @@ class HttpSide:
         try:
             return await self._through(request, account)
         except Refusal as refusal:
-            failed = refusal.reason == "connection"
-            account.end("failed" if failed else "refused", str(refusal.http), refusal.reason)
+            account.refused(refusal)
             answer = web.json_response(
                 {"error": refusal.message}, status=refusal.http, headers=refusal.headers
             )

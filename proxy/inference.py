@@ -13,7 +13,7 @@ from proxy.account import Metrics
 from proxy.doors import Doors
 from proxy.load import Load, group_of, units_of
 from proxy.packed import message_content, unpacked
-from proxy.refusals import invalid
+from proxy.refusals import Refusal, invalid
 from proxy.server import Server
 from proxy.settings import Settings
 from proxy.tensors import Input, check
@@ -71,6 +71,14 @@ def look_at_message(proxy: Proxy, message: bytes, headers: Mapping[str, Any]) ->
     """
     content = message_content(message, proxy.settings.max_body)
     request = protobuf.parsed(content)
+    try:
+        return _looked_at(proxy, content, request, headers)
+    except Refusal as refusal:
+        refusal.id, refusal.model = request.id, request.model_name
+        raise
+
+
+def _looked_at(proxy: Proxy, content: bytes, request: Any, headers: Mapping[str, Any]) -> Ask:
     model = request.model_name
     proxy.doors.model(model, headers)
     inputs, shared = protobuf.inputs_of(request), proxy.doors.is_open("shared-memory", headers)

@@ -1,16 +1,16 @@
 """Refuses what would wait too long: a queue that is bounded by time.
 
-The model is one sentence: *what a request waits for grows in proportion to the number of requests
-in flight.* The proxy knows how long recent requests took to their first answer, per unit of their
-size, and how many were in flight beside them; so it knows what one more would take now:
+The model is one sentence: *each request in flight makes a further one wait so much longer.* The
+proxy knows what recent requests took to their first answer, alone and beside others, per unit of
+their size:
 
-    expected = cost per unit x units x (in flight + 1) / (in flight beside the recent ones + 1)
+    wait = delay of one request x units x requests in flight
 
-Its *wait* is what of this is owed to others: expected less what the fastest recent requests took.
-For requests of another size units are the bytes of the text (an answer that comes whole takes as
-long as it is), and 1 for a stream, whose first chunk has one length. Requests in flight are never
-ended for others. As the LLaMA stage works on many at a time, the estimate is too high when few
-were in flight and more come; what then gets through corrects it within some requests.
+Units are the bytes of the text where an answer comes whole, since that takes as long as the speech
+is, and 1 for a stream, whose first chunk has one length. Until requests side by side have been
+measured, each is taken to delay the others by a quarter of what it takes alone. Before anything has
+been measured, half of the LLaMA stage's slots are given out. Requests in flight are never ended for
+others.
 """
 
 import time
@@ -19,10 +19,13 @@ from dataclasses import dataclass, field
 from ensemble.contract.tensors import FRONT_DOORS
 from proxy.refusals import overloaded
 
-LONGEST_WAIT_S = 1.0  # a listener takes a second's silence before an answer for a pause
-WEIGHT = 0.2  # of a new measurement: the last five or so count
-_FORGET_S = 5.0  # after so long without a measurement nothing is known: load may have gone
-_RISE = 0.02  # the fastest request's time is forgotten by so much a request
+LONGEST_WAIT_S = 1.0  # a listener takes a second of silence before an answer for a pause
+WEIGHT = 0.3  # of a new measurement: the last three or so count
+_FORGET_S = 5.0  # after so long without a measurement the delay is unknown: load may have gone
+# Of what a request takes alone, what one beside it adds. Measured: 16 whole answers side by side on
+# two cores take 5 times as long as one, so that each adds 4/15.
+DELAY = 0.25
+_SHORTER = 0.5  # weight of a measurement that is shorter than what is held: the first ones are slow
 SLOTS = 16  # requests at a time, until the server's metrics say more
 _LEAST_BYTES = 16  # of a text: a short one takes its time too
 _SPEECH = tuple(door for door in FRONT_DOORS if door != "fish_encode")
@@ -42,23 +45,33 @@ def units_of(model: str, text_bytes: int, request_bytes: int) -> float:
 
 @dataclass
 class _Kind:
-    """What recent requests of one model took."""
+    """What recent requests of one model took, in seconds for a unit."""
 
-    cost_s: float = 0.0  # for a unit
-    beside: float = 0.0  # requests that were in flight then, this one not counted
-    fastest_s: float = 0.0  # for a unit
+    alone_s: float = 0.0  # with nothing beside it
+    delay_s: float = 0.0  # more for each request beside it
     units: float = 1.0  # of the last one
     since: float = field(default=-1e9)
 
     def measure(self, took_s: float, units: float, beside: float) -> None:
+        """Take in a request, which had so many beside it on average."""
         cost_s, self.units = took_s / units, units
         is_first = time.monotonic() - self.since > _FORGET_S
-        weight = 1.0 if is_first else WEIGHT
-        self.cost_s += weight * (cost_s - self.cost_s)
-        self.beside += weight * (beside - self.beside)
-        slower = self.fastest_s * (1 + _RISE)
-        self.fastest_s = min(cost_s, slower) if self.fastest_s else cost_s
+        if not self.alone_s:
+            self.alone_s = cost_s / (1 + DELAY * beside)
+        elif cost_s < self.alone_s:
+            self.alone_s += _SHORTER * (cost_s - self.alone_s)
+        elif beside < 0.5:
+            self.alone_s += (1 if is_first else WEIGHT) * (cost_s - self.alone_s)
+        if is_first:
+            self.delay_s = DELAY * self.alone_s
+        if beside >= 0.5:
+            more_s = max(0.0, cost_s - self.alone_s) / beside
+            self.delay_s += WEIGHT * (more_s - self.delay_s)
         self.since = time.monotonic()
+
+    def delay_now_s(self) -> float:
+        is_old = time.monotonic() - self.since > _FORGET_S
+        return DELAY * self.alone_s if is_old else self.delay_s
 
 
 @dataclass
@@ -96,15 +109,15 @@ class Load:
         return sum(self._in_flight.values())
 
     def expected(self, model: str, units: float) -> tuple[float, float] | None:
-        """Seconds until a new request's first answer, and how many of them it waits.
+        """Seconds until a new request's first answer, and how many of them it waits for others.
 
-        None if nothing is known of late, or nothing is in flight.
+        None if nothing is known, or nothing is in flight.
         """
         kind, now = self._kinds.get(model), self._in_flight.get(group_of(model), 0)
-        if kind is None or not now or time.monotonic() - kind.since > _FORGET_S:
+        if kind is None or not now:
             return None
-        expected_s = units * kind.cost_s * (now + 1) / (kind.beside + 1)
-        return expected_s, max(0.0, expected_s - units * kind.fastest_s)
+        wait_s = units * kind.delay_now_s() * now
+        return units * kind.alone_s + wait_s, wait_s
 
     def longest_expected_s(self) -> float:
         """The longest wait that one more request like the last ones would meet, in seconds."""
@@ -132,10 +145,10 @@ class Load:
     def _refuse_waiting(self, model: str, units: float, left_s: float | None, now: int) -> None:
         found = self.expected(model, units)
         if found is None:
-            if now >= max(2, self.slots // 2):  # half of what runs at once, until more is known
-                raise overloaded(
-                    model, f"{now} requests are in flight and none has been answered yet.", 1.0
-                )
+            most = max(2, self.slots // 2)
+            if now >= most:
+                said = f"{now} requests are in flight and none has been answered yet"
+                raise overloaded(model, f"{said}, expected {most} at most.", 0.5)
             return
         expected_s, wait_s = found
         if wait_s > self._longest_s:

@@ -1,7 +1,7 @@
 """What a caller is told when a request does not get to the server."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from grpc import StatusCode
 
@@ -27,12 +27,15 @@ class Refusal(Exception):
         message: Who, got, expected, what to do.
         code: gRPC status.
         retry_after_s: Seconds after which the request may get through; None: not by itself.
+        id, model: Of the request, as far as they were read.
     """
 
     reason: str
     message: str
     code: StatusCode
-    retry_after_s: float | None = field(default=None)
+    retry_after_s: float | None = None
+    id: str = ""
+    model: str = ""
 
     def __str__(self) -> str:
         return self.message

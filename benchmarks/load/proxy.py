@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -29,7 +29,9 @@ from voicereel.project import project_environment
 
 TEXT = "Good morning, Bob. Did you sleep well?"
 CHUNKS = 60
-STREAM = {"seed": 7, "max_new_tokens": CHUNKS, "first_chunk_frames": 1, "max_chunk_frames": 1}
+STREAM: dict[str, Any] = {
+    "seed": 7, "max_new_tokens": CHUNKS, "first_chunk_frames": 1, "max_chunk_frames": 1
+}  # fmt: skip
 
 
 def main(

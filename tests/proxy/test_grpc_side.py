@@ -296,4 +296,4 @@ def test_a_line_for_each_request_of_a_stream(door, stub, caplog) -> None:
         assert len(list(stub.ModelStreamInfer(iter([*asked, bad])))) == 3
     lines = [json.loads(record.getMessage()) for record in caplog.records]
     outcomes = sorted((line["id"], line["model"], line["outcome"]) for line in lines)
-    assert outcomes == [("", "", "refused"), *[("r1", "fish_tts_stream", "done")] * 2]
+    assert outcomes == [("r1", "fish_llama", "refused"), *[("r1", "fish_tts_stream", "done")] * 2]
