@@ -10,7 +10,7 @@ from support.chaos.world import served, slow_copy
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 # A start takes twice the time beside another run of pytest: `make chaos` measures, this does not.
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 def test_a_bad_minute(repository: Path, tmp_path: Path) -> None:
