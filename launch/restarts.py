@@ -26,7 +26,7 @@ _HEADS = {
 
 
 class Restarts:
-    """Counts restarts, delays those that follow each other, and writes the state file.
+    """Counts restarts, delays those after a start in vain, and writes the state file.
 
     Attributes:
         limit: Restarts within `WITHIN_S` seconds; one more is too many.
@@ -39,6 +39,7 @@ class Restarts:
         self.limit, self.counts = limit, Counter(dict.fromkeys(REASONS, 0))
         self._state, self._clock = state, clock
         self._times: list[float] = []
+        self._in_vain = 0  # starts since it has last served
         self._recovery_s, self._up_since, self._last = 0.0, 0.0, ("", 0.0)
 
     def note(self, reason: str) -> float | None:
@@ -49,19 +50,19 @@ class Restarts:
         """
         now = self._clock()
         self._times = [each for each in self._times if now - each < WITHIN_S]
-        recent = len(self._times)
-        if recent >= self.limit:
+        if len(self._times) >= self.limit:
             return None
         self._times.append(now)
         self.counts[reason] += 1
         self._last = reason, time.time()
         self._up_since = 0.0
         self._write()
-        return min(2 ** (recent - 1), LONGEST_DELAY_S) if recent else 0
+        in_vain, self._in_vain = self._in_vain, self._in_vain + 1
+        return min(2 ** (in_vain - 1), LONGEST_DELAY_S) if in_vain else 0
 
     def serving(self, recovery_s: float = 0.0) -> None:
         """Tell that it serves, so many seconds after it did not."""
-        self._up_since = time.time()
+        self._up_since, self._in_vain = time.time(), 0
         self._recovery_s = recovery_s or self._recovery_s
         self._write()
 
