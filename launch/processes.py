@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 signal.pthread_sigmask(signal.SIG_SETMASK, map(int, filter(None, sys.argv[2].split(","))))
 os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[3], sys.argv[3:])"""
 _STUB = "triton_python_backend_stub"
+_KILLED_S = 5  # that the kernel may take to end what was killed, on a busy machine
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -50,6 +52,16 @@ def _instance(pid: int) -> str:
         if Path(command[0]).name == _STUB and len(command) > 8:
             return command[8]
     return ""
+
+
+def kill_group(group: int) -> None:
+    """Kill what is left of a process group, and wait until the kernel has ended it."""
+    give_up = time.monotonic() + _KILLED_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+        while time.monotonic() < give_up:
+            os.killpg(group, 0)
+            time.sleep(0.02)
 
 
 def is_stopped(pid: int) -> bool:

@@ -294,5 +294,4 @@ class Server:
         finally:
             process.kill()  # does nothing to one that has ended
             process.wait()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            processes.kill_group(process.pid)

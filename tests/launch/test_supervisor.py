@@ -4,11 +4,10 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -192,28 +191,6 @@ def test_a_proxy_that_does_not_start(program: str, why: str) -> None:
     )
     with pytest.raises(LaunchError, match=why):
         front.start({"http": "127.0.0.1:1"})
-
-
-@pytest.fixture
-def held_back() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is tied to this one and does not hear SIGTERM."""
-    from launch import processes
-
-    command = [*processes.tied([signal.SIGTERM]), "/bin/sleep", "60"]
-    with subprocess.Popen(command) as process:
-        wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
-        yield process
-        process.kill()
-
-
-def test_a_signal_that_is_held_back_is_seen(held_back) -> None:
-    from launch import processes
-
-    assert not processes.is_pending(held_back.pid, signal.SIGTERM)
-    held_back.terminate()
-    wait_until(lambda: processes.is_pending(held_back.pid, signal.SIGTERM))
-    assert not processes.is_pending(held_back.pid, signal.SIGINT)
-    assert held_back.poll() is None
 
 
 def test_sigterm_to_tritonserver_itself_ends_the_watch(folder: RunFolder, monkeypatch) -> None:

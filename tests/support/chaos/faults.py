@@ -75,12 +75,12 @@ def script(world: World, segments: int = 60) -> Row:
         killed.set()
 
     with world.client(timeout_s=200, return_s=150) as client:
-        undisturbed, _ = synthesize_script(client, lines, **how)
+        undisturbed, _ = synthesize_script(client, lines, {"A": None}, **how)
         thread = threading.Thread(target=kill)
         thread.start()
         begin = time.monotonic()
         try:
-            disturbed, _ = synthesize_script(client, lines, **how)
+            disturbed, _ = synthesize_script(client, lines, {"A": None}, **how)
         except VoiceReelError as error:
             row.lost, disturbed = segments, None
             row.notes.append(str(error)[:200])
