@@ -6,7 +6,7 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up serve gateway test test-distributions images test-images quick check audit export bench load cost gpu-visit train quality clean
+.PHONY: help setup demo up serve gateway test test-distributions images test-images quick check audit export bench load chaos cost gpu-visit train quality clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -60,6 +60,9 @@ bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny
 
 load: setup  ## perf_analyzer from one caller to many: benchmarks/results/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
 	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)
+
+chaos: setup  ## every fault against a real server, in one table: killed processes, floods, full disks, a soak [MINUTES=3] [ONLY=kill,flood] [REPOSITORY=DIR]
+	PYTHONPATH=tests:client $(PYTHON_IN_VENV) -m support.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(filter-out model_repository,$(REPOSITORY)),--repository $(REPOSITORY))
 
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
 	$(PYTHON_IN_VENV) -m benchmarks.load.cost

@@ -1,9 +1,14 @@
-"""Tries the doors of a new server that reach their own server for every request."""
+"""Knocks at the models of a server: does each one still answer?
+
+Each request reaches the process of its model and is refused there, or costs a few milliseconds.
+"""
 
 import http.client
 import json
+import re
 from pathlib import Path
 
+from ensemble.contract import errors
 from launch.tritonserver import LaunchError
 
 # Requests without words, which are refused, but only behind the door's way to its own server.
@@ -11,28 +16,113 @@ _WORDLESS: dict[str, dict[str, object]] = {
     "fish_tts": {"text": ""},
     "fish_clone": {"text": "", "reference_text": "", "reference_audio": [0.0]},
 }
+# One frame of speech: it goes through fish_prompt, fish_llama and fish_decoder.
+_SPOKEN: dict[str, object] = {"text": "Hello.", "max_new_tokens": 1}
+_TENSORS: dict[str, list[dict[str, object]]] = {
+    "fish_cancel": [
+        {"name": "cancel_token", "datatype": "BYTES", "shape": [1, 1], "data": ["none"]}
+    ],
+    "fish_checkpoint": [],
+    "fish_encoder": [
+        {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "data": [0.0]},
+        {"name": "chunk_frames", "datatype": "INT64", "shape": [1, 1], "data": [0]},
+    ],
+    "fish_decoder": [
+        {"name": "codes", "datatype": "INT64", "shape": [1, 1, 1], "data": [0]},
+        {"name": "new_frames", "datatype": "INT64", "shape": [1, 1], "data": [0]},
+    ],
+}
+_REFUSED = {"parameters": {"probe": True}}  # nobody knows this parameter, and no work is done
+_FULL = re.compile("exceeds maximum queue size|timeout expired", re.IGNORECASE)
 _TIMEOUT_S = 60  # the first request of a process may be slow
 
 
 def try_doors(repository: Path, host: str, http_port: int) -> None:
-    """Call each of these doors once.
+    """Call each door that reaches its own server for every request once.
 
     Raises:
         LaunchError: If a door does not reach its own server.
     """
     for model, asked in _WORDLESS.items():
-        if not (repository / model / "config.pbtxt").is_file():
+        if not _is_in(repository, model):
             continue
-        connection = http.client.HTTPConnection(host, http_port, timeout=_TIMEOUT_S)
-        try:
-            connection.request("POST", f"/v2/models/{model}/generate", json.dumps(asked))
-            answer = connection.getresponse().read().decode("utf-8", errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            answer = f"no answer: {error}"
-        finally:
-            connection.close()
+        _, answer = _post(host, http_port, f"{model}/generate", asked, _TIMEOUT_S)
         if ": invalid request: " not in answer:
             raise LaunchError(
                 f"{model} does not reach its own server: {answer.strip()}. "
                 "Set VOICEREEL_GRPC_URL=HOST:PORT to where this server's gRPC service is"
             )
+
+
+def knock(repository: Path, host: str, http_port: int, timeout_s: float) -> str:
+    """Ask every model that has a process of its own; the LLaMA stage takes no such request.
+
+    Args:
+        repository: Models that it lacks are not asked.
+        host: Where the server listens.
+        http_port: Its HTTP service.
+        timeout_s: Seconds that each may take.
+
+    Returns:
+        Which model does not answer and why, or "".
+    """
+    asked = {model: ("generate", body) for model, body in _WORDLESS.items()}
+    for model, tensors in _TENSORS.items():
+        asked[model] = "infer", {"inputs": tensors, **_REFUSED}
+    for model, (how, body) in asked.items():
+        if _is_in(repository, model):
+            status, answer = _post(host, http_port, f"{model}/{how}", body, timeout_s)
+            if not _is_alive(status, answer):
+                return f"{model}: {answer.strip()}"
+    return ""
+
+
+def speak(host: str, http_port: int, timeout_s: float) -> str:
+    """Have one frame spoken, for about 30 ms; returns why that failed, or "".
+
+    A server that is full is alive, and says so.
+    """
+    status, answer = _post(host, http_port, "fish_tts/generate", _SPOKEN, timeout_s)
+    return "" if _is_alive(status, answer) else f"fish_tts: {answer.strip()[:500]}"
+
+
+def is_ready(host: str, http_port: int, timeout_s: float) -> str:
+    """What a server says that is not ready; "" from one that is."""
+    status, answer = _ask(host, http_port, "GET", "/v2/health/ready", None, timeout_s)
+    return "" if status == http.HTTPStatus.OK else f"not ready: {answer.strip() or status}"
+
+
+def is_live(host: str, http_port: int, timeout_s: float) -> str:
+    """Why nobody answers at all; "" if somebody does."""
+    status, answer = _ask(host, http_port, "GET", "/v2/health/live", None, timeout_s)
+    return "" if status else answer
+
+
+def _is_in(repository: Path, model: str) -> bool:
+    return (repository / model / "config.pbtxt").is_file()
+
+
+def _is_alive(status: int, answer: str) -> bool:
+    """Whether a model has answered, in our own words, or is only full, in Triton's."""
+    if status == http.HTTPStatus.OK or _FULL.search(answer):
+        return True
+    return errors.kind_in(answer) is not errors.INTERNAL
+
+
+def _post(host: str, port: int, path: str, asked: object, timeout_s: float) -> tuple[int, str]:
+    return _ask(host, port, "POST", f"/v2/models/{path}", json.dumps(asked), timeout_s)
+
+
+def _ask(
+    host: str, port: int, method: str, path: str, body: str | None, timeout_s: float
+) -> tuple[int, str]:
+    """Status and body of an answer; 0 and the reason if there is none."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, f"no answer: {error}"
+    finally:
+        connection.close()

@@ -1,6 +1,11 @@
-"""`python -m launch.serve`: a tritonserver in the foreground, on a model repository."""
+"""`python -m launch.serve`: a model repository in the foreground, kept serving.
+
+A tritonserver on ports of this machine's own, and before it the proxy on the public ones. Both are
+started again when they die.
+"""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -13,8 +18,13 @@ from typing import Annotated
 import typer
 
 from ensemble.contract.settings import DRAIN_S, MOST_DRAIN_S, server_settings
-from launch import compiler, shared_memory, startup_log, traces
+from launch import compiler, hardening, shared_memory, traces
+from launch.address import ListenAddress
+from launch.proxy_process import ProxyProcess, proxy_arguments
+from launch.restarts import WITHIN_S, Restarts
+from launch.run_folder import RunFolder
 from launch.server import LaunchError, Server
+from launch.supervisor import Supervisor, in_words
 
 QUIET_S = 5  # seconds that a stop may take before it says what it waits for
 _WAITING = (
@@ -22,6 +32,8 @@ _WAITING = (
     "A second signal ends the server at once"
 )
 NOW_S = 2  # seconds that a server may take to end with requests in flight
+_OWN = "127.0.0.1"  # where a tritonserver behind the proxy listens
+RESTARTS, MOST_RESTARTS = 5, 1000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -46,55 +58,87 @@ def main(
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
     verbose: Annotated[bool, typer.Option(help="Copy the server's log to stderr.")] = False,
+    without_proxy: Annotated[
+        bool, typer.Option("--without-proxy", help="Serve tritonserver's own ports.")
+    ] = False,
+    opened: Annotated[
+        str,
+        typer.Option(
+            "--open",
+            help=f"Services to leave open: {','.join((*hardening.CLOSED, hardening.INNER))}.",
+        ),
+    ] = "",
+    key_file: Annotated[
+        Path | None, typer.Option(help="Key to the closed services; left out: a new one.")
+    ] = None,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MOST_RESTARTS,
+            help=f"So many within {WITHIN_S / 60:g} minutes, then it gives up.",
+        ),
+    ] = RESTARTS,
 ) -> None:
     """Serve a model repository until SIGINT or SIGTERM; a second one ends it at once."""
     for number in _SIGNALS:
         signal.signal(number, _stop)
+    ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     try:
         settings = server_settings()
-    except ValueError as error:
-        print(f"serve: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    limit_s = settings.drain_s if drain is None else drain
-    if slow := compiler.missing(settings):
-        print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
-    if short := shared_memory.shortage():
-        print(f"serve: warning: {short}. {shared_memory.REMEDY}", file=sys.stderr)
-    server = Server(
-        repository,
-        profile or None,
-        address=address,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        deadline_s=deadline,
-        log_path=log,
-        flags=traces.flags(),
-        drains=True,
-    )
-    try:
-        with _log_on_stderr(server) if verbose else contextlib.nullcontext(), server:
-            print(_ready_line(server), flush=True)
-            try:
-                status = server.wait()
-            except SystemExit:
-                _end(server, limit_s)
-                raise
-            raise LaunchError(startup_log.why_it_ended(server.log_path or Path(), status))
-    except LaunchError as error:
-        print(f"serve: {error}", file=sys.stderr)
+        limit_s = settings.drain_s if drain is None else drain
+        names, listen = hardening.opened(opened), ListenAddress.of(address)
+        if slow := compiler.missing(settings):
+            print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
+        if short := shared_memory.shortage():
+            print(f"serve: warning: {short}. {shared_memory.REMEDY}", file=sys.stderr)
+        if not without_proxy:  # before models are loaded for minutes
+            listen.free_ports(ports)
+        folder = RunFolder.create()
+        file, key = hardening.key_in(key_file, folder)
+        server = Server(
+            repository,
+            profile or None,
+            deadline_s=deadline,
+            log_path=log or folder.path / "server.log",
+            flags=[*hardening.flags(key, names), *traces.flags()],
+            drains=True,
+            address=address if without_proxy else _OWN,
+            http_port=http_port if without_proxy else 0,
+            grpc_port=grpc_port if without_proxy else 0,
+            metrics_port=metrics_port if without_proxy else 0,
+        )
+        state, proxy = folder.path / "state.prom", None
+        if not without_proxy:
+            told = proxy_arguments(state, file, names, limit_s, verbose)
+            proxy = ProxyProcess(listen, ports, told)
+        _serve(Supervisor(server, proxy, Restarts(restarts, state), folder), limit_s, verbose)
+    except (LaunchError, ValueError, OSError) as error:
+        print(f"serve: {in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
-def _ready_line(server: Server) -> str:
+def _serve(supervisor: Supervisor, limit_s: float, verbose: bool) -> None:
+    with _log_on_stderr(supervisor.server) if verbose else contextlib.nullcontext(), supervisor:
+        print(_ready_line(supervisor), flush=True)
+        try:
+            supervisor.watch()
+        except SystemExit:
+            _end(supervisor, limit_s)
+            raise
+
+
+def _ready_line(supervisor: Supervisor) -> str:
+    server = supervisor.server
     profile = f" (profile {server.profile})" if server.profile else ""
     return (
-        f"ready: {server.repository}{profile} at http://{server.http_url} "
-        f"grpc://{server.grpc_url}, metrics {server.metrics_url}, pid {server.pid}"
+        f"ready: {server.repository}{profile} at http://{supervisor.url('http')} "
+        f"grpc://{supervisor.url('grpc')}, metrics http://{supervisor.url('metrics')}/metrics, "
+        f"pid {server.pid}"
     )
 
 
-def _end(server: Server, limit_s: float) -> None:
+def _end(server: Supervisor, limit_s: float) -> None:
     """End a server when nothing is in flight any more, or the limit has passed."""
     drained, begin = False, time.monotonic()
     patience = threading.Timer(QUIET_S, print, [_WAITING.format(limit_s)], {"file": sys.stderr})
@@ -135,6 +179,8 @@ def _log_on_stderr(server: Server) -> Iterator[None]:
             last = ended.wait(0.2)
             if server.log_path is not None and server.log_path.exists():
                 with server.log_path.open("rb") as log:
+                    if position > log.seek(0, os.SEEK_END):
+                        position = 0  # a restart writes a new one
                     log.seek(position)
                     sys.stderr.buffer.write(log.read())
                     position = log.tell()

@@ -10,14 +10,12 @@ import http.client
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from launch import startup_log, tritonserver
+from launch import processes, startup_log, tritonserver
 from launch.address import ListenAddress
 from launch.doors import try_doors
 from launch.drain import drain
@@ -32,11 +30,6 @@ EXIT_TIMEOUT_S = 30  # seconds that a stopping server waits for requests in flig
 # with long spins the LLaMA stage and the codec would take the cores from each other. A value in the
 # caller's environment wins.
 _OPENMP = {"GOMP_SPINCOUNT": "3000"}  # turns of the loop
-# Becomes the command after it, which the kernel then ends with the thread that started it. It runs
-# after exec: code between fork and exec would meet the threads of gRPC, which abort there.
-_DIE_WITH_PARENT = """import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"""
 
 
 class Server:
@@ -69,9 +62,7 @@ class Server:
             repository: The model repository.
             profile: `configs/<profile>.pbtxt` of each model that has one; None: config.pbtxt.
             address: The address to listen at: a name or an IP address of this machine.
-            http_port: 0 takes a free one.
-            grpc_port: 0 takes a free one.
-            metrics_port: 0 takes a free one.
+            http_port, grpc_port, metrics_port: 0 takes a free one.
             deadline_s: How long all models together may take to load.
             log_path: File for the server's log, replaced.
             environment: Variables for the server and its models, in addition to this process's.
@@ -86,20 +77,24 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: RunFolder | None = None
 
+    def url(self, use: str) -> str:
+        """HOST:PORT of a service (http, grpc, metrics), for clients on this machine."""
+        return self._listen.url(self.ports[use])
+
     @property
     def http_url(self) -> str:
         """host:port, as tritonclient.http takes it, for clients on this machine."""
-        return self._listen.url(self.ports["http"])
+        return self.url("http")
 
     @property
     def grpc_url(self) -> str:
         """host:port, as tritonclient.grpc takes it, for clients on this machine."""
-        return self._listen.url(self.ports["grpc"])
+        return self.url("grpc")
 
     @property
     def metrics_url(self) -> str:
         """The address of the Prometheus page."""
-        return f"http://{self._listen.url(self.ports['metrics'])}/metrics"
+        return f"http://{self.url('metrics')}/metrics"
 
     @cached_property
     def _listen(self) -> ListenAddress:
@@ -111,6 +106,19 @@ class Server:
         if self._process is None:
             raise RuntimeError("the server has not been started")
         return self._process.pid
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of its HTTP service, for clients on this machine."""
+        return self._listen.host, self.ports["http"]
+
+    def metrics(self) -> str:
+        """Its Prometheus page; "" if there is none."""
+        return self._answer("metrics", "/metrics") or ""
+
+    def has(self, model: str) -> bool:
+        """Whether its repository has a model of this name."""
+        return (self.repository / model / "config.pbtxt").is_file()
 
     @property
     def running(self) -> bool:
@@ -167,7 +175,8 @@ class Server:
             self._folder.drain_pipe,
             limit_s,
             is_over,
-            lambda: self._answer("metrics", "/metrics") or "",
+            self.metrics,
+            lambda: processes.cpu_s(processes.stubs(self.pid)),
         )
 
     def stop(self, patience_s: float = EXIT_TIMEOUT_S + 5) -> None:
@@ -221,9 +230,8 @@ class Server:
     def _spawn(
         self, installation: tritonserver.Installation, folder: RunFolder, log_path: Path
     ) -> subprocess.Popen[bytes]:
-        # A server must not outlive this process; the kernel ties it to the thread that starts it.
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        tie = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())] if in_main_thread else []
+        # At SIGTERM a tritonserver drops what is in flight: it is held back, and seen in /proc.
+        tie = processes.tied([signal.SIGTERM] if self.drains else [])
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [*tie, *self._command(installation, folder)],
@@ -279,12 +287,11 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # does the same, and is not held back
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience_s)
         finally:
             process.kill()  # does nothing to one that has ended
             process.wait()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            processes.kill_group(process.pid)

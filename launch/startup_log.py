@@ -4,6 +4,7 @@ A line of the log, in which line breaks of the message are written as `\n`:
 `E1123 01:17:15.121029 9108 model_lifecycle.cc:642] "failed to load 'm' version 1: why"`
 """
 
+import contextlib
 import re
 import signal
 from pathlib import Path
@@ -23,6 +24,7 @@ _ERROR_KINDS = re.compile(
 )
 # A native backend's message; the Python-based backends add the command themselves.
 _NATIVE_MISSING = re.compile(r"unable to find '[^']+/model\.(onnx|pt)'")
+LAST_LINES = 5  # of a log that are told
 _MAKE_IT = "Make it with: make export CHECKPOINT=DIR"
 
 
@@ -49,6 +51,19 @@ def what_it_waits_for(log: Path) -> str:
     waiting = ", ".join(name for name in loading if name not in done)
     failures = "; ".join(f"{model}: {reason}" for model, reason in _failures(text).items())
     return f"{failures or f'still loading: {waiting}'}. Log: {log}"
+
+
+def last_lines(log: Path) -> str:
+    """The last lines of a log, or "" if there is none."""
+    with contextlib.suppress(OSError):
+        return "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-LAST_LINES:])
+    return ""
+
+
+def keep(log: Path) -> None:
+    """Rename a log, as the next start writes a new one: `server.log` to `server.log.1`."""
+    with contextlib.suppress(OSError):
+        log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _failures(text: str) -> dict[str, str]:

@@ -105,7 +105,7 @@ class GrpcSide(grpc.GenericRpcHandler):
 
     def _dead(self, message: bytes) -> str:
         named = parsed(message, "ModelReadyRequest").name
-        return self._proxy.server.why_dead(named)
+        return self._proxy.server.why_not(named)
 
     async def _infer(self, message: bytes, context: Any) -> bytes:
         account = Account("grpc", "ModelInfer", self._proxy.metrics)

@@ -70,7 +70,7 @@ class HttpSide:
         if door.kind == "health" and path.endswith("ready"):
             _require(await self._proxy.server.ready())
         elif door.kind == "model_ready":
-            _require(self._proxy.server.why_dead(door.model))
+            _require(self._proxy.server.why_not(door.model))
         body = b""
         if request.method == "POST":
             with self._holding(request) as held:

@@ -103,6 +103,10 @@ class Server:
         answer = getattr(pb, f"{method}Response").FromString(reply)
         return "" if answer.ready else "the server is not ready"
 
+    def why_not(self, model: str) -> str:
+        """Why a model takes no requests by this proxy; "" if it is the server that knows."""
+        return "the proxy is shutting down" if self.closing else self.why_dead(model)
+
     def why_dead(self, model: str = "") -> str:
         """Which model's process (or this one's) has died, in words; "" if none has."""
         now = time.monotonic()

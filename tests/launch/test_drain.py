@@ -61,3 +61,26 @@ def test_requests_without_progress_are_lost(pipe: Path, monkeypatch, moves: bool
     done = drain.drain(pipe, 60, lambda: time.monotonic() - begin > 1.2, metrics)
     assert done == moves
     thread.join()
+
+
+@pytest.mark.parametrize(
+    ("slots", "computes", "left"),
+    [(0, False, True), (1, False, False), (0, True, False), (None, False, False)],
+    ids=["ghosts", "spoken", "encoded", "unknown"],
+)
+def test_requests_that_nobody_works_on_are_not_waited_for(
+    pipe: Path, monkeypatch, slots, computes, left
+) -> None:
+    """After an engine's failure Triton counts its requests for ever."""
+    monkeypatch.setattr(drain, "GHOSTS_S", 0.3)
+    thread, begin = closes_doors(pipe), time.monotonic()
+    page = (
+        "" if slots is None else f"fish_llama_active_slots {slots}\nfish_llama_waiting_requests 0"
+    )
+
+    def computed_s() -> float:
+        return time.monotonic() * computes
+
+    assert drain.drain(pipe, 2, lambda: False, lambda: page, computed_s) == left
+    assert (time.monotonic() - begin < 1.8) == left
+    thread.join()

@@ -38,6 +38,6 @@ def test_serve_warns(toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launched.Server, "start", stop)
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=said.append, flush=lambda: None))
     with pytest.raises(launched.typer.Exit):
-        launched.main(toy)
+        launched.main(toy, http_port=0, grpc_port=0, metrics_port=0)
     assert textwrap.shorten("".join(said), 60).startswith("serve: warning: /dev/shm has 64 MB")
     assert "serve: planted" in "".join(said)

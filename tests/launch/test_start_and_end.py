@@ -95,7 +95,7 @@ def test_serve_ends_cleanly_while_it_loads(toy) -> None:
 
 @pytest.mark.server
 def test_a_killed_server_is_reported_and_the_next_start_removes_its_remains(toy) -> None:
-    with serve("--repository", toy) as process:
+    with serve("--repository", toy, "--restarts=0") as process:
         pid = int(ready(process)["pid"])
         os.kill(pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)

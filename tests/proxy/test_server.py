@@ -202,6 +202,7 @@ def test_a_stop_lets_what_is_in_flight_end(fake, upstream_http) -> None:
         door.loop.call_soon_threadsafe(door.stop.set)
         wait_until(lambda: door.proxy.server.closing)
         assert ready(door) == (503, False)
+        assert not stub.ModelReady(service_pb2.ModelReadyRequest(name="fish_tts")).ready
         with pytest.raises(grpc.RpcError, match="the proxy is shutting down"):
             stub.ModelInfer(SILENT)
         go.set()

@@ -1,0 +1,91 @@
+"""What the kernel says of a server's processes: which there are, and what has become of them."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+# Becomes the command after it, which the kernel then ends with the thread that started it. It runs
+# after exec: code between fork and exec would meet the threads of gRPC, which abort there. The
+# signals named by their numbers are held back: their being pending can be seen in /proc.
+_TIED = """import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+signal.pthread_sigmask(signal.SIG_SETMASK, map(int, filter(None, sys.argv[2].split(","))))
+os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[3], sys.argv[3:])"""
+_STUB = "triton_python_backend_stub"
+_KILLED_S = 5  # that the kernel may take to end what was killed, on a busy machine
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def tied(held_back: Collection[signal.Signals] = ()) -> list[str]:
+    """Arguments before a command that must not outlive this process.
+
+    The kernel ties it to the thread that starts it, so there are none outside the main thread.
+
+    Args:
+        held_back: Signals that are to stay pending in it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    numbers = ",".join(str(int(number)) for number in held_back)
+    return [sys.executable, "-ISc", _TIED, str(os.getpid()), numbers]
+
+
+def stubs(server: int) -> dict[int, str]:
+    """Process ids of a tritonserver's stubs, and the instance of a model that each runs."""
+    found: dict[int, str] = {}
+    for tasks in Path(f"/proc/{server}/task").glob("*/children"):  # a thread started each
+        with contextlib.suppress(OSError):
+            for pid in map(int, tasks.read_text("utf-8").split()):
+                if name := _instance(pid):
+                    found[pid] = name
+    return found
+
+
+def _instance(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")
+        if Path(command[0]).name == _STUB and len(command) > 8:
+            return command[8]
+    return ""
+
+
+def kill_group(group: int) -> None:
+    """Kill what is left of a process group, and wait until the kernel has ended it."""
+    give_up = time.monotonic() + _KILLED_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+        while time.monotonic() < give_up:
+            os.killpg(group, 0)
+            time.sleep(0.02)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped it."""
+    return _stat(pid)[:1] in (["T"], ["t"])
+
+
+def cpu_s(pids: Collection[int]) -> float:
+    """Seconds of CPU time that these processes have used."""
+    return sum(int(stat[11]) + int(stat[12]) for stat in map(_stat, pids) if stat) / _TICKS_PER_S
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on; none for a process that has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return []
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal has been sent to a process that holds it back."""
+    bit = 1 << (number - 1)
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
+            if line.startswith(("ShdPnd:", "SigPnd:")) and int(line.split()[1], 16) & bit:
+                return True
+    return False

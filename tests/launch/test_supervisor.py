@@ -1,0 +1,267 @@
+"""What the supervisor does when a process ends or hangs, with stand-ins for the real ones."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch import supervisor as supervising
+from launch import watch as watching
+from launch.address import ListenAddress
+from launch.proxy_process import ProxyProcess
+from launch.restarts import Restarts
+from launch.run_folder import RunFolder
+from launch.server import LaunchError
+from launch.supervisor import Supervisor
+from support.launched import children, wait_until
+from support.supervised import PROXY, FakeServer
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(supervising, "TICK_S", 0.05)
+    return RunFolder.create()
+
+
+def proxy(*arguments: str) -> ProxyProcess:
+    ports = dict.fromkeys(("http", "grpc", "metrics"), 0)
+    return ProxyProcess(
+        ListenAddress.of("127.0.0.1"), ports, arguments, (sys.executable, "-c", PROXY)
+    )
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        return True
+    return False
+
+
+def watched(supervisor: Supervisor, server: FakeServer, *acts: Callable[[], object]) -> None:
+    """Watch while these acts are done, each when the one before has been answered by a start."""
+
+    def act() -> None:
+        for number, each in enumerate(acts, 1):
+            wait_until(lambda number=number: server.starts == number and server.running)
+            time.sleep(0.2)  # until it is watched
+            each()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        supervisor.watch()
+    finally:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("number", "of_stub", "reason", "said"),
+    [
+        (signal.SIGKILL, True, "model", "the process of fish_llama_0_0 (pid "),
+        (signal.SIGKILL, False, "server", "tritonserver ended with signal SIGKILL: as planted"),
+        (signal.SIGSTOP, True, "stopped", "fish_llama_0_0 (pid "),
+    ],
+    ids=["stub", "server", "stopped stub"],
+)
+def test_a_death_is_answered_by_a_start_and_too_many_by_giving_up(
+    folder: RunFolder, capfd, number, of_stub, reason, said
+) -> None:
+    server = FakeServer(folder.path)
+    restarts = Restarts(1, folder.path / "state.prom")
+
+    def strike() -> None:
+        os.kill(server.stub if of_stub else server.pid, number)
+
+    begin = time.monotonic()
+    with (
+        pytest.raises(LaunchError, match=r"1 restarts within 5 minutes were not") as given_up,
+        Supervisor(server, None, restarts, folder) as served,  # type: ignore[arg-type]
+    ):
+        watched(served, server, strike, strike)
+    assert time.monotonic() - begin < 20
+    assert server.starts == 2 and restarts.counts[reason] == 1
+    assert said in str(given_up.value)
+    assert str(given_up.value).endswith("Its log ended with:\nstart 2\nas planted")
+    errors = capfd.readouterr().err
+    assert f"serve: {said}" in errors and "; starting again\n" in errors
+    assert "serving again after " in errors
+    state = (folder.path / "state.prom").read_text()
+    assert f'restarts_total{{reason="{reason}"}} 1' in state
+    assert (folder.path / "server.log").exists()  # to be read
+    assert not server.running
+
+
+def test_zero_restarts_are_as_before(folder: RunFolder, capfd) -> None:
+    server = FakeServer(folder.path)
+    with (
+        pytest.raises(LaunchError, match=r"^tritonserver ended with signal SIGKILL"),
+        Supervisor(server, None, Restarts(0, None), folder) as served,  # type: ignore[arg-type]
+    ):
+        watched(served, server, lambda: os.kill(server.pid, signal.SIGKILL))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_start_that_fails_is_tried_again_later(folder: RunFolder, monkeypatch, capfd) -> None:
+    slept: list[float] = []
+    server = FakeServer(folder.path, failures=2)
+    restarts = Restarts(3, None)
+    monkeypatch.setattr(supervising.time, "sleep", slept.append)
+    with Supervisor(server, None, restarts, folder) as served:  # type: ignore[arg-type]
+        served._start_again(supervising.Death("model", "planted"))
+        assert server.running
+    assert slept == [0, 1, 2]
+    assert restarts.counts == {"server": 0, "model": 1, "stopped": 0, "hung": 0, "start": 2,
+                               "proxy": 0}  # fmt: skip
+    assert capfd.readouterr().err.count("as planted; starting again in") == 2
+
+
+def test_a_proxy_that_dies_is_started_again_alone(folder: RunFolder) -> None:
+    server, front = FakeServer(folder.path), proxy()
+    with (
+        pytest.raises(SystemExit),
+        Supervisor(server, front, Restarts(3, None), folder) as served,  # type: ignore[arg-type]
+    ):
+        ports, first = dict(front.ports), front.pid
+
+        def ends() -> None:
+            os.kill(front.pid, signal.SIGKILL)
+            wait_until(lambda: first not in children(os.getpid()))
+            wait_until(lambda: is_open(ports["grpc"]))
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        def leave(*_: object) -> None:
+            raise SystemExit(0)
+
+        signal.signal(signal.SIGUSR1, leave)
+        watched(served, server, ends)
+    assert server.starts == 1 and front.ports == ports
+    assert not front.running and not server.running
+    assert not folder.path.exists()
+
+
+def test_who_answers_nobody_is_found(folder: RunFolder, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(watching, "EVERY_S", 0.1)
+    monkeypatch.setattr(watching, "PATIENCE_S", 0.1)
+    server, front = FakeServer(folder.path), proxy("--hangs=yes")
+    with (
+        pytest.raises(LaunchError, match="proxy: no answer: timed out"),
+        Supervisor(server, front, Restarts(1, None), folder) as served,  # type: ignore[arg-type]
+    ):
+        served.watch()
+    assert server.starts == 1
+    (folder.path / "fish_cancel").mkdir(parents=True)
+    (folder.path / "fish_cancel/config.pbtxt").touch()
+    server.start()
+    with watching.Watch(server, None) as watch:  # type: ignore[arg-type]
+        wait_until(lambda: watch.problem)
+        server.stop()
+    assert watch.reason == "hung"
+    assert watch.problem.startswith("fish_cancel: no answer: ")
+
+
+def test_a_proxy_drains(folder: RunFolder) -> None:
+    for arguments, limit_s, drained in ((("--busy=0.2",), 30, True), (("--busy=9",), 0, False)):
+        front = proxy(*arguments)
+        front.start({"http": "h:1", "grpc": "h:2", "metrics": "h:3"})
+        begin = time.monotonic()
+        assert front.drain(limit_s) is drained
+        assert time.monotonic() - begin < 4
+        front.stop()
+        assert front.drain(1)  # it has gone
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [("raise SystemExit(4)", "exit status 4"), ("print('no')", "said b'no.n', expected its ports")],
+)
+def test_a_proxy_that_does_not_start(program: str, why: str) -> None:
+    ports = {"http": 0}
+    front = ProxyProcess(
+        ListenAddress.of("127.0.0.1"), ports, command=(sys.executable, "-c", program)
+    )
+    with pytest.raises(LaunchError, match=why):
+        front.start({"http": "127.0.0.1:1"})
+
+
+def test_sigterm_to_tritonserver_itself_ends_the_watch(folder: RunFolder, monkeypatch) -> None:
+    server = FakeServer(folder.path)
+    monkeypatch.setattr(supervising.processes, "is_pending", lambda pid, _: pid == server.pid)
+    with (
+        pytest.raises(SystemExit) as left,
+        Supervisor(server, None, Restarts(3, None), folder) as served,  # type: ignore[arg-type]
+    ):
+        served.watch()
+    assert left.value.code == 0
+
+
+def test_restarts_are_counted_within_a_while() -> None:
+    now = 0.0
+    restarts = Restarts(3, None, lambda: now)
+    assert [restarts.note("model") for _ in range(4)] == [0, 1, 2, None]
+    now = 301
+    assert restarts.note("server") == 4  # none of these starts has served
+    restarts.serving(2.5)
+    assert restarts.note("server") == 0
+    text = restarts.text()
+    assert 'voicereel_supervisor_restarts_total{reason="model"} 3\n' in text
+    assert 'voicereel_supervisor_restarts_total{reason="proxy"} 0\n' in text
+    assert "voicereel_supervisor_recovery_seconds 2.5\n" in text
+    assert 'voicereel_supervisor_last_restart_seconds{reason="server"} ' in text
+
+
+@pytest.mark.parametrize(
+    ("computes", "longest_s", "found"), [(True, 60, False), (True, 0.2, True), (False, 60, True)]
+)
+def test_who_computes_is_not_hung(
+    folder: RunFolder, monkeypatch, computes: bool, longest_s: float, found: bool
+) -> None:
+    """A long recording is encoded in one step, in which nobody is answered."""
+    for name, value in (("EVERY_S", 0.02), ("PATIENCE_S", 0.05), ("LONGEST_S", longest_s)):
+        monkeypatch.setattr(watching, name, value)
+
+    def hangs(*_: object) -> str:
+        time.sleep(0.06)
+        return "fish_encoder: no answer: timed out"
+
+    monkeypatch.setattr(watching.doors, "knock", hangs)
+    monkeypatch.setattr(watching.processes, "cpu_s", lambda _: time.monotonic() * computes)
+    server = FakeServer(folder.path)
+    server.start()
+    with watching.Watch(server, None) as watch:  # type: ignore[arg-type]
+        time.sleep(1)
+        assert bool(watch.problem) == found
+    server.stop()
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["nobody", "somebody"])
+def test_a_frame_is_asked_for_where_nobody_speaks(
+    folder: RunFolder, monkeypatch, asked: bool
+) -> None:
+    for name, value in (("EVERY_S", 0.02), ("SPEAKS_S", 0.1)):
+        monkeypatch.setattr(watching, name, value)
+    spoken: list[float] = []
+    monkeypatch.setattr(watching.doors, "knock", lambda *_: "")
+    monkeypatch.setattr(watching.doors, "speak", lambda *_: spoken.append(0) or "fish_tts: planted")
+    server = FakeServer(folder.path)
+    server.start()
+    (folder.path / "fish_tts").mkdir()
+    monkeypatch.setattr(
+        server,
+        "metrics",
+        lambda: "" if asked else f"fish_llama_frames_total {time.monotonic()}",
+    )
+    with watching.Watch(server, None) as watch:  # type: ignore[arg-type]
+        time.sleep(0.6)
+        assert bool(spoken) == asked
+        assert watch.problem == ("fish_tts: planted" if asked else "")
+    server.stop()

@@ -1,0 +1,1 @@
+"""Faults against a real server of `make serve`, and what was lost by them. Run by `make chaos`."""
