@@ -24,7 +24,6 @@ from launch.tritonserver import LaunchError
 
 __all__ = ["LaunchError", "Server"]
 
-CACHE_BYTES = 256 * 2**20  # the codes of a reference take about 20 kB: thousands of voices
 EXIT_TIMEOUT_S = 30  # seconds that a stopping server waits for requests in flight
 # OpenMP threads spin briefly before they sleep: waking up takes longer than most of their work, but
 # with long spins the LLaMA stage and the codec would take the cores from each other. A value in the
@@ -218,7 +217,6 @@ class Server:
             *(tritonserver.own_control() if self.drains else []),
             "--disable-auto-complete-config",  # every config is complete; saves a stub per model
             f"--backend-config=python,shm-region-prefix-name={folder.name}_",
-            f"--cache-config=local,size={CACHE_BYTES}",
             "--metrics-config=summary_latencies=true",
             "--metrics-config=histogram_latencies=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

@@ -126,8 +126,8 @@ def measured(urls: Sequence[str], seconds: float) -> Measured:
 def play(urls: Sequence[str], arrivals: Arrivals) -> list[float]:
     """Seconds to the first audio of real requests that arrive at these times."""
     servers = Servers(list(urls), PATIENCE_S)
-    for server in servers.all():
-        list(server.client.stream(TEXT, max_new_tokens=8))  # connects, which is no part of this
+    for _ in servers.all():  # which connects in turn, no part of this
+        list(servers.stream(lambda client: client.stream(TEXT, max_new_tokens=8)))
     begin = time.monotonic()
 
     def ask(arrival: tuple[float, int]) -> float:

@@ -5,7 +5,6 @@ import os
 import signal
 import urllib.request
 
-import numpy as np
 import pytest
 from tritonclient import grpc
 
@@ -44,19 +43,13 @@ def test_a_server_as_a_context(toy) -> None:
 
 
 @pytest.mark.server
-def test_profiles_and_the_response_cache(toy) -> None:
+def test_profiles(toy) -> None:
     (toy / "doubling/configs").mkdir()
     text = (toy / "doubling/config.pbtxt").read_text()
     profile = text.replace("max_batch_size: 8", "max_batch_size: 3")
-    profile += "response_cache { enable: true }"
     (toy / "doubling/configs/small.pbtxt").write_text(profile)
     with Server(toy, "small") as server, grpc.InferenceServerClient(server.grpc_url) as client:
         assert client.get_model_config("doubling").config.max_batch_size == 3
-        x = grpc.InferInput("x", [1, 2], "FP32").set_data_from_numpy(np.ones((1, 2), np.float32))
-        for _ in range(3):
-            np.testing.assert_array_equal(client.infer("doubling", [x]).as_numpy("y"), [[2, 2]])
-        (statistics,) = client.get_inference_statistics("doubling").model_stats
-        assert statistics.inference_stats.cache_hit.count == 2
     with pytest.raises(LaunchError, match=r"configs/huge.pbtxt; profiles there: small$"):
         Server(toy, "huge").start()
 
