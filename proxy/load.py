@@ -1,16 +1,15 @@
 """Refuses what would wait too long: a queue that is bounded by time.
 
-The model is one sentence: *each request in flight makes a further one wait so much longer.* The
-proxy knows what recent requests took to their first answer, alone and beside others, per unit of
-their size:
+The server works on as many requests side by side as the LLaMA stage has slots, and does most in a
+second when all are taken; so these are given out. One more waits until a slot is free:
 
-    wait = delay of one request x units x requests in flight
+    wait = time of a request with all slots taken / slots x requests that wait, with itself
 
-Units are the bytes of the text where an answer comes whole, since that takes as long as the speech
-is, and 1 for a stream, whose first chunk has one length. Until requests side by side have been
-measured, each is taken to delay the others by a quarter of what it takes alone. Before anything has
-been measured, half of the LLaMA stage's slots are given out. Requests in flight are never ended for
-others.
+The proxy learns that time from what recent requests took to their first answer, alone and beside
+others, per unit of their size. Units are the bytes of the text where an answer comes whole, since
+that takes as long as the speech is, and 1 for a stream, whose first chunk has one length. Until
+requests side by side have been measured, each is taken to delay the others by a quarter of what it
+takes alone. Requests in flight are never ended for others.
 """
 
 import time
@@ -109,15 +108,20 @@ class Load:
         return sum(self._in_flight.values())
 
     def expected(self, model: str, units: float) -> tuple[float, float] | None:
-        """Seconds until a new request's first answer, and how many of them it waits for others.
+        """Seconds until a new request's first answer, and how many of them it waits for a slot.
 
         None if nothing is known, or nothing is in flight.
         """
         kind, now = self._kinds.get(model), self._in_flight.get(group_of(model), 0)
         if kind is None or not now:
             return None
-        wait_s = units * kind.delay_now_s() * now
-        return units * kind.alone_s + wait_s, wait_s
+        slots = self._slots_of(model)
+        took_s = units * (kind.alone_s + kind.delay_now_s() * min(now, slots))
+        wait_s = took_s / slots * max(0, now - slots + 1)
+        return took_s + wait_s, wait_s
+
+    def _slots_of(self, model: str) -> int:
+        return self.slots if group_of(model) == "speech" else 1  # an encoder takes one by one
 
     def longest_expected_s(self) -> float:
         """The longest wait that one more request like the last ones would meet, in seconds."""
@@ -145,16 +149,17 @@ class Load:
     def _refuse_waiting(self, model: str, units: float, left_s: float | None, now: int) -> None:
         found = self.expected(model, units)
         if found is None:
-            most = max(2, self.slots // 2)
+            most = max(2, self._slots_of(model))
             if now >= most:
-                said = f"{now} requests are in flight and none has been answered yet"
+                said = f"{now} requests are in flight and none of its kind has been answered yet"
                 raise overloaded(model, f"{said}, expected {most} at most.", 0.5)
             return
         expected_s, wait_s = found
         if wait_s > self._longest_s:
             raise overloaded(
                 model,
-                f"this request would wait {wait_s:.1f} s, {self._longest_s:g} s are allowed.",
+                f"this request would wait {wait_s:.1f} s for a slot, "
+                f"{self._longest_s:g} s are allowed.",
                 wait_s - self._longest_s + 0.1,
             )
         if left_s is not None and expected_s > left_s:

@@ -41,9 +41,10 @@ class Metrics:
         self.told: dict[tuple[str, str], float] = {}
 
     def gauge(self, name: str, value: float) -> None:
-        """Set a gauge."""
-        if self.told.get((name, "")) != value:
-            self.metric(name, kind="GAUGE").set(value)
+        """Set this instance's part of a gauge, which is the sum over a model's instances."""
+        grown = value - self.told.get((name, ""), 0)
+        if grown or (name, "") not in self.told:
+            self.metric(name, kind="GAUGE").increment(grown)
             self.told[name, ""] = value
 
     def count(self, name: str, total: float, label: str = "", value: str = "") -> None:
@@ -104,7 +105,8 @@ class LlamaMetrics(Metrics):
         self.gauge("fish_llama_kv_bytes_limit", stats.kv_bytes_limit)
         self.gauge("fish_llama_active_slots", stats.active)
         self.gauge("fish_llama_waiting_requests", stats.waiting)
-        self.gauge("fish_llama_expected_wait_seconds", round(stats.expected_wait_s, 1))
+        wait_s = self.metric("fish_llama_expected_wait_seconds", kind="GAUGE")
+        wait_s.set(round(stats.expected_wait_s, 1))  # of the instance that spoke last
         self.gauge("fish_llama_kv_bytes", stats.kv_bytes)
         self.gauge("fish_llama_prefix_bytes", stats.prefixes.num_bytes)
         self.count("fish_llama_frames_total", stats.frames)

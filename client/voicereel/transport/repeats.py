@@ -4,7 +4,7 @@
 |--|--|
 | no connection, so nothing was sent | at once: to another server, or on a new connection |
 | the server is not ready, or does not have the model yet | to another server at once |
-| the server has too much to do | to another server at once; when all have, as soon as the server said, three times at most |
+| the server has too much to do | to another server at once; when all have, when the server said, until the call's own timeout |
 | the connection broke before anything came back | once: the server keeps no state, and an answer does not depend on how often it is asked for. Not more often, since a request that ends servers must not end all of them |
 | the connection broke after audio had come | never |
 
@@ -22,7 +22,6 @@ from voicereel.transport.address import Address
 RETURN_S = 120.0  # seconds: a pod or a machine with a large checkpoint is back by then
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0  # between rounds: short beside a server's start
 _LAST_S = 0.1  # before the end: no more attempt is worth it
-_OVERLOADS = 3  # refusals of a full server, at most, that are waited out
 
 log = logging.getLogger("voicereel.repeats")
 
@@ -108,7 +107,7 @@ class Repeats:
         now, hint_s = time.monotonic(), 0.0
         if self._overloads:
             hint_s = max(error.retry_after_s for error in self._overloads)
-            is_worth_it = hint_s > 0 and self._pauses < _OVERLOADS
+            is_worth_it = hint_s > 0
         else:
             hint_s, is_worth_it = getattr(problem, "retry_after_s", 0.0), self._is_worth_it
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._pauses)
