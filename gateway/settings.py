@@ -16,7 +16,7 @@ from voicereel.settings import settings as client_settings
 PREFIX = "VOICEREEL_GATEWAY_"
 DEFAULT_VOICE = "default"  # the checkpoint's own
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SERVER = re.compile(r"(dns:///|grpc://)?[^\s/,]+:\d+")
+_SERVER = re.compile(r"(dns:///|grpcs?://)?[^\s/,]+:\d+")
 _ALIASES = Path(__file__).with_name("aliases.yaml")
 MIB = 2**20
 

@@ -38,7 +38,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         facts: What fish_checkpoint tells; None: there is no such model. Not among `requests`.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.answer: Callable[[dict[str, np.ndarray]], Iterator[dict[str, np.ndarray]]]
         self.requests: list[Any] = []
         self.metadata: list[tuple[str, str]] = []
@@ -50,7 +50,11 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.url = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        if credentials:  # else it speaks no TLS
+            port = self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
+        else:
+            port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.url = f"127.0.0.1:{port}"
 
     def __enter__(self) -> "FakeServer":
         self._server.start()

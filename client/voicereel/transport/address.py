@@ -13,6 +13,11 @@ from voicereel.text import checked_text
 Protocol: TypeAlias = Literal["grpc", "http"]
 _EVERY = "dns:///"  # as gRPC writes a name that stands for several addresses
 _PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}  # as tritonserver has them
+_SCHEMES: dict[str, tuple[Protocol, bool]] = {  # protocol, TLS
+    "grpc": ("grpc", False), "grpcs": ("grpc", True),
+    "http": ("http", False), "https": ("http", True),
+}  # fmt: skip
+_TLS_PORT = 443
 _URL = re.compile(
     r"(?:(?P<scheme>[a-z]+)://)?(?:\[(?P<v6>[0-9a-f:.%\w]+)\]|(?P<host>[^\s:/\[\]@?#]+))"
     r"(?::(?P<port>\d{1,5}))?/?",
@@ -32,6 +37,7 @@ class Address:
         port: TCP port.
         name: The name that this is one of several addresses of, or "". A server hears it, so that
             a proxy finds whom the call is for.
+        is_secure: Whether it is spoken within TLS.
         is_every: Whether every address of the host is asked for: dns:///HOST:PORT.
     """
 
@@ -39,6 +45,7 @@ class Address:
     host: str
     port: int
     name: str = ""
+    is_secure: bool = False
     is_every: bool = False
 
     def __str__(self) -> str:
@@ -86,8 +93,9 @@ def address_of(url: str, protocol: Protocol = "grpc") -> Address:
     """Read an address.
 
     Args:
-        url: HOST:PORT, grpc://HOST:PORT or http://HOST:PORT; HOST is a name, an IPv4 address or an
-            IPv6 address in brackets. Left out, the port is 8001 for gRPC and 8000 for HTTP.
+        url: HOST:PORT, grpc://HOST:PORT or http://HOST:PORT, with grpcs:// and https:// within TLS;
+            HOST is a name, an IPv4 address or an IPv6 address in brackets. Left out, the port is
+            8001 for gRPC, 8000 for HTTP and 443 within TLS.
             dns:///HOST:PORT is every address of a name, as gRPC writes it.
         protocol: What is spoken if the URL does not say it; "http" contradicts grpc://.
 
@@ -96,21 +104,19 @@ def address_of(url: str, protocol: Protocol = "grpc") -> Address:
     """
     is_every = url.strip().lower().startswith(_EVERY)
     found = _URL.fullmatch(url.strip()[len(_EVERY) * is_every :])
-    expected = "expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT"
+    expected = "expected HOST:PORT, or grpc://, grpcs://, http:// or https:// and HOST:PORT"
     if found is None:
         v6 = f" An IPv6 address stands in brackets: [{url}]:8001." if url.count(":") > 1 else ""
         raise InvalidRequest(f"the server's address is {url!r}, {expected}.{v6}")
-    scheme, port = (found["scheme"] or "").lower(), int(found["port"] or 0)
-    if scheme in ("https", "grpcs"):
-        raise InvalidRequest(f"the server's address is {url!r}: this client speaks no TLS. "
-                             f"Let a proxy of yours do it; {expected}.")  # fmt: skip
-    if scheme not in ("", *_PORTS) or (found["port"] and not 1 <= port <= 65535):
+    scheme, port = (found["scheme"] or protocol).lower(), int(found["port"] or 0)
+    if scheme not in _SCHEMES or (found["port"] and not 1 <= port <= 65535):
         raise InvalidRequest(f"the server's address is {url!r}, {expected}.")
-    if scheme == "grpc" and protocol == "http":
+    spoken, is_secure = _SCHEMES[scheme]
+    if spoken == "grpc" and protocol == "http":
         raise InvalidRequest(f"the server's address is {url!r}, but the protocol asked for is http")
-    spoken: Protocol = "http" if "http" in (scheme, protocol) else "grpc"
+    default = _TLS_PORT if is_secure else _PORTS[spoken]
     host = found["v6"] or found["host"]
-    return Address(spoken, host, port or _PORTS[spoken], is_every=is_every)
+    return Address(spoken, host, port or default, is_secure=is_secure, is_every=is_every)
 
 
 def addresses_of(urls: str | Sequence[str], protocol: Protocol = "grpc") -> list[Address]:

@@ -10,6 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from voicereel.errors import ConfigurationError
+from voicereel.transport import tls
 from voicereel.transport.address import Address
 from voicereel.transport.base import MAX_RESPONSE_BYTES
 
@@ -60,11 +61,16 @@ class Channel:
             self._options.append(("grpc.enable_http_proxy", 0))
         if address.name:
             self._options.append(("grpc.default_authority", f"{address.name}:{address.port}"))
+            self._options.append(("grpc.ssl_target_name_override", address.name))
         self._connect()
 
     def _connect(self) -> None:
         self._pid = os.getpid()
-        self._channel = grpc.insecure_channel(str(self._address), self._options)
+        address, options = str(self._address), self._options
+        if self._address.is_secure:
+            self._channel = grpc.secure_channel(address, tls.credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(address, options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     @property

@@ -80,7 +80,7 @@ class HttpTransport:
     ) -> tuple[http.client.HTTPResponse, bytes]:
         """The response, and its body."""
         address = self._address
-        connection = TimedConnection(address.host, address.port, timeout_s)
+        connection = TimedConnection(address, timeout_s)
         connected = False
         headers = dict(current_caller().metadata)
         if body:

@@ -6,6 +6,9 @@ import socket
 import time
 from typing import Any
 
+from voicereel.transport import tls
+from voicereel.transport.address import Address
+
 
 class TimedConnection(http.client.HTTPConnection):
     """A connection for one call: connecting, sending and receiving take `timeout_s` together.
@@ -13,12 +16,15 @@ class TimedConnection(http.client.HTTPConnection):
     A socket's own timeout begins anew with each byte.
     """
 
-    def __init__(self, host: str, port: int, timeout_s: float) -> None:
-        super().__init__(host, port, timeout=timeout_s)
-        self._deadline = time.monotonic() + timeout_s
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        super().__init__(address.host, address.port, timeout=timeout_s)
+        self._address, self._deadline = address, time.monotonic() + timeout_s
 
     def connect(self) -> None:
         super().connect()
+        if self._address.is_secure:
+            name = self._address.name or self._address.host
+            self.sock = tls.context().wrap_socket(self.sock, server_hostname=name)
         self.sock: Any = _TimedSocket(self.sock, self._deadline)
 
 
