@@ -9,10 +9,12 @@ import contextlib
 import json
 import os
 import re
+import time
 import urllib.request
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launch.server import Server
 
@@ -72,10 +74,21 @@ class Snapshot:
         )
 
 
+def _settled(url: str) -> list[dict[str, Any]]:
+    """Triton's statistics. It counts a batch a moment after it has sent the answers."""
+    found = _get(url)
+    for _ in range(10):  # under load they never settle
+        time.sleep(0.05)
+        before, found = found, _get(url)
+        if found == before:
+            break
+    return json.loads(found)["model_stats"]
+
+
 def snapshot(server: Server) -> Snapshot:
     """Read a running server's counters, and its processes' from the kernel."""
     found = Snapshot()
-    for model in json.loads(_get(f"http://{server.http_url}/v2/models/stats"))["model_stats"]:
+    for model in _settled(f"http://{server.http_url}/v2/models/stats"):
         times, batches = model["inference_stats"], model["batch_stats"]
         found.models[model["name"]] = ModelStats(
             int(model["inference_count"]),

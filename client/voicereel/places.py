@@ -30,7 +30,7 @@ def open_file(path: str | os.PathLike[str], most_bytes: float = math.inf) -> Bin
         file = os.fdopen(number, "rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", error)
-        raise InvalidRequest(f"cannot read {ascii(path)[1:-1]}: {reason}") from None
+        raise InvalidRequest(f"cannot read {ascii(str(path))[1:-1]}: {reason}") from None
     found = os.fstat(number)
     problem = ""
     if not stat.S_ISREG(found.st_mode):

@@ -60,7 +60,7 @@ def test_text_of_a_file_and_of_standard_input(fake: FakeServer) -> None:
         (["--text-file", "play.yaml"], "is a script, expected a text. Speak it: voicereel script"),
         (["--text-file", "."], "cannot read .: Is a directory"),
         (["--text-file", "empty.txt"], "empty.txt has no words to say"),
-        (["--text-file", "zeros.txt"], "zeros.txt is no text: it holds NUL bytes"),
+        (["--text-file", "zeros.txt"], "zeros.txt, line 1: it is no text: it holds NUL bytes"),
         (["Hi", "--text-file", "chapter.txt"], "there are two texts"),
         ([" \n"], "the text has no words to say"),
         ([], "there is no text. Give one, or --text-file FILE; a single dash reads"),

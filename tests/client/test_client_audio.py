@@ -63,7 +63,7 @@ def test_unusable_recordings_are_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.full(44_100, np.nan), 44_100, subtype="FLOAT")
     refused("missing.wav", "no such file")
     (tmp_path / "folder").mkdir()
-    refused("folder", "no such file")
+    refused("folder", "Is a directory")
     refused("text.wav", "cannot be read as audio")
     refused("voice.raw", "cannot be read as audio")
     refused("empty.wav", "lasts 0 s")

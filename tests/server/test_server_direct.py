@@ -60,7 +60,7 @@ def test_the_codec_refuses_what_no_ensemble_sends(server, model, values, message
     ):
         client.infer(model, batches(values), client_timeout=10)
     assert e.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("model", ["fish_tts", "fish_tts_stream"])

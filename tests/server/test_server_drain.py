@@ -125,7 +125,7 @@ def test_what_runs_ends_whole(served) -> None:
     process.terminate()
     wait_until(lambda: status(facts) == NOT_READY, seconds=2)
     assert status(facts, "/v2/models/fish_tts/ready") == NOT_READY
-    with Client(facts["grpc"]) as client:
+    with Client(facts["grpc"], return_s=0) as client:
         assert not client.ready()
         for call in (lambda: client.synthesize("New."), lambda: next(client.stream("New."))):
             with pytest.raises(ServerUnavailable):

@@ -15,6 +15,7 @@ pytest.importorskip("fish_speech")
 pytestmark = [pytest.mark.torch, pytest.mark.server, pytest.mark.slow]
 
 from engine.lm.load import load_runner
+from ensemble.contract import manifest
 from ensemble.contract.facts import Facts
 from ensemble.contract.options import sampling_from
 from ensemble.contract.voice import Reference
@@ -53,6 +54,8 @@ def s2_repository(repository: Path, tiny_checkpoint: Path, tmp_path_factory) -> 
     for name in ("tokenizer.tiktoken", "special_tokens.json"):
         (made / "fish_prompt" / "1" / name).unlink()
     shutil.copyfile(checkpoint.path / "tokenizer.json", made / "fish_prompt/1/tokenizer.json")
+    for folder in {target, *(written.parent for written in made.glob("*/1/artefacts.json"))}:
+        manifest.write(folder, facts)
     return made
 
 

@@ -21,7 +21,6 @@ from referencing import Registry, Resource
 
 from ensemble.contract.settings import ServerSettings, server_settings
 from export.__main__ import app as export_app
-from gateway import servers as gateway_servers
 from gateway.app import ROUTES
 from gateway.settings import PREFIX, Settings, read_settings
 from launch import doors, serve, shared_memory
@@ -37,6 +36,7 @@ from support.manifests import (
     pods,
 )
 from voicereel import ConfigurationError
+from voicereel.transport import servers as gateway_servers
 
 PROJECT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
@@ -266,7 +266,7 @@ def times(objects: list[Object]) -> Iterator[str]:
                 yield f"{each.owner}: is given up before its {budget} s to start are over"
         if drain < gateway.timeout_s:
             yield f"{each.owner}: drains {drain} s, and a request may take {gateway.timeout_s:g}"
-        if each.pre_stop_s <= gateway_servers._RESOLVE_S:
+        if each.pre_stop_s <= gateway_servers.RESOLVE_S:
             yield f"{each.owner}: preStop is over before gateways have looked names up again"
         grace = each.spec.get("terminationGracePeriodSeconds", 30)
         if grace < (least := each.pre_stop_s + drain + end):
