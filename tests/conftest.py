@@ -22,7 +22,7 @@ from launch.server import Server
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Two runs of pytest share the cores (`make test`): threads that wait must not spin on them.
+# Several runs of pytest share the cores (`make test`): threads that wait must not spin on them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell's background job has SIGINT ignored, and so would every process that tests start.
