@@ -66,6 +66,7 @@ STATUSES = {  # names of gRPC's status codes, for messages without known words
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
 }
+_AGAIN = re.compile(r"Try again in (\d{1,4}) s\b")  # of a full LLaMA stage, which has no trailers
 _LONGEST = 2000  # characters of a message that are kept
 _KIND = re.compile(rf"\bfish_\w+: ({'|'.join(KINDS)})")
 
@@ -81,6 +82,8 @@ def error_for(status: str, message: str, retry_after_s: float = 0.0) -> VoiceRee
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}... ({len(message)} characters)"
     error = _kind_of(status, message)(message)
+    if not retry_after_s and isinstance(error, Overloaded) and (found := _AGAIN.search(message)):
+        retry_after_s = float(found[1])
     error.retry_after_s = retry_after_s
     return error
 

@@ -30,3 +30,11 @@ def test_the_order_of_the_table_does_not_hide_a_row() -> None:
     rows = list(KINDS)
     for index, words in enumerate(rows):
         assert not any(words.startswith(earlier) for earlier in rows[:index])
+
+
+def test_a_full_stage_says_when_to_come_again() -> None:
+    """Its words are those of `engine.schedule.scheduler`, whose test has them too."""
+    said = "fish_llama: overloaded: a slot is expected in 28 s, ... Try again in 8 s, or add"
+    assert error_for("INTERNAL", said).retry_after_s == 8
+    assert error_for("UNAVAILABLE", said, retry_after_s=0.3).retry_after_s == 0.3
+    assert error_for("", "fish_llama: cancelled: Try again in 8 s").retry_after_s == 0
