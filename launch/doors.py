@@ -33,6 +33,9 @@ _TENSORS: dict[str, list[dict[str, object]]] = {
     ],
 }
 _REFUSED = {"parameters": {"probe": True}}  # nobody knows this parameter, and no work is done
+# How Triton answers for a process that has died. Source: its Python backend, python_be.cc.
+DEAD = re.compile(r"Stub process '[\w.-]+' is not healthy|Failed to (?:process|send) .* stub", re.I)
+_GONE = re.compile("unknown model|not ready|no available versions", re.I)
 _FULL = re.compile("exceeds maximum queue size|timeout expired", re.IGNORECASE)
 _TIMEOUT_S = 60  # the first request of a process may be slow
 
@@ -57,6 +60,8 @@ def try_doors(repository: Path, host: str, http_port: int) -> None:
 def knock(repository: Path, host: str, http_port: int, timeout_s: float) -> str:
     """Ask every model that has a process of its own; the LLaMA stage takes no such request.
 
+    Native backends refuse in words of their own, which are a sign of life too.
+
     Args:
         repository: Models that it lacks are not asked.
         host: Where the server listens.
@@ -72,7 +77,7 @@ def knock(repository: Path, host: str, http_port: int, timeout_s: float) -> str:
     for model, (how, body) in asked.items():
         if _is_in(repository, model):
             status, answer = _post(host, http_port, f"{model}/{how}", body, timeout_s)
-            if not _is_alive(status, answer):
+            if not status or DEAD.search(answer) or _GONE.search(answer):
                 return f"{model}: {answer.strip()}"
     return ""
 
@@ -83,7 +88,7 @@ def speak(host: str, http_port: int, timeout_s: float) -> str:
     A server that is full is alive, and says so.
     """
     status, answer = _post(host, http_port, "fish_tts/generate", _SPOKEN, timeout_s)
-    return "" if _is_alive(status, answer) else f"fish_tts: {answer.strip()[:500]}"
+    return "" if _has_spoken(status, answer) else f"fish_tts: {answer.strip()[:500]}"
 
 
 def is_ready(host: str, http_port: int, timeout_s: float) -> str:
@@ -102,8 +107,8 @@ def _is_in(repository: Path, model: str) -> bool:
     return (repository / model / "config.pbtxt").is_file()
 
 
-def _is_alive(status: int, answer: str) -> bool:
-    """Whether a model has answered, in our own words, or is only full, in Triton's."""
+def _has_spoken(status: int, answer: str) -> bool:
+    """Whether speech came, or a refusal in our own words, or the server is only full."""
     if status == http.HTTPStatus.OK or _FULL.search(answer):
         return True
     return errors.kind_in(answer) is not errors.INTERNAL

@@ -5,7 +5,6 @@ Triton goes on to call a server and its models ready when the process of a Pytho
 """
 
 import random
-import re
 import struct
 from typing import Any
 
@@ -13,14 +12,13 @@ import grpc.aio
 from tritonclient.grpc import service_pb2
 
 from ensemble.contract.tensors import ANY, MODELS
+from launch.doors import DEAD
 
 _pb: Any = service_pb2  # its classes are created at import, so type checkers do not see them
 _ENSEMBLES = ("fish_tts_stream", "fish_clone_stream", "fish_encode")  # they have no process
 PROBED = tuple(model for model in MODELS if model not in _ENSEMBLES)
 _METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"  # decoupled models take no other
 _ZEROS = {"INT32": bytes(4), "INT64": bytes(8), "BYTES": bytes(4)}
-# How Triton answers for a process that has died. Source: its Python backend, python_be.cc.
-DEAD = re.compile(r"Stub process '[\w.-]+' is not healthy|Failed to (?:process|send) .* stub", re.I)
 
 
 def request_of(model: str) -> bytes:

@@ -140,6 +140,7 @@ def proxy_arguments(
         f"--state={state}",
         f"--key-file={key_file}",
         f"--grace={grace_s:g}",
+        "--probe=0",  # the supervisor notices what dies, and such requests count as failures
         f"--log-level={'info' if verbose else 'warning'}",
         *([f"--open={','.join(opened)}"] if opened else []),
     ]

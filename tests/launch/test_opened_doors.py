@@ -85,6 +85,7 @@ ANSWERS = {
     "fish_clone": "fish_reference: invalid request: reference_audio has 1 samples",
     "fish_cancel": "fish_cancel: invalid request: there is no parameter 'probe'",
     "fish_encoder": "[request id: <id_unknown>] Exceeds maximum queue size",
+    "fish_decoder": "onnx runtime error 2: Got invalid dimensions for input: codes",  # native
 }
 DEAD = "Failed to process the request(s) for model 'x_0_0', message: Stub process is not healthy."
 
