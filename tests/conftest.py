@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from launch.server import Server
 
@@ -27,6 +28,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell's background job has SIGINT ignored, and so would every process that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "build" / "tests"
@@ -116,7 +121,8 @@ def repository(tiny: Path) -> Path:
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real tritonserver on it, for the whole session, which must live as long."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with Server(repository, log_path=log) as server:
+    # Tests leave requests behind that Triton keeps in flight, and would wait for at the end.
+    with Server(repository, log_path=log, flags=["--exit-timeout-secs=2"]) as server:
         yield server
         assert server.running, log.read_text()[-4000:]
 

@@ -20,6 +20,7 @@ import soundfile
 
 from launch.server import Server
 from support import nginx
+from support.chaos.world import slow_copy
 from support.gateway import Gateway, running
 from support.raw import llama_metrics
 from voicereel import Client, VoiceReelError, stream_script, synthesize_script
@@ -37,7 +38,10 @@ Say: TypeAlias = Callable[[int], np.ndarray]
 
 
 class Pair:
-    """The session's server and a second one, which may be killed and started again."""
+    """The session's server and a second one, which may be killed and started again.
+
+    The second speaks as fast as one listens, so that its streams are there to be killed.
+    """
 
     def __init__(self, first: Server, repository: Path) -> None:
         self.first, self._repository = first, repository
@@ -61,8 +65,10 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(server: Server, repository: Path) -> Iterator[Pair]:
-    made = Pair(server, repository)
+def pair(
+    server: Server, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    made = Pair(server, slow_copy(repository, tmp_path_factory.mktemp("slow") / "repository"))
     yield made
     made.second.stop()
 
@@ -168,8 +174,11 @@ def test_one_of_two_servers_is_killed_under_load(
     def listened(client: Client) -> float:
         """Seconds after the kill at which a stream failed; 0: it did not."""
         try:
-            for _ in client.stream("A long story. " * 8, max_new_tokens=1500, max_chunk_frames=8):
-                streaming.release()
+            chunks = client.stream("A long story. " * 8, max_new_tokens=1500, max_chunk_frames=8)
+            next(chunks)
+            streaming.release()
+            for _ in chunks:
+                pass
         except VoiceReelError:
             return time.monotonic() - killed[0]
         return 0.0
@@ -190,12 +199,12 @@ def test_one_of_two_servers_is_killed_under_load(
             spread = np.subtract(pair.ended(), before)
             assert (spread >= REQUESTS // 4).all(), (name, spread)
         begun = threading.Semaphore(0)
+        streams = [listening.submit(listened, client) for client in streamers * 2]
+        for _ in streams:  # nothing else is in flight, so that each server has its share
+            assert streaming.acquire(timeout=30)
         lines = [pool.submit(one, say, n) for n in range(REQUESTS) for say in says.values()]
         for _ in range(len(lines) // 6):
             assert begun.acquire(timeout=30)
-        streams = [listening.submit(listened, client) for client in streamers * 2]
-        for _ in streams:
-            assert streaming.acquire(timeout=30)
         killed.append(time.monotonic())
         pair.kill()
         failed = [each.result() for each in streams]

@@ -31,11 +31,11 @@ def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -
 
 @pytest.mark.slow
 def test_long_speech_stays_upstreams(llama, prompts, tiny_checkpoint, monkeypatch) -> None:
-    """1,200 frames, beside requests that come and go; no end, which would come sooner."""
+    """1,000 frames, beside requests that come and go; no end, which would come sooner."""
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
 
-    frames = 1200
-    model = load_llama(load_checkpoint(tiny_checkpoint), max_seq_len=1536)
+    frames = 1000
+    model = load_llama(load_checkpoint(tiny_checkpoint), max_seq_len=1280)
     expected = greedy(model, prompts[1], frames, speech_ends=False)
     assert len(np.unique(expected.codes, axis=1).T) > frames // 2  # no loop, which proves little
     monkeypatch.setattr("engine.schedule.generation.runs_away", lambda _: False)
