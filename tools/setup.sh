@@ -139,5 +139,7 @@ pip install --constraint requirements/serve.txt "$(grep '^torch==' requirements/
 # The lists are complete, so nothing is resolved: fish-speech alone would ask for 60 packages more.
 pip install --no-deps --no-build-isolation $(printf -- '--requirement %s ' requirements/*.txt)
 pip install --no-deps --no-build-isolation --editable .
+"$venv/bin/python" -c "from benchmarks.load import perf_analyzer; perf_analyzer.install()" ||
+  echo "setup: perf_analyzer lacks libraries; speech does not need it" >&2
 echo "$wanted" > "$venv/setup.stamp"
 echo "setup: done"

@@ -5,11 +5,12 @@ the server's wheel under other names, so a folder of links gives them the names 
 
     python -m benchmarks.load.perf_analyzer -m fish_tts -u 127.0.0.1:8001 -i grpc ...
 
-runs it as it is with these libraries; `.venv/bin/perf_analyzer` alone does not find them.
+runs it as it is with these libraries. `make setup` lets `.venv/bin/perf_analyzer` do the same.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+_MOVED = ".elf"  # where the binary is, once a script has its name
 # Debian 12, Ubuntu 22.04 and 24.04 know these packages by these names.
 _PACKAGES = {
     "libb64.so.0d": "libb64-0d",
@@ -139,7 +141,8 @@ def find(links: Path) -> PerfAnalyzer:
         PerfAnalyzerError: Names what is missing and the command that installs it.
     """
     own = Path(sys.prefix, "bin", "perf_analyzer")
-    found = own if own.is_file() else shutil.which("perf_analyzer")
+    binary = own.with_suffix(_MOVED)
+    found = next((p for p in (binary, own) if p.is_file()), shutil.which("perf_analyzer"))
     if not found:
         raise PerfAnalyzerError(
             f"no perf_analyzer in {own.parent} nor on PATH. It comes with tritonclient's wheel for "
@@ -193,6 +196,17 @@ def _said(output: str) -> str:
     """The end of its output; of a usage message, which begins with the reason, the beginning."""
     words = output.partition("Usage:")[0].split()
     return " ".join(words[-60:]) or "it said nothing"
+
+
+def install() -> None:
+    """Put a script in place of the binary, which then finds its libraries whoever starts it."""
+    links, own = Path(sys.prefix, "lib", "perf_analyzer"), Path(sys.prefix, "bin", "perf_analyzer")
+    if own.is_file() and own.read_bytes()[:4] == b"\x7fELF":  # as the wheel brings it
+        own.replace(own.with_suffix(_MOVED))
+    binary = find(links).binary
+    libraries = f"{shlex.quote(str(links))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+    own.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {shlex.quote(str(binary))} "$@"\n')
+    own.chmod(0o755)
 
 
 def main() -> None:

@@ -92,12 +92,17 @@ def test_a_missing_binary_or_library_is_named(tmp_path, monkeypatch) -> None:
 def test_the_binary_of_the_wheel_finds_its_libraries(tmp_path) -> None:
     found = perf_analyzer.find(tmp_path)
     assert perf_analyzer.missing_libraries(found.binary, found.environment) == []
-    assert found.binary == Path(sys.prefix, "bin", "perf_analyzer")
+    assert found.binary.parent == Path(sys.prefix, "bin")
+    assert found.binary.read_bytes()[:4] == b"\x7fELF"
 
 
-def test_it_runs_as_a_command(tmp_path) -> None:
-    command = [sys.executable, "-m", "benchmarks.load.perf_analyzer", "--version"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "command",
+    [[sys.executable, "-m", "benchmarks.load.perf_analyzer"], [f"{sys.prefix}/bin/perf_analyzer"]],
+    ids=["module", "alone"],
+)
+def test_it_runs_as_a_command(command: list[str]) -> None:
+    done = subprocess.run([*command, "--version"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "Perf Analyzer Version" in done.stdout + done.stderr
 
