@@ -25,6 +25,9 @@ if not Path("/dev/nvidiactl").exists():
 
 # Several runs of pytest share the cores (`make test`): threads that wait must not spin on them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# One thread each, since the processes fill the cores; what threads do is tried in tests/kernels and
+# on the session's server.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background job has SIGINT ignored, and so would every process that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -122,7 +125,12 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A real tritonserver on it, for the whole session, which must live as long."""
     log = tmp_path_factory.mktemp("server") / "log"
     # Tests leave requests behind that Triton keeps in flight, and would wait for at the end.
-    with Server(repository, log_path=log, flags=["--exit-timeout-secs=2"]) as server:
+    with Server(
+        repository,
+        log_path=log,
+        flags=["--exit-timeout-secs=2"],
+        environment={"OMP_NUM_THREADS": "2"},
+    ) as server:
         yield server
         assert server.running, log.read_text()[-4000:]
 
