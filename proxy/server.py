@@ -48,9 +48,12 @@ _OPTIONS = [
 
 
 class Server:
-    """Attributes:
-    session: For HTTP.
-    closing: Whether the proxy takes nothing new.
+    """The server's connections, and what is known of it.
+
+    Attributes:
+        channel: For gRPC.
+        session: For HTTP.
+        closing: Whether the proxy takes nothing new.
     """
 
     def __init__(self, settings: Settings, load: Load) -> None:

@@ -13,7 +13,8 @@ from benchmarks.demo.run import SCRIPT, VOICES, WORDS
 from voicereel import Client
 
 STAIRS = (1, 2, 4, 8, 24)  # callers at a time; the last are more than a CPU's 16 slots
-_LEAVES, _ERRS = 9, 7  # every so-manieth request leaves after its first audio, or is a mistake
+_LEAVES = 9  # each ninth request leaves after its first audio
+_ERRS = 7  # each seventh is a mistake
 
 
 def make(client: Client, address: str, seconds: float) -> dict[str, int]:

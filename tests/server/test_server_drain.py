@@ -1,6 +1,5 @@
 """`make serve` is stopped while requests run: they end whole, and new ones are refused."""
 
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.chaos.world import slow_copy
 from support.launched import alive, ready, serve, wait_until
 from voicereel import Client, ServerUnavailable
 
@@ -19,36 +19,12 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 FRAMES = 80
 NOT_READY = 503  # in the proxy's words; Triton's own are 400
 TEXT = "A long story about everything."  # with these options longer than FRAMES
-SLOW = """
-
-import time
-from engine.schedule.scheduler import Scheduler
-
-_run, _step = Scheduler.run, Scheduler.step
-
-
-def _slow_step(self):
-    time.sleep(0.05)
-    return _step(self)
-
-
-def _slow_run(self, *after_step):  # not the warm-up before it
-    Scheduler.step = _slow_step
-    _run(self, *after_step)
-
-
-Scheduler.run = _slow_run
-"""
 
 
 @pytest.fixture(scope="module")
 def slow_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint, spoken at about the speed of a listener."""
-    made = tmp_path_factory.mktemp("slow") / "repository"
-    shutil.copytree(repository, made)
-    with (made / "fish_llama/1/model.py").open("a") as model:
-        model.write(SLOW)
-    return made
+    return slow_copy(repository, tmp_path_factory.mktemp("slow") / "repository")
 
 
 class Speaking:
