@@ -1,5 +1,7 @@
 """What the gateway adds: time to first audio against the raw stream, and throughput at 16 streams.
 
+Also how long the slot of a caller who leaves stays taken.
+
     python -m benchmarks.load.gateway [--repository DIR] [--seconds 60]
 
 Both ways ask the same server and take turns. The gateway runs in a process of its own.
@@ -11,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,16 +26,20 @@ from rich.table import Table
 
 from benchmarks.prepared import ROOT, endless, served
 from benchmarks.report import console, finish
+from launch.server import Server
 from voicereel import Client
 from voicereel.project import project_environment
 
 TARGET_MS = 5.0  # added to the first audio of pcm and wav, at most
 TARGET_SHARE = 0.97  # of the raw streams' throughput, at least
+SLOTS = "fish_llama_active_slots"
+TARGET_FREED_S = 2 * 2048 / 44100  # two frames of audio, from a caller's leave to a free slot
 STREAMS = 16
 FORMATS = ("pcm", "wav", "flac", "mp3", "opus", "aac")
 TEXT = "Good morning, Bob. Did you sleep well?"
 FIRST = {"seed": 7, "max_new_tokens": 8, "first_chunk_frames": 8}  # one window, 0.37 s
 LONG = {"seed": 7, "max_new_tokens": 100}
+LEFT = {"seed": 7, "max_new_tokens": 1000, "first_chunk_frames": 8}
 
 
 def main(
@@ -49,6 +56,7 @@ def main(
     ):
         first = first_audio(client, address, seconds)
         raw_s, through_s = throughput(client, address, seconds)
+        freed_s = freed(server, address, seconds / 3)
     added = {name: 1000 * (first[name] - first["raw"]) for name in FORMATS}
     table = Table("format", "first audio, ms", "added, ms", title="One caller")
     table.add_row("raw gRPC", f"{1000 * first['raw']:.1f}", "")
@@ -57,10 +65,13 @@ def main(
     console.print(table)
     share = raw_s / through_s
     console.print(f"{STREAMS} streams: raw {raw_s:.2f} s, through the gateway {through_s:.2f} s")
+    console.print(f"A caller leaves: the slot is free after {1000 * freed_s:.0f} ms")
     missed = [name for name in ("pcm", "wav") if added[name] > TARGET_MS]
     finish(
         {"first_audio_s": first, "added_ms": added, "throughput_share": share,
-         "targets_met": not missed and share >= TARGET_SHARE}, record,
+         "freed_s": freed_s,
+         "targets_met": not missed and share >= TARGET_SHARE and freed_s <= TARGET_FREED_S},
+        record,
     )  # fmt: skip
 
 
@@ -139,6 +150,31 @@ def throughput(client: Client, address: str, seconds: float) -> tuple[float, flo
                 found.append(time.perf_counter() - start)
     raw_s, through_s = (statistics.median(found[1:]) for found in times)
     return raw_s, through_s
+
+
+def freed(server: Server, address: str, seconds: float) -> float:
+    """Median seconds from a caller's leave, after the first audio, until no slot is taken."""
+    body = {"model": "tts-1", "voice": "default", "input": TEXT, "response_format": "pcm", **LEFT}
+    times: list[float] = []
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times) < 3:
+        connection = http.client.HTTPConnection(address, timeout=300)
+        connection.request("POST", "/v1/audio/speech", json.dumps(body))
+        answer = connection.getresponse()
+        answer.read(1)
+        answer.close()
+        connection.close()
+        left = time.perf_counter()
+        while _slots_taken(server):
+            time.sleep(0.002)
+        times.append(time.perf_counter() - left)
+    return statistics.median(times)
+
+
+def _slots_taken(server: Server) -> float:
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(x.rpartition(" ")[2]) for x in lines if x.startswith(SLOTS))
 
 
 if __name__ == "__main__":

@@ -43,3 +43,15 @@ def test_home_assistants_bridge_wants_the_header_in_the_first_chunk(gateway: Gat
     with gateway.http.stream("POST", "/v1/audio/speech", json=body) as answer:
         first = next(answer.iter_raw())
     assert first[:4] == b"RIFF" and first[36:40] == b"data" and len(first) > 44
+
+
+def test_llama_swaps_page_asks_for_the_voices_of_a_model(gateway: Gateway) -> None:
+    found = gateway.http.get("/v1/audio/voices", params={"model": "tts-1"}).json()["voices"]
+    assert all(isinstance(voice["id"], str) for voice in found)
+    answer = gateway.speak(model="tts-1", voice=found[0]["id"])
+    assert answer.headers["content-type"] == "audio/mpeg"
+
+
+def test_sillytavern_asks_for_mp3_at_a_speed(gateway: Gateway) -> None:
+    answer = gateway.speak(model="tts-1", voice="alloy", response_format="mp3", speed=1)
+    assert answer.headers["content-type"] == "audio/mpeg" and answer.content

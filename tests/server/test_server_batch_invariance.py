@@ -131,13 +131,13 @@ def test_every_path_ends_once(server, model, path) -> None:
         values.pop("text", None)
     if "parameters" in more:
         more = {"parameters": {"cancel_token": uuid.uuid4().hex}}
+        # Before the request, which might have ended otherwise; in mid-speech: test_server_final.
+        infer(server, "fish_cancel", cancel_token=more["parameters"]["cancel_token"])
     connection = Stream(server)
     try:
         connection.client.async_stream_infer(
             model, tensors(**values), request_id="it", enable_empty_final_response=True, **more
         )
-        if path == "cancelled":
-            infer(server, "fish_cancel", cancel_token=more["parameters"]["cancel_token"])
         if message:
             with pytest.raises(InferenceServerException, match=message):
                 connection.collect()
