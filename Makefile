@@ -41,7 +41,7 @@ audit:  ## known vulnerabilities of the pinned packages, or that no database can
 	python3 tools/audit.py
 
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
-	$(PYTHON_IN_VENV) -m pytest -n 3 --dist loadfile -m "not gpu and not weights and not root"
+	$(PYTHON_IN_VENV) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not weights and not root"
 
 test-distributions:  ## `make demo` in bare Debian 12 and 13; needs root and debootstrap, 30 minutes
 	$(PYTHON_IN_VENV) -m pytest -s -m root tests/tools

@@ -41,6 +41,16 @@ CACHE = PROJECT / "build" / "tests"
 KEPT_S = 2 * 60 * 60  # longer than a run of all tests takes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, so that no process is left alone with one of them at the end."""
+    slow = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or item.get_closest_marker("server")
+    }
+    items.sort(key=lambda item: item.path not in slow)  # stable: the order in a file stays
+
+
 def _export_key() -> str:
     """What the exported repository depends on: this project's files."""
     digest = hashlib.sha256()

@@ -133,7 +133,7 @@ def test_a_trickle_does_not_hold_up_a_probe(monkeypatch: pytest.MonkeyPatch) -> 
     begin = time.monotonic()
     with rude(ANSWERS["a trickle of headers"]) as url, Client(url, "http") as client:
         assert not client.ready()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
 
 
 def without(name: str) -> dict[str, np.ndarray]:

@@ -121,7 +121,7 @@ def test_a_stream_past_its_deadline(fake: FakeServer, client: Client) -> None:
     begin = time.monotonic()
     with pytest.raises(voicereel.DeadlineExceeded):
         list(client.stream("Hello.", timeout_s=0.3))
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
     assert fake.cancelled.wait(5)
 
 

@@ -68,7 +68,7 @@ def test_a_full_server_is_asked_again_when_it_said(full) -> None:
     with Client(fake.url, timeout_s=10) as client:
         assert said(client) == 0
     gaps = np.diff(when)
-    assert len(gaps) == 2 and (gaps >= 0.25).all() and (gaps < 1).all()
+    assert len(gaps) == 2 and (gaps >= 0.25).all() and (gaps < 5).all()
     assert len({request.id for request in fake.requests}) == 1
 
 
@@ -87,7 +87,7 @@ def test_a_full_server_is_told_at_once_when_waiting_is_not_worth_it(
         with pytest.raises(Overloaded) as caught:
             said(client)
     assert (caught.value.retry_after_s, len(when)) == (told, 1)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
 
 
 def test_a_full_server_is_not_asked_for_ever(full) -> None:

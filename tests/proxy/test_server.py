@@ -58,7 +58,7 @@ def test_ready_is_what_the_server_is(upstream_http) -> None:
         fake.__exit__()
         begin = time.monotonic()
         assert ready(door) == (503, False)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 5
         with pytest.raises(ServerUnavailable, match="failed to connect"):
             next(Client(door.grpc_url, return_s=0).stream("Good morning."))
         answer = door.http.get("/v2/health/ready")
@@ -91,7 +91,7 @@ def test_a_server_that_hangs_is_not_ready(gated, upstream_http) -> None:
     with before(gated, upstream_http) as door:
         begin = time.monotonic()
         answer = door.http.get("/v2/health/ready")
-        assert answer.status_code == 503 and time.monotonic() - begin < 2
+        assert answer.status_code == 503 and time.monotonic() - begin < 5
         assert answer.json() == {"error": "proxy: not ready: the server has not answered for 1.5 s"}
 
 

@@ -5,7 +5,7 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.load.soak import ALLOWED_BYTES, ROUNDS, SETTLING, grown, soak
 from launch.server import EXIT_TIMEOUT_S, Server
+from support.launched import wait_until
 from support.processes import megabytes
 from support.raw import Stream, infer, joined, stream, tensors
 
@@ -95,13 +96,6 @@ def metric(server: Server, name: str) -> float:
     return sum(float(x.rpartition(" ")[2]) for x in found)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, f"not so after {seconds} s"
-        time.sleep(0.1)
-
-
 def idle(server: Server) -> bool:
     return not metric(server, "active_slots") and not metric(server, "waiting_requests")
 
@@ -179,14 +173,14 @@ def test_a_full_queue_refuses_at_once_and_loses_no_request(server) -> None:
         assert connection.answers.empty()
     finally:
         connection.close()
-    wait_until(lambda: idle(server))
+    wait_until(lambda: idle(server), 60)
     assert infer(server, "fish_tts", text=TEXTS[0], seed=1, max_new_tokens=3)["audio"].size > 0
 
 
 def test_a_slow_reader_delays_no_other_request(server) -> None:
     """It reads nothing until all others have ended and its own slots are free again."""
     options = {"first_chunk_frames": 1, "max_chunk_frames": 1}
-    wait_until(lambda: idle(server))
+    wait_until(lambda: idle(server), 60)
     before, reads = metric(server, "kv_bytes"), threading.Event()
     slow = Stream(server)
     put = slow.answers.put
@@ -195,7 +189,7 @@ def test_a_slow_reader_delays_no_other_request(server) -> None:
         for i in range(8):
             slow.send("fish_tts_stream", str(i), text=LONG, seed=i, **options)
         others = [stream(server, "fish_tts_stream", text=LONG, seed=i, **options) for i in range(3)]
-        wait_until(lambda: idle(server))
+        wait_until(lambda: idle(server), 60)
         assert metric(server, "kv_bytes") <= before
         assert slow.answers.empty()
         reads.set()
@@ -221,12 +215,12 @@ def regions(server: Server) -> dict[str, int]:
 def test_a_soak_leaves_everything_as_it_was(server) -> None:
     models = ["fish_tts_stream", "fish_tts"]
     soak(server.grpc_url, models, 16, 16, 0)  # what is made once
-    wait_until(lambda: idle(server))
+    wait_until(lambda: idle(server), 60)
     shared, ended = regions(server), Counter()
 
     def work() -> None:
         ended.update(soak(server.grpc_url, models, 50, 16, 0.2))
-        wait_until(lambda: idle(server))
+        wait_until(lambda: idle(server), 60)
 
     growth = grown(lambda: 1e6 * megabytes(server.pid), work, 50)
     assert growth < ALLOWED_BYTES

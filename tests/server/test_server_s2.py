@@ -26,7 +26,8 @@ from families.registry import prompt_builder
 from launch.doctor.repository import artefacts
 from launch.server import Server
 from support.engine import Collected
-from support.raw import stream
+from support.launched import wait_until
+from support.raw import llama_metrics, outcomes, stream
 from support.s2_golden import write_checkpoint
 from voicereel import Client, InvalidRequest, VoiceFeatures, synthesize_script
 
@@ -163,6 +164,19 @@ def test_bad_dialogues_are_refused(client, voice, what) -> None:
     text, message = REFUSED[what]
     with pytest.raises(InvalidRequest, match=message):
         client.synthesize(text, voice)
+
+
+def test_a_listener_who_leaves_a_dialogue_frees_its_slot(client, s2_server, voice) -> None:
+    """In mid-speech, with no words of either side; what follows has its usual audio."""
+    before = client.synthesize(TEXT, voice, seed=3, max_new_tokens=12)
+    ended = outcomes(s2_server)
+    chunks = client.stream("<|speaker:0|>Who is there?" * 9, voice, seed=4, first_chunk_frames=1)
+    assert len(next(chunks).waveform)
+    chunks.close()
+    wait_until(lambda: outcomes(s2_server)["cancelled"] == ended["cancelled"] + 1)
+    assert llama_metrics(s2_server)["fish_llama_active_slots"] == 0
+    after = client.synthesize(TEXT, voice, seed=3, max_new_tokens=12)
+    np.testing.assert_array_equal(after.waveform, before.waveform)
 
 
 def test_what_is_s1s_is_refused(client, s2_server, voice) -> None:
