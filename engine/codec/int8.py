@@ -1,4 +1,4 @@
-"""The decoder in 8-bit integers, for CPUs whose AVX-512 has VNNI: what is rounded, and by what.
+"""The decoder in 8-bit integers, for CPUs with AVX2 or better: what is rounded, and by what.
 
 Two kinds of layers are rounded, which are nearly all of the cost. All else stays float32, and so do
 queries, keys and values, which lose most.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.cpu import instructions
+from engine.kernels.cpu import instructions, int8_fault
 from ensemble.contract.window import refuse_windows
 
 FORMAT = "1"  # of the files; goes up when an older file cannot be served any more
@@ -24,15 +24,11 @@ PARAMETER = "KERNELS_FILENAME"  # of config.pbtxt; native backends ignore parame
 
 def machine_fault(int8: bool = False) -> str | None:
     """Why the codec cannot be on kernels on this machine, or, with int8, in 8 bits; or None."""
-    import torch  # heavy: a server that serves ONNX does without
-
-    from engine.kernels import build
+    from engine.kernels import build  # heavy: a server that serves ONNX does without torch
 
     if fault := build.fault():
         return fault
-    if int8 and not torch.cpu._is_vnni_supported():
-        return "this CPU has no AVX-512 VNNI"
-    return None
+    return int8_fault() if int8 else None
 
 
 def description(

@@ -1,5 +1,6 @@
 """What this machine's CPU can do."""
 
+import platform
 from pathlib import Path
 
 # Families of instructions that a compiler may use when it is told -march=native.
@@ -12,3 +13,10 @@ def instructions() -> set[str]:
         if line.startswith("flags"):
             return {f for f in line.partition(":")[2].split() if f.startswith(_FAMILIES)}
     return set()
+
+
+def int8_fault() -> str | None:
+    """Why this CPU cannot compute in 8 bits, or None. With AVX2 or better the sums are exact."""
+    if "avx2" in instructions():
+        return None
+    return f"this CPU ({platform.machine()}) has no AVX2"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kernels.rounding import rounded_rows, rounded_weight
+from engine.kernels.rounding import ZERO, rounded_rows, rounded_weight
 
 ROWS_HINT = 16  # oneDNN packs for this many rows; the layout serves every other number as well
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
@@ -21,9 +21,9 @@ _SCRIPT = torch.jit.CompilationUnit("""
 def packed(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
-def int8(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def int8(x: Tensor, x_zero: int, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_pointwise(
-        x, 1.0, 128, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], "")
+        x, 1.0, x_zero, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], "")
 """)
 
 
@@ -63,6 +63,7 @@ class PackedInt8Linear(nn.Module):
 
     packed: Tensor
     scale: Tensor
+    one: Tensor
     zero: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -71,12 +72,19 @@ class PackedInt8Linear(nn.Module):
         pack = torch.ops.onednn.qlinear_prepack
         self.register_buffer("packed", pack(rounded, None), persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("one", torch.ones_like(scale), persistent=False)
         self.register_buffer("zero", torch.zeros_like(scale, dtype=torch.int64), persistent=False)
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         rounded, scale = rounded_rows(x.float())  # oneDNN's fast kernels take unsigned activations
-        y = _SCRIPT.int8(rounded, self.packed, self.scale, self.zero) * scale
+        parts = [rounded]
+        if not torch.cpu._is_vnni_supported():
+            # Without VNNI oneDNN cuts the sum of two products off at 16 bits: 2 * 128 * 127 fits.
+            parts = [rounded >> 1, rounded - (rounded >> 1)]
+        zero = ZERO // len(parts)
+        sums = [_SCRIPT.int8(part, zero, self.packed, self.one, self.zero) for part in parts]
+        y = torch.stack(sums).sum(dim=0) * self.scale * scale
         return (y if self.bias is None else y + self.bias).type_as(x)
 
 

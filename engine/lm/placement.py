@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.kernels.cpu import int8_fault
 from ensemble.contract.settings import ServerSettings
 
 _DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,8 +46,9 @@ def placement_for(settings: ServerSettings, instance: str = "") -> Placement:
     found = settings.device or ("cuda" if has_gpu else "cpu")
     device = torch.device("cpu" if settings.device == "cpu" else instance or found)
     int8 = settings.precision == "int8"
-    if int8 and (device.type != "cpu" or not torch.cpu._is_vnni_supported()):
-        # Without VNNI, the sums of 8-bit products saturate.
-        raise ValueError("FISH_SPEECH_PRECISION is int8, which needs a CPU with AVX-512 VNNI.")
+    if int8 and (fault := int8_fault() if device.type == "cpu" else f"the model is on {device}"):
+        raise ValueError(
+            f"FISH_SPEECH_PRECISION is int8, which is for CPUs with AVX2; {fault}. Use half."
+        )
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     return Placement(device, _DTYPES.get(settings.precision, half), int8, settings.use_kernels)

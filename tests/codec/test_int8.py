@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from engine.codec.package import FILE_NAME, INT8_FILE_NAME, PARAMETER, machine_fault
+from engine.kernels import cpu
 from ensemble.contract.tensors import Signature, Tensor
 from ensemble.serving.kernel_file import load_kernel_file
 from ensemble.serving.stand_in.batch import Run
@@ -17,6 +18,8 @@ from ensemble.serving.stand_in.served_model import ServedModel
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
+
+from support.engine import needs_int8
 
 FRAMES, SAMPLES = 60, 2048
 INPUTS = (Tensor("codes", "INT64", (10, -1)), Tensor("new_frames", "INT64", (-1,)))
@@ -28,9 +31,6 @@ MODEL = ServedModel(
     parameters={PARAMETER: FILE_NAME},
     graph_level=0,
     gpu=None,
-)
-needs_vnni = pytest.mark.skipif(
-    not torch.cpu._is_vnni_supported(), reason="this CPU has no AVX-512 VNNI"
 )
 
 
@@ -69,7 +69,7 @@ def folder(codec, tmp_path_factory) -> Path:
 @pytest.fixture
 def int8(monkeypatch) -> None:
     """Ask for 8 bits, if need be on a machine where they are slower than float32."""
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(cpu, "instructions", lambda: {"avx2"})
     monkeypatch.setenv("FISH_SPEECH_PRECISION", "int8")
 
 
@@ -121,7 +121,7 @@ def test_one_that_calls_operators_of_another_version_is_not_served(folder, tmp_p
     assert log.count("\n") == 0
 
 
-@needs_vnni
+@needs_int8
 @torch.no_grad()
 def test_the_demo_voice_loses_little(tmp_path) -> None:
     """Rounded by one voice, heard in another; by that voice alone it would be 8 dB."""
@@ -145,10 +145,10 @@ def test_the_demo_voice_loses_little(tmp_path) -> None:
 def test_an_export_says_why_there_is_none(monkeypatch) -> None:
     from export import run
 
-    without_vnni = {False: None, True: "this CPU has no AVX-512 VNNI"}
-    monkeypatch.setattr(run, "machine_fault", lambda int8=False: without_vnni[int8])
+    faults = {False: None, True: "this CPU (armv9) has no AVX2"}
+    monkeypatch.setattr(run, "machine_fault", lambda int8=False: faults[int8])
     console = Console(file=io.StringIO(), width=200)
     assert run._kernels(run.Asked(kernels=True, int8=True), console) == ["float"]
     assert console.file.getvalue().strip() == (
-        "export: no decoder in int8: this CPU has no AVX-512 VNNI"
+        "export: no decoder in int8: this CPU (armv9) has no AVX2"
     )

@@ -8,6 +8,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from engine.codec.package import FILE_NAME, PARAMETER
+from engine.kernels import cpu
 from ensemble.contract.tensors import ANY, Signature, Tensor
 from ensemble.serving.kernel_file import load_kernel_file
 from ensemble.serving.stand_in.served_model import ServedModel
@@ -67,7 +68,7 @@ def test_the_encoder_in_any_chunks_gives_upstreams_codes(
     from export.parity import test_signal as signal
     from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)  # the setting, not the CPU
+    monkeypatch.setattr(cpu, "instructions", lambda: {"avx2"})  # the setting, not the CPU
     monkeypatch.setenv("FISH_SPEECH_PRECISION", precision)
     said: list[str] = []
     encode = load_kernel_file(encoder_in(kernel_repository), said.append)

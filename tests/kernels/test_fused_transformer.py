@@ -20,6 +20,7 @@ from engine.lm.load import load_runner
 from engine.lm.placement import Placement
 from engine.lm.runner import PENALTY_FRAMES, NewPositions
 from ensemble.contract import distribution
+from support.engine import needs_int8
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -54,12 +55,9 @@ def test_what_comes_before_and_after_a_product() -> None:
 needs_units = pytest.mark.skipif(
     not torch.ops.voicereel.has_units(), reason="without matrix units nothing is split in two"
 )
-needs_vnni = pytest.mark.skipif(
-    not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI"
-)
 
 
-@needs_vnni
+@needs_int8
 def test_8_bit_products() -> None:
     x, weight = numbers(5, 512), numbers(70, 512, seed=1)
     found, exact = FusedLinear(weight, int8=True)(x), x @ weight.T

@@ -8,6 +8,8 @@ import numpy as np
 import torch.nn.functional as F
 
 from engine.kernels import build
+from engine.kernels.convolution import FusedConv
+from engine.kernels.rounding import RoundedConvolution
 from engine.kernels.transformer import FusedLinear
 from engine.lm import sampler
 from engine.lm.runner import PENALTY_FRAMES
@@ -36,6 +38,42 @@ def test_norms_of_very_small_and_large_rows(scale) -> None:
     found = FusedLinear(torch.eye(40), norm=weight, eps=1e-6)(x)
     wanted = F.rms_norm(x, (40,), weight, 1e-6)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def integers(*extents: int) -> torch.Tensor:
+    """From -127 to 127, each of which is a step of its row; half of them are the largest."""
+    chance = torch.Generator().manual_seed(0)
+    found = torch.randint(-127, 128, extents, generator=chance).float()
+    found[torch.rand(extents, generator=chance) < 0.5] = 127.0
+    found[..., 0] = 127.0
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 16, 33])
+def test_sums_of_bytes_have_the_same_bits_on_every_cpu(rows) -> None:
+    """Integers are summed exactly, and what follows is rounded in one order."""
+    chance = torch.Generator().manual_seed(1)
+    inputs, weights = integers(rows, 192), integers(70, 192)
+    x = inputs * (0.5 + torch.rand(rows, 1, generator=chance))
+    weight = weights * (0.5 + torch.rand(70, 1, generator=chance))
+    bias, before = (torch.randn(n, 70, generator=chance) * 1e3 for n in (1, rows))
+    product = FusedLinear(weight, bias[0], int8=True)
+    scale = (x.abs().amax(dim=1, keepdim=True) * torch.tensor(1 / 127)) * product.scales
+    sums = inputs.double() @ weights.double().T
+    wanted = sums * scale.double() + (bias + before).double()  # rounded once, by a fused sum
+    assert torch.equal(product(x, before), wanted.float())
+
+
+@pytest.mark.parametrize("zero", [0, 255])
+def test_the_largest_bytes_are_summed_exactly(zero) -> None:
+    """Two products of such bytes are more than 16 bits hold."""
+    weight, ones = torch.full((40, 64, 3), 127, dtype=torch.int8), torch.ones(64)
+    weight[::2] = -127
+    kernel = FusedConv(RoundedConvolution(weight, torch.ones(40), ones, zero))
+    x = torch.full((1, 50, 64), 255.0 - 2 * zero)
+    found = kernel(x, [0])
+    assert torch.equal(found[0, :, 1], torch.full((48,), (255.0 - 2 * zero) * 64 * 3 * 127))
+    assert torch.equal(found[0, :, 0], -found[0, :, 1])
 
 
 @pytest.mark.parametrize("choices", [3, 8, 29, 513])

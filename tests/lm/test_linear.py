@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from engine.kernels.rotary import rotate, rotation
 from engine.kernels.rounding import LARGEST, ZERO, rounded_rows, rounded_weight
 from engine.lm.linear import PackedInt8Linear
-from support.engine import needs_vnni
+from support.engine import needs_int8
 
 pytestmark = pytest.mark.torch
 
@@ -47,7 +47,7 @@ def test_rotation_is_a_complex_product_in_both_layouts(dtype) -> None:
     assert torch.equal(heads_first.transpose(1, 2), found)
 
 
-@needs_vnni
+@needs_int8
 @pytest.mark.parametrize("rows", [1, 2, 5, 16, 17])
 def test_int8_product_is_exact_but_for_the_rounding_of_its_operands(rows) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -59,3 +59,12 @@ def test_int8_product_is_exact_but_for_the_rounding_of_its_operands(rows) -> Non
     expected = (a @ b.T) * scales[0].double() * scales[1].double().T
     torch.testing.assert_close(got.double(), expected[:rows], rtol=1e-6, atol=1e-9)
     assert ((got - x[:rows] @ weight.T).norm() / got.norm()).item() < 0.02
+
+
+@needs_int8
+def test_int8_products_of_the_largest_numbers_are_exact() -> None:
+    """Two of them are more than 16 bits hold, to which some CPUs' instructions cut them off."""
+    x, weight = torch.full((3, 64), 2.0), torch.full((32, 64), -3.0)
+    x[1] = -2.0
+    found = PackedInt8Linear(weight, None)(x)
+    torch.testing.assert_close(found, x @ weight.T, rtol=1e-6, atol=0.0)

@@ -1,9 +1,12 @@
 """Where a model runs and in which numbers, and what is said of a machine that cannot."""
 
+import re
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from engine.kernels import cpu
 from engine.lm.placement import Placement, placement_for
 from ensemble.contract.settings import ServerSettings
 
@@ -42,11 +45,19 @@ def test_half_is_what_the_device_computes_fast() -> None:
             assert placement == Placement(torch.device(instance), dtype or half)
 
 
-def test_int8_needs_vnni(monkeypatch) -> None:
+@pytest.mark.parametrize("better", [(), ("avx_vnni",), ("avx512_vnni", "amx_int8")])
+def test_int8_is_for_every_cpu_with_avx2(monkeypatch, better) -> None:
     settings = ServerSettings(precision="int8")
-    for has_vnni, instance in ((True, "cuda:0"), (False, "cpu")):
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda has=has_vnni: has)
-        with pytest.raises(ValueError, match="is int8, which needs a CPU with AVX-512 VNNI"):
-            placement_for(settings, instance)
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(cpu, "instructions", lambda: {"avx2", *better})
     assert placement_for(settings, "cpu") == Placement(CPU, torch.bfloat16, int8=True)
+    with pytest.raises(ValueError, match=r"for CPUs with AVX2; the model is on cuda:0\. Use half"):
+        placement_for(settings, "cuda:0")
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
+def test_int8_is_refused_without_avx2(monkeypatch, machine) -> None:
+    monkeypatch.setattr(cpu, "instructions", lambda: {"avx", "sse4_2"} if "x86" in machine else {})
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    said = f"is int8, which is for CPUs with AVX2; this CPU ({machine}) has no AVX2. Use half."
+    with pytest.raises(ValueError, match=re.escape(said)):
+        placement_for(ServerSettings(precision="int8"), "cpu")

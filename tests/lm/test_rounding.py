@@ -13,7 +13,7 @@ from benchmarks.speed import precision
 from engine.lm.linear import is_batch_invariant
 from engine.lm.load import load_runner
 from engine.lm.placement import Placement
-from support.engine import needs_vnni
+from support.engine import needs_int8
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ INT8 = Placement(CPU, torch.bfloat16, int8=True)
 
 
 @pytest.mark.parametrize(
-    "placement", [FULL, BF16, pytest.param(INT8, marks=needs_vnni)], ids=["fp32", "bf16", "int8"]
+    "placement", [FULL, BF16, pytest.param(INT8, marks=needs_int8)], ids=["fp32", "bf16", "int8"]
 )
 def test_a_row_is_bit_for_bit_the_same_in_any_batch(repository, placement) -> None:
     """Linears, attention, heads and the whole fast loop; observed, oneDNN does not promise it."""
@@ -42,7 +42,7 @@ def test_rounding_that_depends_on_the_batch_is_noticed() -> None:
     assert is_batch_invariant(torch.nn.Identity(), 8, torch.zeros(()))
 
 
-@needs_vnni
+@needs_int8
 def test_errors_against_float32(repository) -> None:
     folder = repository / "fish_llama" / "1"
     exact, half, int8 = (precision.teacher_forced(folder, s) for s in (FULL, BF16, INT8))

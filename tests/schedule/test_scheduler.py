@@ -12,7 +12,7 @@ from engine.lm.runner import NewPositions
 from engine.schedule.scheduler import Scheduler
 from ensemble.contract.errors import OverloadedError
 from ensemble.contract.options import Sampling
-from support.engine import GREEDY, Collected, mixed, needs_vnni, run
+from support.engine import GREEDY, Collected, mixed, needs_int8, run
 from support.genuine import assert_same, greedy
 
 pytestmark = pytest.mark.torch
@@ -179,7 +179,7 @@ def test_warm_up_leaves_no_trace(llama, prompts) -> None:
     np.testing.assert_array_equal(got.codes, cold.codes)
 
 
-@needs_vnni
+@needs_int8
 def test_int8_result_is_the_same_in_any_batch(repository, prompts) -> None:
     int8 = Placement(torch.device("cpu"), torch.bfloat16, int8=True)
     rounded = load_runner(repository / "fish_llama" / "1", int8)

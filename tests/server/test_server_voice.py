@@ -17,6 +17,7 @@ from benchmarks.prepared import prepared
 from benchmarks.quality.recogniser import Recogniser
 from benchmarks.quality.voice_measures import word_errors
 from launch.server import Server
+from support.engine import needs_int8
 from training.features import median_f0_hz
 from training.sentences import jsgf, read_rules, words
 from voicereel import Audio, Client, synthesize_script
@@ -40,15 +41,10 @@ def stream(client: Client, text: str, voice, **options) -> Audio:
     return Audio(waveform, chunks[-1].sample_rate_hz, chunks[-1].finish_reason)
 
 
-needs_vnni = pytest.mark.skipif(
-    not torch.cpu._is_vnni_supported(), reason="int8 is for CPUs with VNNI"
-)
-
-
 # In one chunk and a batch, in the default precision; in chunks and one by one, with int8 weights.
 @pytest.mark.parametrize(
     ("precision", "streamed"),
-    [("half", False), pytest.param("int8", True, marks=needs_vnni)],
+    [("half", False), pytest.param("int8", True, marks=needs_int8)],
 )
 def test_it_says_the_words_in_the_voice(recogniser, precision, streamed) -> None:
     with (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.kernels.cpu import int8_fault
 from engine.lm.placement import Placement
 from engine.lm.runner import Runner
 from engine.schedule.request import Request
@@ -15,7 +16,7 @@ from ensemble.contract.options import Sampling
 from ensemble.contract.voice import Reference
 
 FULL = Placement(torch.device("cpu"), torch.float32)
-needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX-512 VNNI")
+needs_int8 = pytest.mark.skipif(int8_fault() is not None, reason=str(int8_fault()))
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=50)
 
 

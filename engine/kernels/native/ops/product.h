@@ -1,6 +1,7 @@
 // Products of rows with constant weights: every row by itself, in one order of summation.
 #pragma once
 #include "simd/amx.h"
+#include "simd/bytes.h"
 
 namespace voicereel {
 
@@ -19,19 +20,6 @@ inline void tile(const float* x, const Weight* panel, int64_t depth, Ahead ahead
       for (int c = 0; c < kSums; c++) sum[r][c] += x[r] * weights[c];
   }
   __builtin_memcpy(sums, sum, sizeof sum);
-}
-
-inline Ints with_products(Ints sum, const uint8_t* x, const int8_t* weights) {
-  int32_t four;
-  __builtin_memcpy(&four, x, sizeof four);
-#ifdef __AVX512VNNI__
-  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four),
-                                   _mm512_loadu_si512(weights));
-#else
-  for (int lane = 0; lane < kLanes; lane++)
-    for (int i = 0; i < kDot; i++) sum[lane] += int32_t(x[i]) * weights[lane * kDot + i];
-  return sum;
-#endif
 }
 
 // The same for 8-bit numbers: x (depth / kDot, rows, kDot), a panel (depth / kDot, kColumns, kDot).
@@ -143,7 +131,7 @@ struct Product {
           any_tile<kRows>(count, inputs + row * depth, rest...);
         },
         [&](int32_t sum, int64_t row, int64_t column) {
-          return (sum - columns[column]) * scale[row] * scales[column];
+          return (sum - columns[column]) * (scale[row] * scales[column]);
         });
   }
 
@@ -206,7 +194,7 @@ struct Product {
     const float* old = residual ? residual + row * outputs + column : nullptr;
 #pragma omp simd
     for (int c = 0; c < count; c++)
-      to[c] = value(c) + (bias ? bias[column + c] : 0) + (old ? old[c] : 0);
+      to[c] = value(c) + ((bias ? bias[column + c] : 0) + (old ? old[c] : 0));
   }
 };
 
