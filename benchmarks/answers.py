@@ -1,4 +1,4 @@
-"""What a listener notices of an answer: when its audio arrives, and where a player runs dry."""
+"""What a listener notices of an answer: when its audio arrives, and where it has gaps."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gateway.listener import Listener
 from voicereel import AudioChunk
 
-START_BUFFER_S = 0.1  # audio that the simulated player holds before it starts
+GAPS_MS = (50, 100, 200)  # the share of answers without a longer gap is told for each
 
 
 @dataclass(frozen=True)
@@ -62,25 +63,17 @@ def heard(stream: Callable[[], Iterable[AudioChunk]]) -> Answer:
     return Answer(begin, tuple(arrivals), tuple(durations), reason)
 
 
-def underruns(answer: Answer, start_buffer_s: float = START_BUFFER_S) -> tuple[int, float]:
-    """Play an answer as it arrives.
+def played(answer: Answer) -> Listener:
+    """A listener who has played an answer as it arrived."""
+    listener = Listener()
+    for arrival_s, duration_s in zip(answer.arrivals_s, answer.durations_s, strict=True):
+        listener.hears(arrival_s, duration_s)
+    return listener
 
-    The player starts when it holds `start_buffer_s` of audio (or all there is). When it runs dry it
-    goes on as soon as the next chunk has come.
 
-    Returns:
-        How often it ran dry, and for how many seconds in all.
-    """
-    held = np.cumsum(answer.durations_s)
-    start = min(int(np.searchsorted(held, start_buffer_s)), len(held) - 1)
-    count, silent_s, runs_dry_s = 0, 0.0, answer.arrivals_s[start] + float(held[start])
-    chunks = zip(answer.arrivals_s[start + 1 :], answer.durations_s[start + 1 :], strict=True)
-    for arrival_s, duration_s in chunks:
-        missing_s = arrival_s - runs_dry_s
-        if missing_s > 0:
-            count, silent_s, runs_dry_s = count + 1, silent_s + missing_s, arrival_s
-        runs_dry_s += duration_s
-    return count, silent_s
+def share_without_gap(listeners: Sequence[Listener], longest_s: float) -> float:
+    """Share of listeners, 0 to 1, who heard no gap longer than that."""
+    return sum(max(each.gaps_s, default=0.0) <= longest_s for each in listeners) / len(listeners)
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, float]:
@@ -88,7 +81,7 @@ def summary(answers: Sequence[Answer]) -> dict[str, float]:
     sent = [a.sent_s for a in answers]
     wall_s = max(a.sent_s + a.latency_s for a in answers) - min(sent)
     audio_s = sum(a.audio_s for a in answers)
-    dry = [underruns(a) for a in answers]
+    listeners = [played(a) for a in answers]
     gaps = [gap for a in answers for gap in a.gaps_s] or [0.0]
     return {
         "answers": len(answers),
@@ -102,10 +95,16 @@ def summary(answers: Sequence[Answer]) -> dict[str, float]:
         **_percentiles("ttfa_s", [a.ttfa_s for a in answers], (50, 95, 99)),
         **_percentiles("latency_s", [a.latency_s for a in answers], (50, 95, 99)),
         **_percentiles("gap_s", gaps, (50, 95, 100)),
-        "interrupted": sum(count > 0 for count, _ in dry),
-        "underruns": sum(count for count, _ in dry),
-        "silent_s": sum(silent_s for _, silent_s in dry),
+        "interrupted": sum(bool(each.gaps_s) for each in listeners),
+        "underruns": sum(len(each.gaps_s) for each in listeners),
+        "underrun_s": sum(each.underrun_s for each in listeners),
+        **{gapless(ms): share_without_gap(listeners, ms / 1000) for ms in GAPS_MS},
     }
+
+
+def gapless(longest_ms: int) -> str:
+    """Name of the share of answers without a longer gap, in a summary."""
+    return f"share_without_gap_over_{longest_ms}_ms"
 
 
 def _percentiles(name: str, values: Sequence[float], wanted: Sequence[int]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from gateway.listener import Listener
 from gateway.metrics import Metrics
 
 log = logging.getLogger("voicereel.gateway")
@@ -11,7 +12,7 @@ log = logging.getLogger("voicereel.gateway")
 
 @dataclass
 class Account:
-    """Times of one request; the listener plays from the first piece on.
+    """Times of one request.
 
     Attributes:
         request_id: Of the answer's X-Request-Id.
@@ -21,7 +22,7 @@ class Account:
         metrics: Where it is counted.
         first_s: Seconds until the first audio; None before it.
         audio_s: Seconds of audio so far.
-        underrun_s: Seconds that the listener has waited since the first audio.
+        listener: Plays it.
     """
 
     request_id: str
@@ -31,7 +32,7 @@ class Account:
     metrics: Metrics
     first_s: float | None = None
     audio_s: float = 0.0
-    underrun_s: float = 0.0
+    listener: Listener = field(default_factory=Listener)
     _begin: float = field(default_factory=lambda: time.monotonic())
 
     @property
@@ -43,19 +44,17 @@ class Account:
         now = self.wall_s
         if self.first_s is None:
             self.first_s = now
-        else:  # silent since the moment when all that had come was played
-            played_out = self.first_s + self.audio_s + self.underrun_s
-            self.underrun_s += max(0.0, now - played_out)
+        self.listener.hears(now, audio_s - self.audio_s)
         self.audio_s = audio_s
 
     def ended(self, outcome: str) -> None:
         """Log and count the request: "done", "left", or the code of its error."""
         labels = (self.door, self.model, self.format)
-        times = (self.first_s, self.wall_s, self.audio_s, self.underrun_s)
+        times = (self.first_s, self.wall_s, self.audio_s, self.listener.underrun_s)
         self.metrics.ended(labels, outcome, *times)
         first = "none" if self.first_s is None else f"{self.first_s:.3f} s"
         log.info(
             "%s %s %s: %s %.2f s in %.2f s, first %s, underrun %.2f s (%s)",
             self.request_id, self.door, outcome, self.format, self.audio_s, self.wall_s, first,
-            self.underrun_s, self.model,
+            self.listener.underrun_s, self.model,
         )  # fmt: skip

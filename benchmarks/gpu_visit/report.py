@@ -103,7 +103,7 @@ def _workload(found: Found) -> str:
 
 def _streams(found: Found) -> str:
     serve = found.get("serve", {})
-    names = ("streams", "ttfa_s_p50", "ttfa_s_p95", "audio_s_per_s", "underruns", "silent_s",
+    names = ("streams", "ttfa_s_p50", "ttfa_s_p95", "audio_s_per_s", "underruns", "underrun_s",
              "llama_batch", "decoder_batch")  # fmt: skip
     rows = [[row[n] for n in names] + [_sizes(row)] for row in serve.get("streams", [])]
     columns = ["streams", "first audio p50, s", "p95, s", "audio s per s", "underruns",

@@ -23,7 +23,7 @@ DEADLINE_S = 300  # of a start, and of a request; the step's own limit comes fir
 _BATCHED = ("fish_llama", "fish_decoder", "fish_encoder")
 _STREAMED = (  # of a run's summary: seconds, or a count
     "audio_s", "wall_s", "rtf", "ttfa_s_p50", "ttfa_s_p95", "latency_s_p95", "gap_s_p95",
-    "interrupted", "underruns", "silent_s",
+    "interrupted", "underruns", "underrun_s",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import machine
+from benchmarks.answers import GAPS_MS, gapless
 from benchmarks.demo import run as demo
 from benchmarks.load import perf_analyzer
 from benchmarks.load import report as load_report
@@ -178,7 +179,8 @@ def told(row: Row) -> str:
     return (
         f"{row['model']} {kind} {row['level']:g}: {row['answers']} answers, RTF {row['rtf']:.2f}, "
         f"TTFA {row['ttfa_s_p50']:.2f} / {row['ttfa_s_p95']:.2f} s, "
-        f"batch {row['llama_batch']:.1f}, {row['interrupted']} interrupted"
+        f"batch {row['llama_batch']:.1f}, underrun {row['underrun_s']:.1f} s, "
+        f"{row[gapless(GAPS_MS[1])]:.0%} without a gap over {GAPS_MS[1]} ms"
     )
 
 
@@ -187,7 +189,8 @@ def summary(table: list[Row], facts: dict[str, Any], report: Path) -> dict[str, 
     done = [row for row in table if not row["error"]]
     left_out = [row for row in table if row["error"].startswith("left out")]
     kept = ("model", "closed", "level", "answers", "rtf", "requests_per_s", "ttfa_s_p50",
-            "ttfa_s_p95", "llama_batch", "decoder_batch", "interrupted")  # fmt: skip
+            "ttfa_s_p95", "llama_batch", "decoder_batch", "interrupted", "underruns", "underrun_s",
+            *map(gapless, GAPS_MS))  # fmt: skip
     return {
         "loads": [{name: row[name] for name in kept} for row in done],
         "answers": sum(row["answers"] for row in done),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
+from benchmarks.answers import GAPS_MS, gapless
+
 if TYPE_CHECKING:
     from benchmarks.load.sweep import Row
 
 LOADS = {
     "throughput": "Audio made per second of wall time, and how long callers wait, against load.",
+    "listener": "What listeners who play at once hear: silence, and answers without a longer gap.",
     "batches": "Mean batch sizes of the LLaMA stage and the decoder, against load.",
     "time": "Where time goes: CPU seconds by process, and the way to the first audio.",
 }
@@ -29,7 +33,8 @@ _CPU = ("fish_llama", "fish_decoder", "tritonserver", "others")
 
 def loads(rows: Sequence[Row], folder: Path) -> None:
     """Draw the plots of a sweep, PNG files named as in `LOADS`."""
-    for name, draw in (("throughput", _throughput), ("batches", _batches), ("time", _time)):
+    drawn = {"throughput": _throughput, "listener": _listener, "batches": _batches, "time": _time}
+    for name, draw in drawn.items():
         figure = Figure(figsize=(12, 4), layout="constrained")
         draw(figure, rows)
         figure.savefig(folder / f"{name}.png", dpi=80)
@@ -75,6 +80,23 @@ def _throughput(figure: Figure, rows: Sequence[Row]) -> None:
     closed.set(xlabel="in flight", title="closed loop")
     opened.set(xlabel="requests per second", title="open loop, Poisson")
     for axis in (speed, closed, opened):
+        axis.legend()
+        axis.grid(alpha=0.3)
+
+
+def _listener(figure: Figure, rows: Sequence[Row]) -> None:
+    axes = figure.subplots(1, 2)
+    for pick, label, axis in (
+        (_closed, "in flight", axes[0]),
+        (_open, "requests per second", axes[1]),
+    ):
+        mine = pick(rows, "fish_tts_stream")
+        for ms in GAPS_MS:  # a sweep of an earlier version does not have them
+            shares = [100 * row.get(gapless(ms), math.nan) for row in mine]
+            axis.plot(_levels(mine), shares, "o-", label=f"% without a gap over {ms} ms")
+        silence = [100 * row["underrun_s"] / row["audio_s"] for row in mine]
+        axis.plot(_levels(mine), silence, "ks:", label="silence, % of the audio")
+        axis.set(xlabel=label, ylim=(0, None))
         axis.legend()
         axis.grid(alpha=0.3)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks.answers import START_BUFFER_S
+from benchmarks.answers import GAPS_MS, gapless
 from benchmarks.load import plots
 from benchmarks.load.sweep import Row
 
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER = "report"  # beside report.md: plots, rows as CSV, facts of each run as JSON
 
+_LIMITS = " / ".join(map(str, GAPS_MS))
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("load", lambda r: f"{r['level']:g}" + ("" if r["closed"] else " /s")),
     ("answers", lambda r: f"{r['answers']}"),
@@ -23,11 +24,12 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("TTFA p50 / p95 / p99, s", lambda r: _three(r, "ttfa_s")),
     ("whole answer p50 / p95 / p99, s", lambda r: _three(r, "latency_s")),
     ("gap p50 / p95 / max, s", lambda r: _gaps(r)),
-    ("interrupted (times, s)", lambda r: _interrupted(r)),
+    ("underrun, s (gaps, answers)", lambda r: _underrun(r)),
+    (f"no gap over {_LIMITS} ms, %", lambda r: _gapless(r)),
     ("batch LLaMA / decoder", lambda r: f"{r['llama_batch']:.1f} / {r['decoder_batch']:.1f}"),
     ("prefix hits", lambda r: f"{r['prefix_hits']:.0f}"),
 )
-_STREAMED = ("gap p50 / p95 / max, s", "interrupted (times, s)", "TTFA p50 / p95 / p99, s")
+_STREAMED = ("TTFA p50 / p95 / p99, s", *(name for name, _ in _COLUMNS if "gap" in name))
 _HEADINGS = {
     ("fish_tts_stream", True): "Streaming (`fish_tts_stream`), closed loop: requests in flight",
     ("fish_tts_stream", False): "Streaming, open loop: arrivals a second, Poisson",
@@ -103,8 +105,7 @@ def _value(text: str) -> Any:
 
 def _opening(facts: dict[str, Any]) -> str:
     commands = "\n".join(facts["perf_analyzer"])
-    said = {"perf_analyzer": commands, "start_buffer_ms": f"{START_BUFFER_S * 1000:.0f}"}
-    return _filled("load.md", facts | said)
+    return _filled("load.md", facts | {"perf_analyzer": commands})
 
 
 def _filled(template: str, values: dict[str, Any]) -> str:
@@ -141,8 +142,14 @@ def _gaps(row: Row) -> str:
     return f"{row['gap_s_p50']:.2f} / {row['gap_s_p95']:.2f} / {row['gap_s_max']:.2f}"
 
 
-def _interrupted(row: Row) -> str:
-    return f"{row['interrupted']} ({row['underruns']}, {row['silent_s']:.1f})"
+def _underrun(row: Row) -> str:
+    return f"{row['underrun_s']:.1f} ({row['underruns']}, {row['interrupted']})"
+
+
+def _gapless(row: Row) -> str:
+    """A dash for each share that a sweep of an earlier version does not have."""
+    shares = [row.get(gapless(ms)) for ms in GAPS_MS]
+    return " / ".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
 
 
 def _pictures(captions: dict[str, str]) -> str:

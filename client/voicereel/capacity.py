@@ -1,5 +1,6 @@
 """How many servers a load needs, from what was measured on machines of their kind."""
 
+import csv
 import json
 import math
 from bisect import bisect_left
@@ -7,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from voicereel.errors import InvalidRequest
 
 HEADROOM = 0.7  # share of a replica's streams to plan with; docs/capacity.md has the simulation
+_GAPLESS = "share_without_gap_over_100_ms"  # a column of the load report
+HEARD = 0.95  # share of answers without such a gap, from which streams count as played in time
 SPARE = 1  # replicas beside those that the load needs, for one that restarts
 
 
@@ -29,6 +33,8 @@ class Machine:
         streams: Numbers of streams that were measured, ascending.
         rtf_of_all: Seconds for a second of audio of all of them together.
         first_p50_s, first_p95_s: Seconds to the first audio.
+        without_gap: Shares of answers that were played without a gap over 100 ms; () where that was
+            not measured.
         cores, gpus: Of one replica.
     """
 
@@ -42,6 +48,7 @@ class Machine:
     rtf_of_all: tuple[float, ...]
     first_p50_s: tuple[float, ...]
     first_p95_s: tuple[float, ...]
+    without_gap: tuple[float, ...] = ()
     cores: int = 0
     gpus: int = 0
 
@@ -61,6 +68,7 @@ class Machine:
         fits = (
             n for n in range(self.slots, 0, -1)
             if self.step_s(n) <= self.frame_s and self.first_s(n, p95=True) <= target_p95_s
+            and (not self.without_gap or between(n, self.streams, self.without_gap) >= HEARD)
         )  # fmt: skip
         return next(fits, 0)
 
@@ -96,9 +104,47 @@ def between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 @cache
 def machines() -> dict[str, Machine]:
     """Machines that were measured, by name."""
-    told = json.loads((files("voicereel") / "capacity.json").read_text("utf-8"))
+    told = _told()
     return {name: _machine(name, told["frame_s"], entry) for name, entry in
             told["machines"].items()}  # fmt: skip
+
+
+def _told() -> dict[str, Any]:
+    return json.loads((files("voicereel") / "capacity.json").read_text("utf-8"))
+
+
+def reported_machine(path: Path) -> Machine:
+    """A machine as `make load` has measured it.
+
+    Args:
+        path: `report/load.csv` of a load report; load.json beside it says on what.
+
+    Raises:
+        InvalidRequest: If it is no such file, or has no closed loops of streams.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["model"] == "fish_tts_stream"
+                    and row["closed"] == "True" and not row["error"]]  # fmt: skip
+        facts = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        rows.sort(key=lambda row: float(row["level"]))
+        streams = tuple(int(row["level"]) for row in rows)
+        measured = [tuple(float(row[name]) for row in rows)
+                    for name in ("rtf", "ttfa_s_p50", "ttfa_s_p95")]  # fmt: skip
+        gapless = tuple(float(row[_GAPLESS]) for row in rows if row.get(_GAPLESS))
+        what, source = facts["machine"], f"{facts['command']}, commit {facts['commit']}"
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise InvalidRequest(
+            f"{path} is no load report ({type(problem).__name__}: {problem}), expected "
+            "report/load.csv with load.json beside it: make load REPOSITORY=DIR writes them"
+        ) from None
+    if not streams:
+        raise InvalidRequest(f"{path} has no closed loop of fish_tts_stream: measure one")
+    gapless = gapless if len(gapless) == len(streams) else ()  # an earlier version has none
+    frame_s = _told()["frame_s"]
+    return Machine(
+        str(path), what, "replica", streams[-1], source, frame_s, streams, *measured, gapless
+    )
 
 
 def _machine(name: str, frame_s: float, entry: dict[str, Any]) -> Machine:
@@ -109,7 +155,7 @@ def _machine(name: str, frame_s: float, entry: dict[str, Any]) -> Machine:
 
 
 def plan(
-    machine: str,
+    machine: str | Machine,
     *,
     streams: float | None = None,
     requests_per_s: float | None = None,
@@ -121,7 +167,7 @@ def plan(
     """Replicas for a load.
 
     Args:
-        machine: Name of a measured machine.
+        machine: A measured machine, or its name.
         streams: At once, on average; or give requests_per_s.
         requests_per_s: Requests that arrive each second.
         audio_s: Seconds of audio of a request.
@@ -133,15 +179,16 @@ def plan(
         InvalidRequest: If the machine is unknown, cannot meet the target, or the load is unclear.
     """
     known = machines()
-    if machine not in known:
+    if isinstance(machine, str) and machine not in known:
         raise InvalidRequest(f"machine is {machine!r}, expected one of: {', '.join(known)}")
     if (streams is None) == (requests_per_s is None):
         raise InvalidRequest("give the load as either streams or requests a second, not both")
     _check(streams=streams, requests_per_s=requests_per_s, audio_s=audio_s, headroom=headroom,
            target_p95_s=target_p95_s)  # fmt: skip
-    served = known[machine]
+    served = known[machine] if isinstance(machine, str) else machine
     each = served.real_time_streams(target_p95_s)
     if not each:
+        _refuse_slow(served, target_p95_s)
         raise InvalidRequest(
             f"target_p95_s is {target_p95_s:g} s, but on {served.what} the first audio takes "
             f"{served.first_s(1, p95=True):.2f} s even alone: allow more, or take another machine"
@@ -152,7 +199,7 @@ def plan(
     at_once = streams if streams is not None else (requests_per_s or 0.0) * busy
     replicas = max(1, math.ceil(at_once / used)) + spare
     return Plan(
-        machine, at_once, each, replicas, served.first_s(used, p95=True),
+        served.name, at_once, each, replicas, served.first_s(used, p95=True),
         (
             f"one replica on {served.what}: {served.source}",
             f"a replica has {each} streams in real time with first audio within "
@@ -164,6 +211,16 @@ def plan(
             "random weights of the checkpoint's shape; other lengths, voices and machines differ",
         ),
     )  # fmt: skip
+
+
+def _refuse_slow(served: Machine, target_p95_s: float) -> None:
+    """Refuse a machine on which even one stream has pauses, whatever the target."""
+    if served.first_s(1, p95=True) <= target_p95_s:
+        raise InvalidRequest(
+            f"{served.what} does not play even one stream without a pause: a step takes "
+            f"{1000 * served.step_s(1):.0f} ms, and a frame plays {1000 * served.frame_s:.0f} ms. "
+            "Take a faster machine, or serve whole answers"
+        )
 
 
 def _check(**values: float | None) -> None:

@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         description="seconds that a request may wait for a slot before it is refused; 0: no limit",
         json_schema_extra={"expected": "0 to 86400", "server": True},
     )
+    real_time: Annotated[Literal["off", "wait", "refuse"], BeforeValidator(_plain)] = Field(
+        "off",
+        alias="VOICEREEL_REAL_TIME",
+        description="streams beyond those played in time: off (they speak too), wait or refuse",
+        json_schema_extra={"expected": "off, wait or refuse", "server": True},
+    )
     voices: Path = Field(
         default_factory=lambda: Path(typer.get_app_dir("voicereel"), "voices"),
         alias="VOICEREEL_VOICES",

@@ -1,6 +1,7 @@
 """The running batch: which request has which row, and what moves when one leaves."""
 
 import time
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from engine.schedule.kv_cache import KVCache
 from engine.schedule.memory import out_of_memory
 from engine.schedule.prefix_cache import PrefixCache
 from engine.schedule.queue_time import ServiceTime
+from engine.schedule.request import Request
 from engine.schedule.rows import Rows
 
 
@@ -26,10 +28,12 @@ class Batch:
         rows, cache: The per-row tensors.
         prefixes: Keys and values that requests share.
         service: How long requests keep a row.
+        in_time: Rows, at most, while one of them is listened to; None: all slots.
     """
 
     def __init__(self, runner: Runner, slots: int, max_positions: int | None = None) -> None:
         self._runner, self.slots, self._max_positions = runner, slots, max_positions
+        self.in_time: int | None = None
         self.active: list[Generation] = []
         self.joining: list[Generation] = []
         self.prefilling: Generation | None = None
@@ -50,7 +54,21 @@ class Batch:
         """Whether there is a row for one more request, and memory for all to their ends."""
         members = self.members()
         needs = [member.positions_needed for member in (*members, generation)]
-        return len(members) < self.slots and self.cache.fits(needs)
+        # One that has begun is heard already: to make it wait for others is a gap in any case.
+        has_begun = generation.begun_s is not None
+        rows = self.slots if has_begun else self.places([generation.request])
+        return len(members) < rows and self.cache.fits(needs)
+
+    def places(self, joining: Iterable[Request] = ()) -> int:
+        """Rows that members and those who join may have, so that who listens hears no gap.
+
+        The only request always has one. Requests that nobody listens to have all slots, as long as
+        no other is listened to.
+        """
+        requests = (*(member.request for member in self.members()), *joining)
+        if self.in_time is None or not any(request.is_listened_to for request in requests):
+            return self.slots
+        return max(1, min(self.slots, self.in_time))
 
     def admit(self, generation: Generation) -> None:
         """Give a request the next row, and what is known already of its keys and values."""

@@ -4,7 +4,7 @@ import time
 
 # A chunk of n frames is taken to need this many times the seconds of its n frames of codes: it has
 # to be decoded and sent as well.
-_MARGIN = 1.2
+MARGIN = 1.2
 
 
 class Pace:
@@ -34,4 +34,4 @@ class Pace:
         since, before = now - self._first[0], frames - self._first[1]
         if since >= before * self.frame_s:
             return True
-        return longer * since / before * _MARGIN <= frames * self.frame_s - since
+        return longer * since / before * MARGIN <= frames * self.frame_s - since

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ensemble.contract.options import Sampling
+from ensemble.contract.options import LONGEST_CHUNK, Sampling
 from ensemble.contract.window import Window
 
 
@@ -33,3 +33,8 @@ class Request:
     prefix_length: int = 0
     parts: tuple[int, ...] = ()
     patience_s: float = math.inf
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether it may be played while it is made; not if it wants its first chunk in full."""
+        return self.sampling.first_chunk_frames < LONGEST_CHUNK

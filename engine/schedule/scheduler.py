@@ -19,13 +19,16 @@ from engine.schedule.batch import Batch
 from engine.schedule.generation import Generation
 from engine.schedule.memory import kv_bytes_per_position, out_of_memory
 from engine.schedule.queue_time import ServiceTime, expected_wait_s, in_words
+from engine.schedule.real_time import RealTime
 from engine.schedule.request import Request
 from engine.schedule.stats import EngineStats
 from engine.schedule.step import PREFILL_SLICE, Stepper
 from ensemble.contract.errors import CancelledError, OverloadedError
-from ensemble.contract.options import sampling_from
+from ensemble.contract.options import LONGEST_CHUNK, sampling_from
 
 log = logging.getLogger("fish_llama")
+# Nobody listens to these, so that all slots are filled.
+_WARM_UP = {"max_new_tokens": 4, "first_chunk_frames": LONGEST_CHUNK}
 CHECKS_PER_STEP = 4  # waiting requests; each check is a round trip to Triton of about 0.1 ms
 
 
@@ -50,6 +53,8 @@ class Scheduler:
         max_positions: int | None = None,
         prefill_slice: int = PREFILL_SLICE,
         max_wait_s: float = math.inf,
+        real_time: RealTime | None = None,
+        refuses: bool = False,
     ) -> None:
         """Args:
         runner: The language model.
@@ -61,11 +66,16 @@ class Scheduler:
         max_wait_s: Seconds that a request may wait for a slot; one that would wait longer is
             refused when it comes, and one that has waited longer when that is seen. Requests that
             have begun are never refused.
+        real_time: Says how many streams are played in time; no more are admitted. None: as many as
+            there are slots.
+        refuses: Whether a stream that could not be played in time now is refused at once. Other
+            requests wait in any case, for nobody listens to them yet.
         """
         self.runner, self.max_waiting, self.max_wait_s = runner, max_waiting, max_wait_s
         self.batch = Batch(runner, slots, max_positions)
         self.waiting: deque[Generation] = deque()
         self.stepper = Stepper(runner, self.batch, prefill_slice)
+        self.real_time, self._refuses = real_time, refuses
         self._wake = threading.Condition()
         self._closed = False
         self._checked = 0  # index of the waiting request that was checked last
@@ -84,6 +94,7 @@ class Scheduler:
             steps=dict(stepper.steps),
             seconds=dict(stepper.seconds),
             expected_wait_s=self.expected_wait_s(),
+            in_time=self.batch.slots if self.batch.in_time is None else self.batch.in_time,
         )
 
     @property
@@ -101,14 +112,20 @@ class Scheduler:
         """Take the steps whose first time is slow, so that no caller waits for them."""
         prompt = np.zeros((1 + self.runner.facts.num_codebooks, 8), np.int32)
         most = min(self.batch.slots, self.max_waiting)
-        for count in sorted(self.runner.warm_up_counts(most)):
+        counts = self.runner.warm_up_counts(most)
+        if self.real_time is not None:  # it asks for the shape of their times
+            counts |= {1 << i for i in range(most.bit_length())}
+        for count in sorted(counts):
             for _ in range(count):
-                sampling = sampling_from({"max_new_tokens": 4}, self.runner.facts)
+                sampling = sampling_from(_WARM_UP, self.runner.facts)
                 self.submit(Request(prompt, sampling, lambda _: None, _raise))
             while self.step():
                 pass
         self.stepper.reset_stats()
         self.batch.service = ServiceTime()
+        if self.real_time is not None:
+            self.real_time.warmed_up()
+            self.batch.in_time = self.real_time.streams(self.batch.slots)
 
     def submit(self, request: Request) -> None:
         """Queue a request.
@@ -131,13 +148,25 @@ class Scheduler:
                     f"{len(self.waiting)} requests are waiting already, the limit. "
                     "Try again later, or add an instance."
                 )
+            self._refuse_late_stream(request)
             self._refuse_long_wait(request)
             self.waiting.append(Generation(request, facts))
             self._wake.notify()
 
+    def _refuse_late_stream(self, request: Request) -> None:
+        if not (self._refuses and request.is_listened_to):
+            return
+        places = self.batch.places([request])
+        if len(self.batch.members()) + len(self.waiting) >= places:
+            expected = max(1.0, self.expected_wait_s(request))
+            raise OverloadedError(
+                f"{places} streams are all that can be played in time here, and so many are in "
+                f"work. Try again in {in_words(expected)}, or add an instance."
+            )
+
     def _refuse_long_wait(self, request: Request) -> None:
         limit = min(self.max_wait_s, request.patience_s)
-        expected = self.expected_wait_s()
+        expected = self.expected_wait_s(request)
         if expected > limit:
             raise OverloadedError(
                 f"a slot is expected in {in_words(expected)}, after {len(self.waiting)} requests, "
@@ -145,10 +174,11 @@ class Scheduler:
                 "or add an instance."
             )
 
-    def expected_wait_s(self) -> float:
-        """Seconds that a request which comes now will wait for a slot."""
+    def expected_wait_s(self, *coming: Request) -> float:
+        """Seconds that a request which comes now will wait for a slot; `coming`: that one."""
         service, running = self.batch.service.seconds, len(self.batch.members())
-        return expected_wait_s(service, running, len(self.waiting), self.batch.slots)
+        places = self.batch.places((*(g.request for g in tuple(self.waiting)), *coming))
+        return expected_wait_s(service, running, len(self.waiting), places)
 
     def run(self, after_step: Callable[[EngineStats], None] = lambda _: None) -> None:
         """Work until `close`; a step that fails takes its requests with it, not the engine."""
@@ -175,6 +205,9 @@ class Scheduler:
         self._drop_cancelled()
         self._drop_expired()
         trouble = ""
+        if self.real_time is not None:
+            self.real_time.begin()
+            self.batch.in_time = self.real_time.streams(self.batch.slots)
         try:
             self.stepper.step(self.waiting)
         except RuntimeError as error:
@@ -184,6 +217,9 @@ class Scheduler:
         if trouble:  # the error is gone by now, and with it the tensors that its traceback held
             self._free_memory(trouble)
         self.batch.shrink_if_idle()
+        if self.real_time is not None:
+            prompts_s = self.stepper.seconds.get("prefill", 0.0)
+            self.real_time.end(self.stepper.last_count, prompts_s, self.busy())
         return self.busy()
 
     def _free_memory(self, trouble: str) -> None:

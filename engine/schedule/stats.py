@@ -17,6 +17,7 @@ class EngineStats:
         prefixes: Of the prefix cache.
         frames: Generated so far.
         steps: So far, by batch size, rounded up to a power of two.
+        in_time: Streams that are admitted together, at most.
         expected_wait_s: Until a request that comes now has a slot.
         seconds: Spent so far, by phase; those of a GPU show where its results are awaited.
     """
@@ -31,6 +32,7 @@ class EngineStats:
     steps: Mapping[int, int]
     seconds: Mapping[str, float]
     expected_wait_s: float = 0.0
+    in_time: int = 0
 
     @property
     def is_idle(self) -> bool:

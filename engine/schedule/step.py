@@ -35,16 +35,18 @@ class Stepper:
         frames: Generated so far.
         steps: So far, by batch size, rounded up to a power of two.
         seconds: Spent so far, by phase.
+        windows: Cut so far.
+        last_count: Requests that got a frame in the last step.
     """
 
     def __init__(self, runner: Runner, batch: Batch, prefill_slice: int = PREFILL_SLICE) -> None:
         self._runner, self._batch, self._prefill_slice = runner, batch, prefill_slice
-        self._number = 0
+        self._number = self.last_count = 0
         self.reset_stats()
 
     def reset_stats(self) -> None:
         """Count from zero again."""
-        self.frames = 0
+        self.frames = self.windows = 0
         self.steps: Counter[int] = Counter()
         self.seconds: dict[str, float] = {}
 
@@ -196,6 +198,7 @@ class Stepper:
             Requests whose turn has ended, and that have another one to speak.
         """
         active, count = self._batch.active, len(chosen)
+        self.last_count = count
         if not count:
             return []
         self.frames += count
@@ -222,6 +225,7 @@ class Stepper:
             elif window := generation.due_window(self._number, count):
                 due.append((generation, window))
         windows = [window for _, window in due]
+        self.windows += len(windows)
         windows = of_equal_shape(windows, longest, count, self._runner.facts)
         for (generation, _), window in zip(due, windows, strict=True):
             generation.request.on_window(window)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+REAL_TIME = ("off", "wait", "refuse")
 PRECISIONS = ("half", "full", "bf16", "fp16", "int8")
 MOST = 1024  # requests or threads; a larger number is a slip of the keyboard
 DRAIN_S = 300  # as long as the client's calls may take unless they say otherwise
@@ -30,6 +31,8 @@ class ServerSettings:
         is stopped; 0: none.
     queue_s: VOICEREEL_QUEUE_S: seconds that a request may wait for a slot of the LLaMA stage; 0: as
         long as its own timeout lets it.
+    real_time: VOICEREEL_REAL_TIME, one of `REAL_TIME`: what becomes of streams beyond those that
+        can be played in time; "off": they are admitted while there are slots.
     drain_pipe: VOICEREEL_DRAIN_PIPE: set by the launcher; see `ensemble.serving.drain`.
     """
 
@@ -43,6 +46,7 @@ class ServerSettings:
     drain_s: int = DRAIN_S
     drain_pipe: str = ""
     queue_s: int = QUEUE_S
+    real_time: str = "off"
 
 
 def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -62,6 +66,7 @@ def server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettin
         drain_s=_seconds(environment, "VOICEREEL_DRAIN_S", DRAIN_S),
         drain_pipe=environment.get("VOICEREEL_DRAIN_PIPE", ""),
         queue_s=_seconds(environment, "VOICEREEL_QUEUE_S", QUEUE_S),
+        real_time=_one_of(environment, "VOICEREEL_REAL_TIME", REAL_TIME, "off"),
     )
 
 

@@ -15,6 +15,7 @@
 | `fish_encoder_cache_{hits,misses}_total` | counter | voices encoded before, and anew |
 | `fish_llama_slots` | gauge | requests decoded together, at most; halved if memory runs out |
 | `fish_llama_active_slots`, `fish_llama_waiting_requests` | gauge | now |
+| `fish_llama_streams_in_time` | gauge | streams that are admitted together, at most |
 | `fish_llama_expected_wait_seconds` | gauge | until a request that comes now has a slot |
 """
 
@@ -105,6 +106,7 @@ class LlamaMetrics(Metrics):
         self.gauge("fish_llama_kv_bytes_limit", stats.kv_bytes_limit)
         self.gauge("fish_llama_active_slots", stats.active)
         self.gauge("fish_llama_waiting_requests", stats.waiting)
+        self.gauge("fish_llama_streams_in_time", stats.in_time)
         wait_s = self.metric("fish_llama_expected_wait_seconds", kind="GAUGE")
         wait_s.set(round(stats.expected_wait_s, 1))  # of the instance that spoke last
         self.gauge("fish_llama_kv_bytes", stats.kv_bytes)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.answers import Answer, heard, summary, underruns
+from benchmarks.answers import Answer, heard, played, summary
 from benchmarks.load.profile import read_answers
 
 SECOND = 10**9
@@ -58,23 +58,35 @@ def test_an_answer_that_is_not_whole_is_refused(tmp_path, chunks, complaint) -> 
 @pytest.mark.parametrize(
     ("arrivals", "durations", "expected"),
     [
-        (
-            (1.0, 1.3, 1.9),
-            (0.4, 0.6, 1.0),
-            (0, 0.0),
-        ),  # no chunk is missing
-        ((1.0, 1.5, 2.5), (0.4, 0.6, 1.0), (2, 0.1 + 0.4)),
+        ((1.0, 1.3, 1.9), (0.4, 0.6, 1.0), []),  # no chunk is missing
+        ((1.0, 1.5, 2.5), (0.4, 0.6, 1.0), [0.1, 0.4]),
         (
             (1.0, 1.5, 9.0),
             (0.05, 0.6, 1.0),
-            (1, 9.0 - 2.15),
-        ),  # starts with the second chunk
-        ((1.0,), (0.01,), (0, 0.0)),  # all there is is shorter than the start buffer
+            [0.45, 9.0 - 2.1],
+        ),  # starts with the first, however short
+        ((1.0, 5.0, 6.0), (1.0, 0.0, 1.0), [4.0]),  # the empty one is not what is missing
+        ((1.0,), (0.01,), []),
     ],
 )
-def test_a_player_runs_dry_where_a_chunk_is_missing(arrivals, durations, expected) -> None:
-    count, silent_s = underruns(Answer(0.0, arrivals, durations, "stop"))
-    assert (count, pytest.approx(silent_s)) == expected
+def test_a_listener_has_gaps_where_a_chunk_is_missing(arrivals, durations, expected) -> None:
+    listener = played(Answer(0.0, arrivals, durations, "stop"))
+    assert listener.gaps_s == pytest.approx(expected)
+    assert listener.underrun_s == pytest.approx(sum(expected))
+
+
+def test_the_share_of_answers_without_a_gap_over_each_limit() -> None:
+    """Gaps of none, 40, 60, 2 x 90 and 150 ms: the longest of an answer counts."""
+    late = ((0.0, 0.0), (0.04, 0.0), (0.0, 0.06), (0.09, 0.09), (0.15, 0.0))
+    answers = [
+        Answer(0.0, (0.5, 0.9 + first, 1.3 + first + second), (0.4, 0.4, 0.4), "stop")
+        for first, second in late
+    ]
+    found = summary(answers)
+    shares = [found[f"share_without_gap_over_{ms}_ms"] for ms in (50, 100, 200)]
+    assert shares == [0.4, 0.8, 1.0]
+    assert (found["underruns"], found["interrupted"]) == (5, 4)
+    assert found["underrun_s"] == pytest.approx(0.04 + 0.06 + 0.18 + 0.15)
 
 
 def test_the_figures_of_a_load() -> None:

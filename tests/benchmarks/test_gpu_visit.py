@@ -180,7 +180,7 @@ def test_a_listener_who_waits_is_counted(monkeypatch) -> None:
 
     row = step_serve.streams(None, None, Callers())  # type: ignore[arg-type]
     assert (row["underruns"], row["interrupted"]) == (1, 1)
-    assert row["silent_s"] == pytest.approx(0.5)
+    assert row["underrun_s"] == pytest.approx(0.5)
     assert row["ttfa_s_p50"] == pytest.approx(0.25)
     assert row["audio_s_per_s"] == pytest.approx(4.0 / 1.8)
     assert (row["llama_batch"], row["decoder_batch"]) == (2.0, pytest.approx(4 / 3))

@@ -242,7 +242,7 @@ FOUND = {
         "workload": {"audio_s": 30.0, "wall_s": 0.51, "rtf": 0.017, "stages_s": {"codec": 0.37}},
         "streams": [
             {"streams": 16, "ttfa_s_p50": 0.26, "ttfa_s_p95": 0.3, "audio_s_per_s": 41.0,
-             "underruns": 2, "silent_s": 0.1, "llama_batch": 15.5, "decoder_batch": 7.3,
+             "underruns": 2, "underrun_s": 0.1, "llama_batch": 15.5, "decoder_batch": 7.3,
              "batches": {"fish_decoder": {"8": 5, "16": 1}}},
         ],
         OUTCOME: {"state": "over its limit", "seconds": 150.0, "why": "not done after 150 s"},

@@ -138,10 +138,14 @@ def test_a_quick_load_is_answered_counted_and_reported(repository, tmp_path) -> 
         assert row["prefix_hits"] == sum(i % 3 < 2 for i in range(row["requests"]))
         assert row["prefix_misses"] == 0
         assert row["cpu_s_fish_llama"] > 0 and row["memory_mib"] > 100
+    for row in said["loads"]:
+        assert 0 <= row["share_without_gap_over_50_ms"] <= row["share_without_gap_over_200_ms"] <= 1
+        assert row["underrun_s"] >= 0 and row["underruns"] >= 0
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.count("## ") == 4 and "voice-prefix cache is on and warm" in report
+    assert report.count("| no gap over 50 / 100 / 200 ms, % |") == 2  # the tables of streams
     assert {p.name for p in (tmp_path / "report").glob("*.png")} == {
-        "throughput.png", "batches.png", "time.png",
+        "throughput.png", "listener.png", "batches.png", "time.png",
     }  # fmt: skip
 
 

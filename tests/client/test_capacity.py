@@ -1,13 +1,14 @@
 """`voicereel capacity`, and the table that is made from its data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.command_line import run
 from voicereel import InvalidRequest
-from voicereel.capacity import between, machines, plan
+from voicereel.capacity import between, machines, plan, reported_machine
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -72,3 +73,50 @@ def test_the_pages_table_is_the_data() -> None:
             step_ms = 1000 * machine.step_s(n)
             row = f"| `{name}` | {n} | {rtf:g} | {step_ms:.1f} | {p50:g} | {p95:g} |"
             assert row in page, f"docs/capacity.md lacks {row}"
+
+
+def report(folder: Path, *rows: str) -> Path:
+    path = folder / "load.csv"
+    head = "model,closed,level,error,rtf,ttfa_s_p50,ttfa_s_p95,share_without_gap_over_100_ms"
+    path.write_text("\n".join([head, *rows, ""]))
+    facts = {"command": "make load", "commit": "abc", "machine": "a box"}
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    return path
+
+
+def test_a_load_report_is_a_machine(tmp_path: Path) -> None:
+    path = report(
+        tmp_path, "fish_tts_stream,True,4,,0.2,0.3,0.4,0.9",
+        "fish_tts_stream,True,1,,0.5,0.1,0.2,1",
+        "fish_tts_stream,True,8,,0.1,0.5,0.6,0.5", "fish_tts_stream,False,1.5,,0.5,1,1,0.1",
+        "fish_tts_stream,True,16,left out,,,,", "fish_tts,True,1,,0.4,1,1,",
+    )  # fmt: skip
+    served = reported_machine(path)
+    assert (served.streams, served.slots, served.what) == ((1, 4, 8), 8, "a box")
+    assert served.rtf_of_all == (0.5, 0.2, 0.1) and served.first_p95_s == (0.2, 0.4, 0.6)
+    # By the steps 8 are in real time; but only of 1 or 2 do 95 % of the answers have no gap.
+    assert served.real_time_streams() == 2
+    assert replace(served, without_gap=()).real_time_streams() == 8
+    code, out, _ = run("capacity", "--report", str(path), "--streams", "10", "--spare", "0")
+    assert code == 0 and out.startswith("8 replicas for 10.0 streams at once")
+    assert "one replica on a box: make load, commit abc" in out
+
+
+def test_the_report_of_this_project_is_one() -> None:
+    served = reported_machine(PROJECT / "benchmarks" / "results" / "report" / "load.csv")
+    known = machines()["cpu-2-cores-int8"]
+    assert served.streams == known.streams
+    assert served.rtf_of_all == pytest.approx(known.rtf_of_all, rel=0.02)
+
+
+def test_what_is_no_load_report_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(InvalidRequest, match=r"is no load report .* make load REPOSITORY=DIR"):
+            reported_machine(path)
+    with pytest.raises(InvalidRequest, match=r"is no load report .KeyError: .model."):
+        reported_machine(PROJECT / "benchmarks" / "load" / "texts.tsv")
+    with pytest.raises(InvalidRequest, match="no closed loop of fish_tts_stream"):
+        reported_machine(report(tmp_path))
+    slow = report(tmp_path, "fish_tts_stream,True,1,,1.5,0.1,0.2,0.2")
+    code, _, err = run("capacity", "--report", str(slow), "--streams", "1")
+    assert code == 2 and "does not play even one stream without a pause" in err

@@ -99,6 +99,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
             "FISH_SPEECH_PRECISION",
             ["half", "Full ", "bf16", "fp16", "int8", "float16", "", "1"],
         ),
+        ("VOICEREEL_REAL_TIME", ["off", "Wait ", "refuse", "", "on", "1"]),
         ("FISH_SPEECH_DEVICE", ["cpu", "CPU", "", "gpu", "cuda:0", "tpu"]),
         ("FISH_SPEECH_COMPILE", ["true", "FALSE", "1", " 0 ", "yes", "on", "t", "2", ""]),
         ("VOICEREEL_FOLD_TEXT", ["true", "FALSE", "1", " 0 ", "yes", "on", "t", "2", ""]),

@@ -38,7 +38,7 @@ def test_the_listener_waits_when_audio_comes_late(monkeypatch: pytest.MonkeyPatc
     ]:
         clock.now += after
         account.arrived(audio_s)
-        assert account.underrun_s == pytest.approx(underrun_s)
+        assert account.listener.underrun_s == pytest.approx(underrun_s)
     assert account.first_s == pytest.approx(0.5)
 
 

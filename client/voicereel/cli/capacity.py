@@ -1,11 +1,12 @@
 """`voicereel capacity`: how many servers a load needs."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from voicereel.capacity import HEADROOM, SPARE, plan
+from voicereel.capacity import HEADROOM, SPARE, plan, reported_machine
 from voicereel.cli.options import Json
 from voicereel.cli.session import print_result, reported
 
@@ -14,6 +15,10 @@ def capacity(
     machine: Annotated[
         str, typer.Option(help="A measured machine; docs/capacity.md lists them.")
     ] = "cpu-2-cores-int8",
+    report: Annotated[
+        Path | None,
+        typer.Option(help="report/load.csv of `make load` on a machine of yours, instead."),
+    ] = None,
     streams: Annotated[float | None, typer.Option(help="Streams at once, on average.")] = None,
     requests_per_s: Annotated[
         float | None, typer.Option(help="Requests that arrive each second, instead of streams.")
@@ -31,7 +36,7 @@ def capacity(
     """Say how many replicas a load needs, and on which assumptions."""
     with reported():
         found = plan(
-            machine,
+            machine if report is None else reported_machine(report),
             streams=streams,
             requests_per_s=requests_per_s,
             audio_s=audio_s,

@@ -18,12 +18,14 @@ from engine.lm.load import load_runner
 from engine.lm.on_torch import TorchRunner
 from engine.lm.placement import placement_for
 from engine.schedule.memory import MAX_SLOTS, positions_that_fit
+from engine.schedule.real_time import RealTime
 from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
 from ensemble.contract.manifest import refuse_changed
 from ensemble.contract.options import OPTIONS, sampling_from
 from ensemble.contract.settings import ServerSettings, server_settings
 from ensemble.serving import wire
+from ensemble.serving.decoder_pace import watch_decoder
 from ensemble.serving.metrics import LlamaMetrics
 from ensemble.serving.own_server import end_with_it
 from ensemble.serving.stream import Stream
@@ -36,7 +38,12 @@ def _loaded(folder: Path, settings: ServerSettings, instance: str) -> tuple[Torc
     slots = settings.batch_size or MAX_SLOTS[runner.device.type]
     positions = positions_that_fit(runner.facts, runner.dtype, runner.device)
     wait_s = settings.queue_s or math.inf
-    scheduler = Scheduler(runner, slots, max_positions=positions, max_wait_s=wait_s)
+    frame_s = runner.facts.samples_per_frame / runner.facts.sample_rate
+    scheduler = Scheduler(
+        runner, slots, max_positions=positions, max_wait_s=wait_s,
+        real_time=None if settings.real_time == "off" else RealTime(frame_s),
+        refuses=settings.real_time == "refuse",
+    )  # fmt: skip
     scheduler.warm_up()
     return runner, scheduler
 
@@ -57,6 +64,7 @@ class TritonPythonModel:
         runner, self.scheduler = loaded.result()
         self.facts, self.metrics = runner.facts, LlamaMetrics()
         self.worker.submit(self.scheduler.run, self.metrics.publish)
+        watch_decoder(self.scheduler, pb_utils.Logger.log_warn)
         pb_utils.Logger.log_info(f"fish_llama: {self._described(runner)}")
         if self.facts.notice:
             pb_utils.Logger.log_info(f"fish_llama: {self.facts.notice}")
@@ -66,10 +74,13 @@ class TritonPythonModel:
         limit = self.scheduler.kv_bytes_limit / 2**20
         int8 = " with int8 weights" * runner.placement.int8
         slow = f", without kernels: {runner.why_no_kernels}" * bool(runner.why_no_kernels)
+        most = self.scheduler.batch.in_time
+        in_time = "" if most is None else f", {most} streams in time to begin with"
         varies = ", rounding depends on the batch on this machine" * (not runner.batch_invariant)
         return (
             f"{self.scheduler.batch.slots} slots, {runner.dtype}{int8} on {runner.device}, "
-            f"{torch.get_num_threads()} threads, KV cache up to {limit:.0f} MiB{varies}{slow}"
+            f"{torch.get_num_threads()} threads, KV cache up to {limit:.0f} MiB"
+            f"{in_time}{varies}{slow}"
         )
 
     def execute(self, requests: list) -> None:

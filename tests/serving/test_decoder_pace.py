@@ -1,0 +1,99 @@
+"""The LLaMA stage learns from Triton's statistics how long its decoder takes."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.schedule.real_time import RealTime
+from ensemble.serving import decoder_pace
+from ensemble.serving.decoder_pace import Counters, DecoderPace, frame_s, watch_decoder
+
+pytestmark = pytest.mark.torch  # of the scheduler's module
+
+
+def test_seconds_for_a_frame() -> None:
+    before = Counters(1.0, 10, 100, 12)
+    now = Counters(3.0, 20, 260, 22)  # 10 windows of 16 frames in 2 s
+    assert frame_s(before, now, 1, 1) == pytest.approx(2 / 160)
+    assert frame_s(before, now, 1, 2) == pytest.approx(1 / 160)  # two work side by side
+    assert frame_s(before, now, 4, 2) == pytest.approx(4 / 160)  # for four stages
+    # A backlog: twice as many windows were cut as decoded. What was decoded counts.
+    assert frame_s(before, Counters(3.0, 15, 260, 22), 1, 1) == pytest.approx(2 / 80)
+    assert frame_s(before, Counters(3.0, 13, 260, 22), 1, 1) == 0
+    assert frame_s(before, Counters(3.0, 20, 100, 12), 1, 1) == 0
+
+
+class Server:
+    """Triton's statistics: a second of work in two sizes of batches, and 8 windows, a look."""
+
+    looks = 0
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def get_inference_statistics(self, model: str, client_timeout: float) -> Any:
+        Server.looks += 1
+        batches = [
+            SimpleNamespace(compute_infer=SimpleNamespace(ns=Server.looks * ns))
+            for ns in (250_000_000, 750_000_000)
+        ]
+        model_stats = SimpleNamespace(batch_stats=batches, inference_count=8 * Server.looks)
+        return SimpleNamespace(model_stats=[model_stats])
+
+    def get_model_config(self, model: str, client_timeout: float) -> Any:
+        gpus = [0, 1] if model == "fish_llama" else []
+        group = SimpleNamespace(count=1, gpus=gpus)
+        return SimpleNamespace(config=SimpleNamespace(instance_group=[group]))
+
+
+@pytest.fixture
+def scheduler(monkeypatch) -> Any:
+    monkeypatch.setattr(decoder_pace, "InferenceServerClient", Server)
+    monkeypatch.setattr(decoder_pace, "LOOK_S", 0.001)
+    monkeypatch.setenv("VOICEREEL_GRPC_URL", "here:1")
+    stepper = SimpleNamespace(frames=0, windows=0)
+    return SimpleNamespace(stepper=stepper, busy=lambda: True, real_time=RealTime(0.048))
+
+
+def test_looks_are_compared_while_there_is_work(scheduler) -> None:
+    told: list[float] = []
+    pace = DecoderPace(scheduler, SimpleNamespace(decoded=told.append))  # type: ignore[arg-type]
+    pace.look()
+    assert told == []
+    scheduler.stepper.frames, scheduler.stepper.windows = 128, 8
+    pace.look()
+    assert told == [pytest.approx(2 * 1.0 / 128)]  # of two stages
+    scheduler.busy = lambda: False
+    pace.look()
+    scheduler.busy = lambda: True
+    scheduler.stepper.frames, scheduler.stepper.windows = 256, 16
+    pace.look()
+    assert len(told) == 1  # the first after a pause has nothing to be compared with
+
+
+def test_a_server_that_does_not_answer_is_told_of_once(scheduler, monkeypatch) -> None:
+    said, heard = [], threading.Event()
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no port")
+
+    monkeypatch.setattr(Server, "get_model_config", fails)
+
+    def warn(line: str) -> None:
+        said.append(line)
+        heard.set()
+
+    watch_decoder(scheduler, warn)
+    assert heard.wait(5)
+    assert said == [
+        "fish_llama: how long fish_decoder takes is not known, and counts no more: no port"
+    ]
+
+
+def test_a_stage_that_admits_all_is_not_watched(scheduler) -> None:
+    before = threading.active_count()
+    scheduler.real_time = None
+    watch_decoder(scheduler, print)
+    assert threading.active_count() == before
