@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from ensemble.contract.settings import DRAIN_S, MOST_DRAIN_S, server_settings
-from launch import compiler, hardening, shared_memory, traces
+from launch import compiler, exported, hardening, shared_memory, traces
 from launch.address import ListenAddress
 from launch.proxy_process import ProxyProcess, proxy_arguments
 from launch.restarts import WITHIN_S, Restarts
@@ -92,6 +92,8 @@ def main(
             print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
         if short := shared_memory.shortage():
             print(f"serve: warning: {short}. {shared_memory.REMEDY}", file=sys.stderr)
+        if other := exported.other_version(repository):
+            print(f"serve: warning: {other}", file=sys.stderr)
         if not without_proxy:  # before models are loaded for minutes
             listen.free_ports(ports)
         folder = RunFolder.create()

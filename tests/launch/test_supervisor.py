@@ -233,7 +233,7 @@ def test_who_computes_is_not_hung(
         time.sleep(0.06)
         return "fish_encoder: no answer: timed out"
 
-    monkeypatch.setattr(watching.doors, "knock", hangs)
+    monkeypatch.setattr(watching.probe, "knock", hangs)
     monkeypatch.setattr(watching.processes, "cpu_s", lambda _: time.monotonic() * computes)
     server = FakeServer(folder.path)
     server.start()
@@ -250,7 +250,7 @@ def test_a_frame_is_asked_for_where_nobody_speaks(
     for name, value in (("EVERY_S", 0.02), ("SPEAKS_S", 0.1)):
         monkeypatch.setattr(watching, name, value)
     spoken: list[float] = []
-    monkeypatch.setattr(watching.doors, "knock", lambda *_: "")
+    monkeypatch.setattr(watching.probe, "knock", lambda *_: "")
     monkeypatch.setattr(watching.doors, "speak", lambda *_: spoken.append(0) or "fish_tts: planted")
     server = FakeServer(folder.path)
     server.start()
