@@ -70,7 +70,8 @@ class Server:
         """
         self.repository, self.profile = Path(repository), profile
         self.address, self.drains = address, drains
-        self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self._named = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self.ports = dict(self._named)
         self.deadline_s, self.environment, self.flags = deadline_s, environment or {}, tuple(flags)
         self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
@@ -138,7 +139,7 @@ class Server:
             LaunchError: If that fails or takes too long; nothing is left running.
         """
         exported.check(self.repository, self.profile)
-        self.ports = self._listen.free_ports(self.ports)
+        self.ports = self._free_ports()
         self._folder = folder = RunFolder.create()
         if self.drains:
             os.mkfifo(folder.drain_pipe)
@@ -198,6 +199,13 @@ class Server:
     def wait(self) -> int:
         """Wait for the server to end; its exit status, negative for a signal's number."""
         return self._process.wait() if self._process else 0
+
+    def _free_ports(self) -> dict[str, int]:
+        """The ports of the last start, or others if they were not named and are taken now."""
+        try:
+            return self._listen.free_ports(self.ports)
+        except LaunchError:
+            return self._listen.free_ports(self._named)
 
     def _command(self, installation: tritonserver.Installation, folder: RunFolder) -> list[str]:
         command = [

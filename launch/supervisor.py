@@ -171,7 +171,10 @@ class Supervisor:
     def _start_what_is_gone(self) -> None:
         if not self.server.running:
             startup_log.keep(self._log)
+            ports = dict(self.server.ports)
             self.server.start()
+            if self.proxy is not None and self.server.ports != ports:
+                self.proxy.stop()  # somebody took the old ones meanwhile
         if self.proxy is not None and not self.proxy.running:
             self._start_proxy(self.proxy)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from proxy.settings import Settings, key_of, opened_of
 
 _PORT = typer.Option(min=0, max=65535, help="0: any free one.")
 _SERVER = typer.Option(help="HOST:PORT of the tritonserver.")
+_MOST_DESCRIPTORS = 65_536  # a connection is one
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -55,6 +57,7 @@ def main(
         raise typer.BadParameter(f"{log_level!r}, expected {', '.join(_LEVELS)}")
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=log_level.upper())
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # a caller that left is no error
+    _allow_connections()
     try:
         settings = Settings(
             address, http_port, grpc_port, metrics_port, server_http, server_grpc, server_metrics,
@@ -67,6 +70,13 @@ def main(
         raise typer.Exit(2) from None
     if not drained:
         print(f"proxy: requests were still in flight after {grace:g} s", file=sys.stderr)
+
+
+def _allow_connections() -> None:
+    """Take as many descriptors as the system gives: a soft limit of 1,024 idle callers use up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,23 @@ def test_a_start_that_fails_is_tried_again_later(folder: RunFolder, monkeypatch,
     assert capfd.readouterr().err.count("as planted; starting again in") == 2
 
 
+def test_the_proxy_is_told_when_the_server_has_other_ports(folder: RunFolder) -> None:
+    class Moving(FakeServer):
+        def start(self) -> None:
+            super().start()
+            self.ports = {use: port + 1 for use, port in self.ports.items()}
+
+    server, front = Moving(folder.path), proxy()
+    supervisor = Supervisor(server, front, Restarts(3, None), folder)  # type: ignore[arg-type]
+    with supervisor:
+        ports, first = dict(front.ports), front.pid
+        server.stop()
+        supervisor._start_what_is_gone()
+        told = Path(f"/proc/{front.pid}/cmdline").read_text()
+        assert front.pid != first and front.ports == ports
+        assert f"--server-grpc=127.0.0.1:{server.ports['grpc']}" in told
+
+
 def test_a_proxy_that_dies_is_started_again_alone(folder: RunFolder) -> None:
     server, front = FakeServer(folder.path), proxy()
     with (
