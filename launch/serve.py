@@ -34,6 +34,7 @@ _WAITING = (
 NOW_S = 2  # seconds that a server may take to end with requests in flight
 _OWN = "127.0.0.1"  # where a tritonserver behind the proxy listens
 RESTARTS, MOST_RESTARTS = 5, 1000
+_PORT = typer.Option(min=0, max=65_535, help="0: any free one.")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,10 +44,12 @@ def main(
     address: Annotated[
         str, typer.Option(help="Name or IP address to listen at; 0.0.0.0: all of this machine.")
     ] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="0: any free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="0: any free one.")] = 8002,
-    deadline: Annotated[float, typer.Option(help="Seconds the models may take to load.")] = 180,
+    http_port: Annotated[int, _PORT] = 8000,
+    grpc_port: Annotated[int, _PORT] = 8001,
+    metrics_port: Annotated[int, _PORT] = 8002,
+    deadline: Annotated[
+        float, typer.Option(min=0, max=MOST_DRAIN_S, help="Seconds the models may take to load.")
+    ] = 180,
     drain: Annotated[
         int | None,
         typer.Option(
@@ -88,6 +91,7 @@ def main(
         settings = server_settings()
         limit_s = settings.drain_s if drain is None else drain
         names, listen = hardening.opened(opened), ListenAddress.of(address)
+        _require_file(log)
         if slow := compiler.missing(settings):
             print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
         if short := shared_memory.shortage():
@@ -118,6 +122,17 @@ def main(
     except (LaunchError, ValueError, OSError) as error:
         print(f"serve: {in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _require_file(log: Path | None) -> None:
+    """Refuse a log that cannot be written before models are loaded for minutes."""
+    try:
+        if log is not None:
+            log.open("ab").close()
+    except OSError as error:
+        raise LaunchError(
+            f"--log {log}: {error.strerror}. Name a file that can be written"
+        ) from None
 
 
 def _serve(supervisor: Supervisor, limit_s: float, verbose: bool) -> None:

@@ -16,6 +16,7 @@ from proxy.settings import Settings, key_of, opened_of
 
 _PORT = typer.Option(min=0, max=65535, help="0: any free one.")
 _SERVER = typer.Option(help="HOST:PORT of the tritonserver.")
+_DAY_S = 86_400
 _MOST_DESCRIPTORS = 65_536  # a connection is one
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -37,16 +38,23 @@ def main(
     open: Annotated[str, typer.Option(help=f"Doors open to all: {','.join(GROUPS)}.")] = "",
     max_body_mib: Annotated[int, typer.Option(min=1, max=2047, help="Of one request.")] = 64,
     longest_wait: Annotated[
-        float, typer.Option(min=0, help="Seconds that a request may wait for others; 0: any.")
+        float,
+        typer.Option(min=0, max=_DAY_S, help="Seconds that a request may wait for others; 0: any."),
     ] = LONGEST_WAIT_S,
     slow_reader: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which a caller that reads nothing goes.")
+        float,
+        typer.Option(
+            min=0.1, max=_DAY_S, help="Seconds after which a caller that reads nothing goes."
+        ),
     ] = 60,
     probe: Annotated[
-        float, typer.Option(min=0, help="Seconds between two signs of life of a model; 0: none.")
+        float,
+        typer.Option(
+            min=0, max=_DAY_S, help="Seconds between two signs of life of a model; 0: none."
+        ),
     ] = 1,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds for requests in flight after SIGTERM.")
+        float, typer.Option(min=0, max=_DAY_S, help="Seconds for requests in flight after SIGTERM.")
     ] = 300,
     log_level: Annotated[
         str, typer.Option(help="debug, info: a line for each request; warning, error.")
