@@ -24,11 +24,11 @@ from launch.proxy_process import ProxyProcess, proxy_arguments
 from launch.restarts import WITHIN_S, Restarts
 from launch.run_folder import RunFolder
 from launch.server import LaunchError, Server
-from launch.supervisor import Supervisor, in_words
+from launch.supervisor import Supervisor, in_words, say
 
 QUIET_S = 5  # seconds that a stop may take before it says what it waits for
 _WAITING = (
-    "serve: no new requests are taken; waiting for those in flight, {:g} s at most. "
+    "no new requests are taken; waiting for those in flight, {:g} s at most. "
     "A second signal ends the server at once"
 )
 NOW_S = 2  # seconds that a server may take to end with requests in flight
@@ -93,11 +93,11 @@ def main(
         names, listen = hardening.opened(opened), ListenAddress.of(address)
         _require_file(log)
         if slow := compiler.missing(settings):
-            print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
+            say(f"warning: {slow}; {compiler.remedy()}")
         if short := shared_memory.shortage():
-            print(f"serve: warning: {short}. {shared_memory.REMEDY}", file=sys.stderr)
+            say(f"warning: {short}. {shared_memory.REMEDY}")
         if other := exported.other_version(repository):
-            print(f"serve: warning: {other}", file=sys.stderr)
+            say(f"warning: {other}")
         if not without_proxy:  # before models are loaded for minutes
             listen.free_ports(ports)
         folder = RunFolder.create()
@@ -120,7 +120,7 @@ def main(
             proxy = ProxyProcess(listen, ports, told)
         _serve(Supervisor(server, proxy, Restarts(restarts, state), folder), limit_s, verbose)
     except (LaunchError, ValueError, OSError) as error:
-        print(f"serve: {in_words(error)}", file=sys.stderr)
+        say(in_words(error))
         raise typer.Exit(1) from None
 
 
@@ -158,16 +158,13 @@ def _ready_line(supervisor: Supervisor) -> str:
 def _end(server: Supervisor, limit_s: float) -> None:
     """End a server when nothing is in flight any more, or the limit has passed."""
     drained, begin = False, time.monotonic()
-    patience = threading.Timer(QUIET_S, print, [_WAITING.format(limit_s)], {"file": sys.stderr})
+    patience = threading.Timer(QUIET_S, say, [_WAITING.format(limit_s)])
     patience.daemon = True
     patience.start()
     try:
         drained = server.drain(limit_s)
         if not drained:
-            print(
-                f"serve: requests were still in flight after {time.monotonic() - begin:.0f} s",
-                file=sys.stderr,
-            )
+            say(f"requests were still in flight after {time.monotonic() - begin:.0f} s")
     finally:  # also when a second signal interrupts
         patience.cancel()
         server.stop() if drained else server.stop(NOW_S)

@@ -1,6 +1,7 @@
 """What the supervisor does when a process ends or hangs, with stand-ins for the real ones."""
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -123,6 +124,21 @@ def test_a_start_that_fails_is_tried_again_later(folder: RunFolder, monkeypatch,
     assert restarts.counts == {"server": 0, "model": 1, "stopped": 0, "hung": 0, "start": 2,
                                "proxy": 0}  # fmt: skip
     assert capfd.readouterr().err.count("as planted; starting again in") == 2
+
+
+def test_nobody_reads_what_it_says(folder: RunFolder, monkeypatch) -> None:
+    """Its log is on a full disk, or in a pipe whose reader has gone; the server comes back."""
+    server = FakeServer(folder.path)
+    supervisor = Supervisor(server, None, Restarts(3, None), folder)  # type: ignore[arg-type]
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with supervisor, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", Full())
+        supervisor._start_again(supervising.Death("server", "planted"))
+        assert server.starts == 2 and server.running
 
 
 def test_the_proxy_is_told_when_the_server_has_other_ports(folder: RunFolder) -> None:
