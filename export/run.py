@@ -110,8 +110,9 @@ def export_checkpoint(
             stages.codec(made)
             stages.llama()
             stages.facts_and_tokenizer()
+            shells = manifest.shells_of(TEMPLATE, TEMPLATE)
             for folder in sorted(Path(new).glob("*/1")):
-                manifest.write(folder, stages.facts)
+                manifest.write(folder, stages.facts, shells)
             _require_parity(stages.comparisons)
             if stages.facts.notice:
                 console.print(f"export: {stages.facts.notice}")

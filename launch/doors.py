@@ -1,6 +1,6 @@
-"""Knocks at the models of a server: does each one still answer?
+"""Tries the doors that callers use, over HTTP: are they ready, open, and do they speak?
 
-Each request reaches the process of its model and is refused there, or costs a few milliseconds.
+What the models behind them are asked is in `probe.py`.
 """
 
 import http.client
@@ -18,24 +18,6 @@ _WORDLESS: dict[str, dict[str, object]] = {
 }
 # One frame of speech: it goes through fish_prompt, fish_llama and fish_decoder.
 _SPOKEN: dict[str, object] = {"text": "Hello.", "max_new_tokens": 1}
-_TENSORS: dict[str, list[dict[str, object]]] = {
-    "fish_cancel": [
-        {"name": "cancel_token", "datatype": "BYTES", "shape": [1, 1], "data": ["none"]}
-    ],
-    "fish_checkpoint": [],
-    "fish_encoder": [
-        {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "data": [0.0]},
-        {"name": "chunk_frames", "datatype": "INT64", "shape": [1, 1], "data": [0]},
-    ],
-    "fish_decoder": [
-        {"name": "codes", "datatype": "INT64", "shape": [1, 1, 1], "data": [0]},
-        {"name": "new_frames", "datatype": "INT64", "shape": [1, 1], "data": [0]},
-    ],
-}
-_REFUSED = {"parameters": {"probe": True}}  # nobody knows this parameter, and no work is done
-# How Triton answers for a process that has died. Source: its Python backend, python_be.cc.
-DEAD = re.compile(r"Stub process '[\w.-]+' is not healthy|Failed to (?:process|send) .* stub", re.I)
-_GONE = re.compile("unknown model|not ready|no available versions", re.I)
 _FULL = re.compile("exceeds maximum queue size|timeout expired", re.IGNORECASE)
 _TIMEOUT_S = 60  # the first request of a process may be slow
 
@@ -55,31 +37,6 @@ def try_doors(repository: Path, host: str, http_port: int) -> None:
                 f"{model} does not reach its own server: {answer.strip()}. "
                 "Set VOICEREEL_GRPC_URL=HOST:PORT to where this server's gRPC service is"
             )
-
-
-def knock(repository: Path, host: str, http_port: int, timeout_s: float) -> str:
-    """Ask every model that has a process of its own; the LLaMA stage takes no such request.
-
-    Native backends refuse in words of their own, which are a sign of life too.
-
-    Args:
-        repository: Models that it lacks are not asked.
-        host: Where the server listens.
-        http_port: Its HTTP service.
-        timeout_s: Seconds that each may take.
-
-    Returns:
-        Which model does not answer and why, or "".
-    """
-    asked = {model: ("generate", body) for model, body in _WORDLESS.items()}
-    for model, tensors in _TENSORS.items():
-        asked[model] = "infer", {"inputs": tensors, **_REFUSED}
-    for model, (how, body) in asked.items():
-        if _is_in(repository, model):
-            status, answer = _post(host, http_port, f"{model}/{how}", body, timeout_s)
-            if not status or DEAD.search(answer) or _GONE.search(answer):
-                return f"{model}: {answer.strip()}"
-    return ""
 
 
 def speak(host: str, http_port: int, timeout_s: float) -> str:

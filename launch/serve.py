@@ -18,22 +18,23 @@ from typing import Annotated
 import typer
 
 from ensemble.contract.settings import DRAIN_S, MOST_DRAIN_S, server_settings
-from launch import compiler, hardening, shared_memory, traces
+from launch import compiler, exported, hardening, shared_memory, traces
 from launch.address import ListenAddress
 from launch.proxy_process import ProxyProcess, proxy_arguments
 from launch.restarts import WITHIN_S, Restarts
 from launch.run_folder import RunFolder
 from launch.server import LaunchError, Server
-from launch.supervisor import Supervisor, in_words
+from launch.supervisor import Supervisor, in_words, say
 
 QUIET_S = 5  # seconds that a stop may take before it says what it waits for
 _WAITING = (
-    "serve: no new requests are taken; waiting for those in flight, {:g} s at most. "
+    "no new requests are taken; waiting for those in flight, {:g} s at most. "
     "A second signal ends the server at once"
 )
 NOW_S = 2  # seconds that a server may take to end with requests in flight
 _OWN = "127.0.0.1"  # where a tritonserver behind the proxy listens
 RESTARTS, MOST_RESTARTS = 5, 1000
+_PORT = typer.Option(min=0, max=65_535, help="0: any free one.")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,10 +44,12 @@ def main(
     address: Annotated[
         str, typer.Option(help="Name or IP address to listen at; 0.0.0.0: all of this machine.")
     ] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="0: any free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="0: any free one.")] = 8002,
-    deadline: Annotated[float, typer.Option(help="Seconds the models may take to load.")] = 180,
+    http_port: Annotated[int, _PORT] = 8000,
+    grpc_port: Annotated[int, _PORT] = 8001,
+    metrics_port: Annotated[int, _PORT] = 8002,
+    deadline: Annotated[
+        float, typer.Option(min=0, max=MOST_DRAIN_S, help="Seconds the models may take to load.")
+    ] = 180,
     drain: Annotated[
         int | None,
         typer.Option(
@@ -88,10 +91,13 @@ def main(
         settings = server_settings()
         limit_s = settings.drain_s if drain is None else drain
         names, listen = hardening.opened(opened), ListenAddress.of(address)
+        _require_file(log)
         if slow := compiler.missing(settings):
-            print(f"serve: warning: {slow}; {compiler.remedy()}", file=sys.stderr)
+            say(f"warning: {slow}; {compiler.remedy()}")
         if short := shared_memory.shortage():
-            print(f"serve: warning: {short}. {shared_memory.REMEDY}", file=sys.stderr)
+            say(f"warning: {short}. {shared_memory.REMEDY}")
+        if other := exported.other_version(repository):
+            say(f"warning: {other}")
         if not without_proxy:  # before models are loaded for minutes
             listen.free_ports(ports)
         folder = RunFolder.create()
@@ -114,8 +120,19 @@ def main(
             proxy = ProxyProcess(listen, ports, told)
         _serve(Supervisor(server, proxy, Restarts(restarts, state), folder), limit_s, verbose)
     except (LaunchError, ValueError, OSError) as error:
-        print(f"serve: {in_words(error)}", file=sys.stderr)
+        say(in_words(error))
         raise typer.Exit(1) from None
+
+
+def _require_file(log: Path | None) -> None:
+    """Refuse a log that cannot be written before models are loaded for minutes."""
+    try:
+        if log is not None:
+            log.open("ab").close()
+    except OSError as error:
+        raise LaunchError(
+            f"--log {log}: {error.strerror}. Name a file that can be written"
+        ) from None
 
 
 def _serve(supervisor: Supervisor, limit_s: float, verbose: bool) -> None:
@@ -141,16 +158,13 @@ def _ready_line(supervisor: Supervisor) -> str:
 def _end(server: Supervisor, limit_s: float) -> None:
     """End a server when nothing is in flight any more, or the limit has passed."""
     drained, begin = False, time.monotonic()
-    patience = threading.Timer(QUIET_S, print, [_WAITING.format(limit_s)], {"file": sys.stderr})
+    patience = threading.Timer(QUIET_S, say, [_WAITING.format(limit_s)])
     patience.daemon = True
     patience.start()
     try:
         drained = server.drain(limit_s)
         if not drained:
-            print(
-                f"serve: requests were still in flight after {time.monotonic() - begin:.0f} s",
-                file=sys.stderr,
-            )
+            say(f"requests were still in flight after {time.monotonic() - begin:.0f} s")
     finally:  # also when a second signal interrupts
         patience.cancel()
         server.stop() if drained else server.stop(NOW_S)

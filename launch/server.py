@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from launch import processes, startup_log, tritonserver
+from launch import exported, processes, startup_log, tritonserver
 from launch.address import ListenAddress
 from launch.doors import try_doors
 from launch.drain import drain
@@ -70,7 +70,8 @@ class Server:
         """
         self.repository, self.profile = Path(repository), profile
         self.address, self.drains = address, drains
-        self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self._named = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self.ports = dict(self._named)
         self.deadline_s, self.environment, self.flags = deadline_s, environment or {}, tuple(flags)
         self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,8 +138,8 @@ class Server:
         Raises:
             LaunchError: If that fails or takes too long; nothing is left running.
         """
-        self._check_repository()
-        self.ports = self._listen.free_ports(self.ports)
+        exported.check(self.repository, self.profile)
+        self.ports = self._free_ports()
         self._folder = folder = RunFolder.create()
         if self.drains:
             os.mkfifo(folder.drain_pipe)
@@ -148,9 +149,13 @@ class Server:
             self._process = process = self._spawn(installation, folder, self.log_path)
             self._wait_until_ready(process, self.log_path)
             try_doors(self.repository, self._listen.host, self.ports["http"])
-        except BaseException:  # a signal's too: whatever ends the wait ends the server
+        except BaseException as problem:  # a signal's too: whatever ends the wait ends the server
             self._end(patience_s=5)
             folder.abandon()
+            if isinstance(problem, LaunchError) and (
+                why := exported.other_version(self.repository)
+            ):
+                raise LaunchError(f"{why}. It did not start: {problem}") from None
             raise
 
     def drain(self, limit_s: float) -> bool:
@@ -195,18 +200,12 @@ class Server:
         """Wait for the server to end; its exit status, negative for a signal's number."""
         return self._process.wait() if self._process else 0
 
-    def _check_repository(self) -> None:
-        if not self.repository.is_dir():
-            raise LaunchError(f"model repository {self.repository} does not exist")
-        models = sorted(p for p in self.repository.iterdir() if p.is_dir())
-        if not models:
-            raise LaunchError(f"model repository {self.repository} has no models")
-        profiles = {p.stem for model in models for p in model.glob("configs/*.pbtxt")}
-        if self.profile and self.profile not in profiles:
-            raise LaunchError(
-                f"no model in {self.repository} has configs/{self.profile}.pbtxt; "
-                f"profiles there: {', '.join(sorted(profiles)) or 'none'}"
-            )
+    def _free_ports(self) -> dict[str, int]:
+        """The ports of the last start, or others if they were not named and are taken now."""
+        try:
+            return self._listen.free_ports(self.ports)
+        except LaunchError:
+            return self._listen.free_ports(self._named)
 
     def _command(self, installation: tritonserver.Installation, folder: RunFolder) -> list[str]:
         command = [

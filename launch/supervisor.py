@@ -155,7 +155,7 @@ class Supervisor:
             self.server.stop(0)  # whoever waits for it hears at once that it is gone
             last = startup_log.last_lines(self._log)
         while (delay := self.restarts.note(death.reason)) is not None:
-            _say(f"{death.what}; starting again" + (f" in {delay:g} s" if delay else ""))
+            say(f"{death.what}; starting again" + (f" in {delay:g} s" if delay else ""))
             time.sleep(delay)
             try:
                 self._start_what_is_gone()
@@ -164,14 +164,17 @@ class Supervisor:
                 continue
             took = time.monotonic() - begin
             self.restarts.serving(took)
-            _say(f"serving again after {took:.1f} s, pid {self.server.pid}")
+            say(f"serving again after {took:.1f} s, pid {self.server.pid}")
             return
         raise LaunchError(_given_up(self.restarts.limit, death.what, last))
 
     def _start_what_is_gone(self) -> None:
         if not self.server.running:
             startup_log.keep(self._log)
+            ports = dict(self.server.ports)
             self.server.start()
+            if self.proxy is not None and self.server.ports != ports:
+                self.proxy.stop()  # somebody took the old ones meanwhile
         if self.proxy is not None and not self.proxy.running:
             self._start_proxy(self.proxy)
 
@@ -206,5 +209,7 @@ def _given_up(limit: int, what: str, last: str) -> str:
     return often + f"The last: {what}" + (f"\nIts log ended with:\n{last}" if last else "")
 
 
-def _say(what: str) -> None:
-    print(f"serve: {what}", file=sys.stderr, flush=True)
+def say(what: str) -> None:
+    """Tell the operator; what serves goes on where nobody reads, or the disk is full."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"serve: {what}", file=sys.stderr, flush=True)

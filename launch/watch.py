@@ -3,7 +3,7 @@
 import threading
 import time
 
-from launch import doors, processes
+from launch import doors, probe, processes
 from launch.proxy_process import ProxyProcess
 from launch.server import Server
 
@@ -62,7 +62,7 @@ class Watch:
 
     def _knock(self) -> str:
         server = self._server
-        if problem := doors.knock(server.repository, *server.http_address, PATIENCE_S):
+        if problem := probe.knock(server.repository, server.url("grpc"), PATIENCE_S):
             self.reason = "hung"
         elif self._proxy and (why := doors.is_live(*self._proxy.http_address, PATIENCE_S)):
             self.reason, problem = "proxy", f"proxy: {why}"

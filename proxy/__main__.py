@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ from proxy.settings import Settings, key_of, opened_of
 
 _PORT = typer.Option(min=0, max=65535, help="0: any free one.")
 _SERVER = typer.Option(help="HOST:PORT of the tritonserver.")
+_DAY_S = 86_400
+_MOST_DESCRIPTORS = 65_536  # a connection is one
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -35,16 +38,23 @@ def main(
     open: Annotated[str, typer.Option(help=f"Doors open to all: {','.join(GROUPS)}.")] = "",
     max_body_mib: Annotated[int, typer.Option(min=1, max=2047, help="Of one request.")] = 64,
     longest_wait: Annotated[
-        float, typer.Option(min=0, help="Seconds that a request may wait for others; 0: any.")
+        float,
+        typer.Option(min=0, max=_DAY_S, help="Seconds that a request may wait for others; 0: any."),
     ] = LONGEST_WAIT_S,
     slow_reader: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which a caller that reads nothing goes.")
+        float,
+        typer.Option(
+            min=0.1, max=_DAY_S, help="Seconds after which a caller that reads nothing goes."
+        ),
     ] = 60,
     probe: Annotated[
-        float, typer.Option(min=0, help="Seconds between two signs of life of a model; 0: none.")
+        float,
+        typer.Option(
+            min=0, max=_DAY_S, help="Seconds between two signs of life of a model; 0: none."
+        ),
     ] = 1,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds for requests in flight after SIGTERM.")
+        float, typer.Option(min=0, max=_DAY_S, help="Seconds for requests in flight after SIGTERM.")
     ] = 300,
     log_level: Annotated[
         str, typer.Option(help="debug, info: a line for each request; warning, error.")
@@ -55,6 +65,7 @@ def main(
         raise typer.BadParameter(f"{log_level!r}, expected {', '.join(_LEVELS)}")
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=log_level.upper())
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # a caller that left is no error
+    _allow_connections()
     try:
         settings = Settings(
             address, http_port, grpc_port, metrics_port, server_http, server_grpc, server_metrics,
@@ -67,6 +78,13 @@ def main(
         raise typer.Exit(2) from None
     if not drained:
         print(f"proxy: requests were still in flight after {grace:g} s", file=sys.stderr)
+
+
+def _allow_connections() -> None:
+    """Take as many descriptors as the system gives: a soft limit of 1,024 idle callers use up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 if __name__ == "__main__":

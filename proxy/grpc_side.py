@@ -26,6 +26,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", MOST_BYTES),
     ("grpc.so_reuseport", 0),
     ("grpc.per_message_decompression", 0),  # we do it, up to a limit
+    ("grpc.server_handshake_timeout_ms", 20_000),  # of a connection that says nothing
     # A caller whose machine or network has gone is found within 20 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -16,6 +16,7 @@ from proxy.load import Asked
 from proxy.refusals import Refusal, too_large, unavailable
 from proxy.server import READY_S, connection_refusal, not_connected
 
+_IDLE_S = 75.0  # seconds that a connection may take to its next request, headers included
 _BODY_S = 60.0  # seconds that a body may take to come
 _HELD = 512 * 2**20  # bytes of all bodies together
 _OTHER_BODY = 2**20  # bytes of a body of anything but inference
@@ -38,7 +39,7 @@ class HttpSide:
         """What listens, not set up."""
         server = web.Server(
             self._answer, access_log=None, auto_decompress=False, handler_cancellation=True,
-            keepalive_timeout=75, lingering_time=0,
+            keepalive_timeout=_IDLE_S, lingering_time=0,
         )  # fmt: skip
         return web.ServerRunner(server)
 
@@ -242,7 +243,7 @@ def metrics_runner(proxy: Proxy) -> web.ServerRunner:
         body = b"".join(each.rstrip(b"\n") + b"\n" for each in pages)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    return web.ServerRunner(web.Server(page, access_log=None))
+    return web.ServerRunner(web.Server(page, access_log=None, keepalive_timeout=_IDLE_S))
 
 
 async def _piece(answer: aiohttp.ClientResponse) -> bytes:

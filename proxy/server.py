@@ -14,7 +14,7 @@ import aiohttp
 import grpc
 import grpc.aio
 
-from launch.probe import DEAD, PROBED, why_dead
+from launch.probe import DEAD, PROBED, why_silent
 from proxy.doors import SERVICE
 from proxy.load import Load
 from proxy.protobuf import pb
@@ -169,7 +169,7 @@ class Server:
     async def _probe(self, model: str) -> None:
         while not self.closing:
             await asyncio.sleep(self._settings.probe_s)
-            self.heard(model, await why_dead(self.channel, model, _PROBE_TIMEOUT_S))
+            self.heard(model, await why_silent(self.channel, model, _PROBE_TIMEOUT_S))
 
     async def metrics(self) -> bytes:
         """The server's Prometheus page."""

@@ -14,6 +14,8 @@ from ensemble.check.profiles import profile_differences
 from ensemble.contract import artefact, manifest
 from ensemble.contract import tensors as contract
 
+_COMMITTED = Path(__file__).resolve().parents[2] / "model_repository"
+
 
 def differences(
     repository: Path, models: Mapping[str, contract.Signature] = contract.MODELS
@@ -32,7 +34,8 @@ def differences(
     found += [f"{repository / name}: missing" for name in sorted(models.keys() - folders)]
     for name in sorted(folders & models.keys()):
         found += _model_differences(repository / name, models)
-    return [*found, *profile_differences(repository)]
+    found += profile_differences(repository)
+    return [*found, *filter(None, [manifest.other_version(repository, _COMMITTED)])]
 
 
 def config_paths(model: Path) -> list[Path]:

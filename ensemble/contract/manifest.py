@@ -6,6 +6,7 @@ are of several checkpoints. It is no signature: whoever can write into the repos
 change its Python code.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Collection
@@ -17,20 +18,23 @@ from ensemble.contract.facts import Facts
 
 FILE_NAME = "artefacts.json"
 FORMAT = 1
+_SHELLS = ("*/*/model.py", "*/config.pbtxt", "*/configs/*.pbtxt")
 _BLOCK = 1 << 20  # bytes that are read and hashed at a time
 _AGAIN = "Re-export with: make export CHECKPOINT=DIR"
 
 
-def write(folder: Path, made_of: Facts) -> None:
+def write(folder: Path, made_of: Facts, shells: str = "") -> None:
     """Write the file into a version folder that is complete but for it.
 
     Args:
         folder: Its files are hashed; those in folders below are served by no model.
         made_of: The checkpoint.
+        shells: `shells_of` the committed repository that the export copies.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != FILE_NAME)
     values = {
         "format": FORMAT,
+        "shells": shells,
         "sha256": {path.name: sha256_of(path) for path in files},
         "facts": asdict(made_of),
     }
@@ -77,6 +81,45 @@ def refuse_changed(
         elif (folder / name).is_file():
             warn(f"{who}: {folder / name} was not exported with the others: served unchecked.")
     return Facts.of(values["facts"])
+
+
+def shells_of(repository: Path, like: Path) -> str:
+    """Digest a repository's configs and Python models, those that the committed one has.
+
+    Args:
+        repository: Whose files are read; one that is missing counts too.
+        like: The committed repository, which names them.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for kind in _SHELLS for path in like.glob(kind)):
+        name = path.relative_to(like)
+        held = (repository / name).read_bytes() if (repository / name).is_file() else b""
+        digest.update(f"{name} {len(held)} ".encode() + held)
+    return digest.hexdigest()
+
+
+def other_version(repository: Path, committed: Path) -> str:
+    """Why a repository's Python models may not fit this version of the project; "" if they do.
+
+    They are copies from the version that exported it, and run with this one's packages. What the
+    operator has changed in them since is his own.
+
+    Args:
+        repository: Without any export in it there is nothing to compare.
+        committed: `model_repository` of this version.
+    """
+    paths = sorted(repository.glob(f"*/*/{FILE_NAME}"))
+    now = shells_of(committed, committed)
+    if not paths or now == (copied := shells_of(repository, committed)):
+        return ""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # damage is told elsewhere
+            if (json.loads(path.read_text("utf-8")).get("shells") or copied) != now:
+                return (
+                    f"{repository} was exported by another version of this project: export again, "
+                    f"with make export CHECKPOINT=DIR REPOSITORY={repository}"
+                )
+    return ""
 
 
 def sha256_of(path: Path) -> str:

@@ -8,13 +8,11 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from ensemble.contract import facts
+from ensemble.contract import facts, manifest
 from ensemble.contract.artefact import FILE_OF_BACKEND
 from families.registry import PROMPT_FILES
 from launch.doctor import Finding
-from launch.tritonserver import PROJECT
-
-TEMPLATE = PROJECT / "model_repository"
+from launch.exported import COMMITTED as TEMPLATE
 
 
 def _exported(family: str) -> dict[str, tuple[str, ...]]:
@@ -97,6 +95,8 @@ def _version_of(repository: Path) -> Finding:
         if not (copy := repository / path.relative_to(TEMPLATE)).is_file()
         or copy.read_bytes() != path.read_bytes()
     ]
+    if other := manifest.other_version(repository, TEMPLATE):
+        return Finding("version", "warning", other, _EXPORT)
     if differing:
         few = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
         return Finding("version", "warning", f"not as in this checkout: {few}",

@@ -108,3 +108,39 @@ def test_one_of_another_format(repository) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 9}))
     with pytest.raises(ValueError, match=r"artefacts\.json has format 9, expected 1. Re-export"):
         refuse_changed(path.parent)
+
+
+def test_a_repository_of_another_version(repository, tmp_path) -> None:
+    committed = tmp_path / "committed"
+    for name in ("fish_llama/1/model.py", "fish_llama/config.pbtxt"):
+        for folder in (committed, repository):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"# {name}")
+    for model in MODELS:
+        manifest.write(repository / model / "1", FACTS, manifest.shells_of(committed, committed))
+    assert manifest.other_version(repository, committed) == ""
+    copy, own = repository / "fish_llama/config.pbtxt", committed / "fish_llama/1/model.py"
+    copy.write_text("# changed by the operator")
+    assert manifest.other_version(repository, committed) == ""
+    own.write_text("# of a later version")
+    said = manifest.other_version(repository, committed)
+    assert said == (
+        f"{repository} was exported by another version of this project: export again, with "
+        f"make export CHECKPOINT=DIR REPOSITORY={repository}"
+    )
+    for model in MODELS:  # from before the manifest said so
+        manifest.write(repository / model / "1", FACTS)
+    assert manifest.other_version(repository, committed) == said
+    for path in (copy, own):  # what counts is whether the models fit
+        name = path.relative_to(repository if path is copy else committed)
+        (repository / name).write_bytes((committed / name).read_bytes())
+    assert manifest.other_version(repository, committed) == ""
+    assert manifest.other_version(tmp_path, committed) == ""  # nothing was exported into it
+
+
+def test_a_damaged_manifest_says_nothing_of_the_version(repository, tmp_path) -> None:
+    for model in MODELS:
+        (repository / model / "1" / FILE_NAME).write_text("[]")
+    (tmp_path / "committed/fish_llama/1").mkdir(parents=True)
+    (tmp_path / "committed/fish_llama/1/model.py").touch()
+    assert manifest.other_version(repository, tmp_path / "committed") == ""

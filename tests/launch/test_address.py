@@ -69,3 +69,15 @@ def test_every_address_that_is_printed_works(toy, name: str) -> None:
                 assert client._transport.is_ready(None, 10)  # the toy has no front doors
         process.terminate()
         process.communicate(timeout=60)
+
+
+def test_a_port_that_was_taken_since_the_last_start_is_chosen_anew(toy) -> None:
+    server = Server(toy)
+    server.ports = before = server._free_ports()
+    assert server._free_ports() == before
+    with socket.create_server(("127.0.0.1", before["grpc"])):
+        after = server._free_ports()
+        assert after["grpc"] != before["grpc"]
+        named = Server(toy, grpc_port=before["grpc"])
+        with pytest.raises(LaunchError, match="Address already in use"):
+            named._free_ports()

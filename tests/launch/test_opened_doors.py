@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from launch.doors import knock, speak, try_doors
+from launch.doors import speak, try_doors
 from launch.server import LaunchError
 
 REFUSED = "fish_prompt: invalid request: text is empty, expected words to say."
@@ -80,29 +80,7 @@ def test_no_answer(tmp_path: Path) -> None:
         try_doors(repository(tmp_path, "fish_tts"), "127.0.0.1", 1)
 
 
-ANSWERS = {
-    "fish_tts": REFUSED,
-    "fish_clone": "fish_reference: invalid request: reference_audio has 1 samples",
-    "fish_cancel": "fish_cancel: invalid request: there is no parameter 'probe'",
-    "fish_encoder": "[request id: <id_unknown>] Exceeds maximum queue size",
-    "fish_decoder": "onnx runtime error 2: Got invalid dimensions for input: codes",  # native
-}
 DEAD = "Failed to process the request(s) for model 'x_0_0', message: Stub process is not healthy."
-
-
-def test_each_model_is_asked_and_who_is_full_is_alive(tmp_path: Path, port: int) -> None:
-    Triton.answers = dict(ANSWERS)
-    assert knock(repository(tmp_path, *ANSWERS), "127.0.0.1", port, 5) == ""
-    assert [path.split("/")[3] for path, _ in Triton.asked] == list(ANSWERS)
-    assert all(body["parameters"] == {"probe": True} for path, body in Triton.asked
-               if path.endswith("/infer"))  # fmt: skip
-
-
-@pytest.mark.parametrize("dead", list(ANSWERS))
-def test_a_dead_model_is_named(tmp_path: Path, port: int, dead: str) -> None:
-    Triton.answers = ANSWERS | {dead: DEAD}
-    said = knock(repository(tmp_path, *ANSWERS), "127.0.0.1", port, 5)
-    assert said.startswith(f"{dead}: ") and DEAD in said
 
 
 def test_a_frame_is_spoken(port: int) -> None:

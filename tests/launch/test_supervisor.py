@@ -1,6 +1,7 @@
 """What the supervisor does when a process ends or hangs, with stand-ins for the real ones."""
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -125,6 +126,38 @@ def test_a_start_that_fails_is_tried_again_later(folder: RunFolder, monkeypatch,
     assert capfd.readouterr().err.count("as planted; starting again in") == 2
 
 
+def test_nobody_reads_what_it_says(folder: RunFolder, monkeypatch) -> None:
+    """Its log is on a full disk, or in a pipe whose reader has gone; the server comes back."""
+    server = FakeServer(folder.path)
+    supervisor = Supervisor(server, None, Restarts(3, None), folder)  # type: ignore[arg-type]
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with supervisor, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", Full())
+        supervisor._start_again(supervising.Death("server", "planted"))
+        assert server.starts == 2 and server.running
+
+
+def test_the_proxy_is_told_when_the_server_has_other_ports(folder: RunFolder) -> None:
+    class Moving(FakeServer):
+        def start(self) -> None:
+            super().start()
+            self.ports = {use: port + 1 for use, port in self.ports.items()}
+
+    server, front = Moving(folder.path), proxy()
+    supervisor = Supervisor(server, front, Restarts(3, None), folder)  # type: ignore[arg-type]
+    with supervisor:
+        ports, first = dict(front.ports), front.pid
+        server.stop()
+        supervisor._start_what_is_gone()
+        told = Path(f"/proc/{front.pid}/cmdline").read_text()
+        assert front.pid != first and front.ports == ports
+        assert f"--server-grpc=127.0.0.1:{server.ports['grpc']}" in told
+
+
 def test_a_proxy_that_dies_is_started_again_alone(folder: RunFolder) -> None:
     server, front = FakeServer(folder.path), proxy()
     with (
@@ -233,7 +266,7 @@ def test_who_computes_is_not_hung(
         time.sleep(0.06)
         return "fish_encoder: no answer: timed out"
 
-    monkeypatch.setattr(watching.doors, "knock", hangs)
+    monkeypatch.setattr(watching.probe, "knock", hangs)
     monkeypatch.setattr(watching.processes, "cpu_s", lambda _: time.monotonic() * computes)
     server = FakeServer(folder.path)
     server.start()
@@ -250,7 +283,7 @@ def test_a_frame_is_asked_for_where_nobody_speaks(
     for name, value in (("EVERY_S", 0.02), ("SPEAKS_S", 0.1)):
         monkeypatch.setattr(watching, name, value)
     spoken: list[float] = []
-    monkeypatch.setattr(watching.doors, "knock", lambda *_: "")
+    monkeypatch.setattr(watching.probe, "knock", lambda *_: "")
     monkeypatch.setattr(watching.doors, "speak", lambda *_: spoken.append(0) or "fish_tts: planted")
     server = FakeServer(folder.path)
     server.start()

@@ -4,16 +4,21 @@ import gzip
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from proxy import http_side
 from support.launched import wait_until
 from support.proxied import infer_json, proxied, timed
 
 MIB = 2**20
+ROOT = Path(__file__).resolve().parents[2]
 INFER = "/v2/models/fish_tts/infer"
 TEXT = {"text": ("BYTES", [1, 1], ["Hello."])}
 
@@ -239,3 +244,25 @@ def test_a_caller_that_asks_first_is_told_to_go_on(door) -> None:
         assert caller.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
         caller.sendall(body)
         assert caller.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_connection_that_asks_nothing_is_closed(upstream, upstream_http, monkeypatch) -> None:
+    monkeypatch.setattr(http_side, "_IDLE_S", 0.3)
+    with proxied(server_grpc=upstream.url, server_http=upstream_http.url,
+                 server_metrics=upstream_http.url, probe_s=0) as door:  # fmt: skip
+        for url in (door.http_url, door.metrics_url.split("/")[2]):
+            for said in (b"", b"GET /metrics HTTP/1.1\r\nHost: "):
+                host, _, port = url.rpartition(":")
+                with socket.create_connection((host, int(port)), timeout=5) as connection:
+                    connection.sendall(said)
+                    assert connection.recv(100) == b""
+
+
+def test_idle_callers_do_not_use_up_the_descriptors() -> None:
+    script = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
+        "; import proxy.__main__ as m; m._allow_connections(); print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    soft, hard = map(int, done.stdout.split())
+    assert soft == (min(hard, 65_536) if hard > 0 else 65_536)

@@ -104,11 +104,11 @@ def test_every_model_gives_a_sign_of_life(door, server) -> None:
 
     import grpc.aio
 
-    from launch.probe import why_dead
+    from launch.probe import why_silent
 
     async def ask() -> list[str]:
         async with grpc.aio.insecure_channel(server.grpc_url) as channel:
-            return await asyncio.gather(*(why_dead(channel, model, 5) for model in PROBED))
+            return await asyncio.gather(*(why_silent(channel, model, 5) for model in PROBED))
 
     assert asyncio.run(ask()) == [""] * len(PROBED)
     assert door.http.get("/v2/health/ready").status_code == 200

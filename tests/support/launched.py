@@ -2,11 +2,12 @@
 
 import contextlib
 import fcntl
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from launch import run_folder
@@ -71,12 +72,21 @@ def wait_until(condition, seconds: float = 20) -> None:
 
 
 @contextlib.contextmanager
-def serve(*arguments: object) -> Iterator[subprocess.Popen]:
-    """`python -m launch.serve`, on free ports unless one is named."""
+def serve(
+    *arguments: object, environment: Mapping[str, str] | None = None, inside: Sequence[str] = ()
+) -> Iterator[subprocess.Popen]:
+    """`python -m launch.serve`, on free ports unless one is named.
+
+    Args:
+        arguments: Of it.
+        environment: Variables that it has in addition to this process's.
+        inside: A command that becomes the one after it.
+    """
     ports = [f"--{use}-port=0" for use in ("http", "grpc", "metrics")]
-    command = [sys.executable, "-m", "launch.serve", *ports, *map(str, arguments)]
+    command = [*inside, sys.executable, "-m", "launch.serve", *ports, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=PROJECT, **pipes) as process:
+    variables = {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, cwd=PROJECT, env=variables, **pipes) as process:
         try:
             yield process
         finally:

@@ -9,14 +9,15 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.prepared import ROOT, prepared
-from support.chaos import disks, faults
+from benchmarks.prepared import ROOT, export_command, prepared
+from support.chaos import artefacts, clock, disks, faults, strangers
 from support.chaos.fuzz import fuzz
 from support.chaos.soak import soak
 from support.chaos.world import Row, World, served, slow_copy
@@ -51,33 +52,30 @@ def _rows(
 
     print(f"{'fault':60} {'tries':>6} {'lost':>5} {'recovery':>9} {'limit':>6}", flush=True)
     steps = [step for step in _steps(repository, minutes, requests) if wanted(step[0])]
-    if steps:
+    if steps or wanted("kill"):
         with served(repository) as world:
-            instances = world.stubs() if wanted("kill") else {}
-            names = [*instances, "tritonserver", "proxy"] if wanted("kill") else []
+            names = [*world.stubs(), "tritonserver", "proxy"] if wanted("kill") else []
             for name in names:
                 yield _shown(lambda name=name: faults.death(world, name))
             for _, step in steps:
                 yield _shown(lambda step=step: step(world))
-    for to_server in (False, True):
-        if wanted("term"):
-            with served(repository) as world:
-                yield _shown(lambda world=world, to=to_server: faults.stop(world, to))
-    if wanted("disk"):
-        for spoilt in ("truncated", "swapped"):
-            yield _shown(lambda spoilt=spoilt: disks.artefact(plain, folder, spoilt))
-        if why := disks.can_mount():
-            print(f"left out: full and read-only disks, small /dev/shm: {why}")
-        else:
-            yield _shown(lambda: disks.full_disk(plain))
-            yield _shown(lambda: disks.read_only_disk(plain))
-            yield _shown(lambda: disks.small_shm(plain, folder / "long.wav"))
+    for name, why_not, alone in _alone(repository, plain, folder):
+        if wanted(name) and why_not:
+            print(f"left out: {name}: {why_not}")
+        elif wanted(name):
+            yield _shown(alone)
 
 
 def _steps(repository: Path, minutes: float, requests: int) -> list[Step]:
+    """What one server outlives, one after the other."""
     return [
         ("stop", lambda w: faults.death(w, "fish_llama_0_0", signal.SIGSTOP)),
+        ("stop", lambda w: faults.death(w, "tritonserver", signal.SIGSTOP)),
+        ("stop", lambda w: faults.death(w, "proxy", signal.SIGSTOP)),
         ("bombs", faults.bombs),
+        ("options", strangers.options),
+        ("idle", strangers.idle),
+        ("slow", strangers.slow_senders),
         ("fuzz", lambda w: fuzz(w, requests)),
         ("leavers", faults.leavers),
         ("stalled", faults.stalled),
@@ -88,12 +86,57 @@ def _steps(repository: Path, minutes: float, requests: int) -> list[Step]:
     ]
 
 
+def _alone(
+    repository: Path, plain: Path, folder: Path
+) -> Iterator[tuple[str, str, Callable[[], Row]]]:
+    """What needs a server of its own, or none: its name, why it cannot be tried, and the trial."""
+    for to_server in (False, True):
+        yield "term", "", lambda to=to_server: _stopped(repository, to)
+    yield "supervisor", "", lambda: strangers.supervisor_killed(repository)
+    yield "ports", "", lambda: strangers.port_taken(repository)
+    yield "ports", "", lambda: strangers.public_port_taken(repository)
+    yield "folder", "", lambda: strangers.folder_removed(repository)
+    yield "clock", clock.can_jump(), lambda: clock.jumps(repository, folder / "clock")
+    for model in ("fish_llama", "fish_decoder"):
+        for kind in artefacts.KINDS:
+            yield "artefact", "", lambda m=model, k=kind: artefacts.at_start(plain, folder, m, k)
+            for at_once in (True, False):
+                yield (
+                    "artefact",
+                    "",
+                    lambda m=model, k=kind, o=at_once: artefacts.while_serving(
+                        repository, folder, m, k, o
+                    ),
+                )
+    why = disks.can_mount()
+    yield "disk", why, lambda: disks.full_disk(plain)
+    yield "disk", why, lambda: disks.read_only_disk(plain)
+    yield "disk", why, lambda: disks.full_later(repository)
+    for read_only in (False, True):
+        yield "disk", why, lambda ro=read_only: disks.export(_checkpoint(folder), ro)
+    yield "shm", why, lambda: disks.small_shm(plain, folder / "long.wav")
+    yield "shm", why, lambda: disks.full_shm(repository, folder / "short.wav")
+
+
+def _stopped(repository: Path, to_server: bool) -> Row:
+    with served(repository) as world:
+        return faults.stop(world, to_server)
+
+
+def _checkpoint(folder: Path) -> Path:
+    """A tiny one, for exports that fail."""
+    if not (made := folder / "checkpoint").is_dir():
+        export_command("make-checkpoint", "tiny", "--out", made)
+    return made
+
+
 def _shown(step: Callable[[], Row]) -> Row:
     begin = time.monotonic()
     try:
         row = step()
     except Exception as problem:  # the table goes on
         row = Row(f"{type(problem).__name__}: {problem}"[:60], 1, 1)
+        traceback.print_exc()
     back = "" if row.recovery_s is None else f"{row.recovery_s:.1f} s"
     limit = "" if row.recovery_s is None else f"{row.limit_s:g} s"
     mark = "" if row.held else "  <-- not held"

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,14 @@ class World:
     def client(self, **options) -> Client:
         return Client(self.facts["grpc"], **options)
 
+    def says(self, words: str) -> bool:
+        """Whether it has said so on stderr."""
+        return any(words in line for line in self.said)
+
+    def last_words(self) -> str:
+        """The start of the last line that it has said on stderr."""
+        return self.said[-1].strip()[:200] if self.said else "nothing said"
+
     def speaks(self, timeout_s: float = 20) -> bool:
         """Whether a new caller gets speech."""
         try:
@@ -153,9 +162,9 @@ class World:
 
 
 @contextlib.contextmanager
-def served(repository: Path, *arguments: object) -> Iterator[World]:
-    """A server on a repository, with as many restarts as a test needs."""
-    with serve("--repository", repository, "--restarts=1000", *arguments) as process:
+def served(repository: Path, *arguments: object, **how: Any) -> Iterator[World]:
+    """A server on a repository, with as many restarts as a test needs; `how` as in `serve`."""
+    with serve("--repository", repository, "--restarts=1000", *arguments, **how) as process:
         world = World(process, ready(process))
         try:
             yield world
