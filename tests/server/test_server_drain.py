@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.server import Server
+from support.balanced import Callers, spoken, ways
 from support.chaos.world import slow_copy
 from support.launched import alive, ready, serve, wait_until
 from voicereel import Client, ServerUnavailable
@@ -94,7 +96,19 @@ def closed_to_others(facts: dict[str, str]) -> None:
     assert status(facts, "/v2/models/fish_tts/ready") == 200
 
 
-def test_what_runs_ends_whole(served) -> None:
+@pytest.fixture
+def callers(served, server: Server, tmp_path: Path) -> Iterator[Callers]:
+    """Callers by every way to balance two servers: this one, and another that goes on."""
+    _, facts = served
+    with Client(server.grpc_url) as client:
+        expected = [spoken(client, number) for number in range(4)]
+    urls = [facts["grpc"], server.grpc_url], [facts["http"], server.http_url]
+    with ways(*urls, tmp_path) as (says, streamers), Callers(says, streamers, expected) as found:
+        yield found
+
+
+def test_what_runs_ends_whole(served, callers: Callers) -> None:
+    """And the callers of several servers notice nothing."""
     process, facts = served
     closed_to_others(facts)
     speaking = Speaking(facts, "stream", "stream", "unary", "http")
@@ -111,6 +125,9 @@ def test_what_runs_ends_whole(served) -> None:
     output, _ = process.communicate(timeout=60)
     assert (process.returncode, output) == (0, "")
     assert not alive(int(facts["pid"]))
+    before = callers.spoken.copy()
+    wait_until(lambda: all(callers.spoken[way] > before[way] for way in callers.spoken))
+    assert callers.lost == [] and len(callers.spoken) >= 4
 
 
 def test_no_orphan_when_the_launcher_is_killed_in_mid_speech(served) -> None:

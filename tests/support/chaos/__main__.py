@@ -18,6 +18,7 @@ import typer
 from benchmarks.prepared import ROOT, prepared
 from support.chaos import disks, faults
 from support.chaos.fuzz import fuzz
+from support.chaos.rolling import rolling
 from support.chaos.soak import soak
 from support.chaos.world import Row, World, served, slow_copy
 
@@ -63,6 +64,8 @@ def _rows(
         if wanted("term"):
             with served(repository) as world:
                 yield _shown(lambda world=world, to=to_server: faults.stop(world, to))
+    if wanted("rolling"):
+        yield _shown(lambda: rolling(repository, folder / "rolling"))
     if wanted("disk"):
         for spoilt in ("truncated", "swapped"):
             yield _shown(lambda spoilt=spoilt: disks.artefact(plain, folder, spoilt))
