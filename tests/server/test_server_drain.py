@@ -36,7 +36,7 @@ def unknown_to_prometheus(facts: dict[str, str]) -> set[str]:
     """Metrics that autoscalers ask for, and a pod's port `metrics` has not."""
     with urllib.request.urlopen(facts["metrics"], timeout=5) as answer:
         scraped = set(re.findall(r"^(\w+)[{ ]", answer.read().decode(), re.MULTILINE))
-    written = [thing for _, objects in as_written() for thing in objects]
+    written = [thing for _, objects in as_written() for thing in objects if "kind" in thing]
     asked = {n for query in queries(written) for n in re.findall(r"\bfish_llama_\w+", query)}
     assert len(asked) == 3
     return asked - scraped
