@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.capacity.simulation import Arrivals
 from benchmarks.prepared import PATIENCE_S
 from gateway.servers import Servers
+from launch import processes
 from launch.server import Server
 from voicereel import Client
 
@@ -116,8 +117,13 @@ def _streamed(stream: Any, length: int) -> tuple[float, float, int]:
 
 
 def metrics(server: Server) -> dict[str, float]:
-    """What the server counts."""
-    return {name + labels: float(value) for name, labels, value in _KEPT.findall(server.metrics())}
+    """What the server counts, and CPU seconds of its processes: `cpu` and the model, or the server."""
+    told = {name + labels: float(value) for name, labels, value in _KEPT.findall(server.metrics())}
+    for pid, name in [(server.pid, "tritonserver"), *processes.stubs(server.pid).items()]:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        key = f"cpu {re.sub(r'(_[0-9]+)+$', '', name)}"
+        told[key] = told.get(key, 0) + sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return told
 
 
 def slots(told: dict[str, float]) -> int:
