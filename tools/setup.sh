@@ -12,6 +12,8 @@ shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 uv_pinned=uv==0.13.9
+unreachable="Its own words are above. Without a way to the index, name a proxy: https_proxy=URL, or an\
+ index that can be reached: PIP_INDEX_URL=URL."
 
 say() { echo "setup: $*" >&2; }
 die() {
@@ -70,6 +72,8 @@ choose() {
 # Prints an interpreter that uv has fetched, now or earlier.
 through_uv() {
   local uv version python
+  # A firewall that reads along has a certificate of its own, which pip may have been told of.
+  [ -n "${SSL_CERT_FILE:-}" ] || [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE=$PIP_CERT
   uv=$(command -v uv) || uv=$(bootstrapped_uv)
   export UV_PYTHON_PREFERENCE=only-managed UV_PYTHON_INSTALL_BIN=0
   for version in 3.11 3.12; do
@@ -92,7 +96,7 @@ bootstrapped_uv() {
     say "installing uv into $folder"
     "$any_python" -m venv --clear "$folder"
     "$folder/bin/python" -m pip --disable-pip-version-check --quiet --quiet install "$uv_pinned" >&2 ||
-      die "pip could not install $uv_pinned. Or name a Python: PYTHON=/path/to/python3.11"
+      die "pip could not install $uv_pinned. $unreachable Or name a Python: PYTHON=/path/to/python3.11"
   fi
   echo "$folder/bin/uv"
 }
@@ -114,9 +118,21 @@ stamp() {
   { "$1" --version; cat requirements/*.txt pyproject.toml tools/setup.sh; } | sha256sum
 }
 
-# Done before, with an interpreter that still works and that nobody wants to change.
-[ -n "${PYTHON:-}" ] || ! supported "$venv/bin/python" >/dev/null ||
-  [ "$(cat "$venv/setup.stamp" 2>/dev/null)" != "$(stamp "$venv/bin/python")" ] || exit 0
+# Whether that was done before, with an interpreter that still works and nobody wants to change.
+done_before() {
+  [ -z "${PYTHON:-}" ] && supported "$venv/bin/python" >/dev/null &&
+    [ "$(cat "$venv/setup.stamp" 2>/dev/null)" = "$(stamp "$venv/bin/python")" ]
+}
+
+! done_before || exit 0
+
+# Two that install into one environment would spoil it. The lock ends with this process.
+exec 9<tools/setup.sh
+if command -v flock >/dev/null && ! flock --nonblock 9; then
+  say "another make setup is at work in $PWD; waiting for it"
+  flock 9
+  ! done_before || exit 0
+fi
 
 [ "$(uname -m)" = x86_64 ] || die "nvidia-pytriton has a server for x86_64 only, this is $(uname -m)"
 any_python=$(command -v python3 || command -v python3.11 || command -v python3.12 ||
@@ -131,7 +147,10 @@ works="import pip, platform; print('Python', platform.python_version())"
 [ "$("$venv/bin/python" -c "$works" 2>/dev/null)" = "$("$python" --version)" ] ||
   "$python" -m venv --clear "$venv"
 # A fetched Python would build with the compiler that it was built with.
-pip() { CC=${CC:-gcc} "$venv/bin/python" -m pip --disable-pip-version-check --quiet --quiet "$@"; }
+pip() {
+  CC=${CC:-gcc} "$venv/bin/python" -m pip --disable-pip-version-check --quiet --quiet "$@" >&2 ||
+    die "pip could not install the packages that requirements/ pins. $unreachable"
+}
 
 echo "setup: installing into $venv with $("$python" --version), some minutes"
 # torch alone brings what it needs: on a machine with CUDA libraries in the index, those it pins.

@@ -1,22 +1,25 @@
-"""One simulated replica: a queue, slots, and steps whose time depends on how many share them."""
+"""One simulated replica: the LLaMA stage with its queue and slots, and the decoder behind it.
+
+A step of the LLaMA stage gives each request with a slot one frame. Frames leave as windows, which
+the decoder takes in their order, windows of equal shape in one batch. Both stages compute on the
+same machine: while both are at work, each has half of it. So a first window waits behind windows of
+streams that are heard already, and that is most of the first audio's time under load.
+"""
 
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
+import numpy as np
 import simpy
 
-FIRST_FRAMES = 8  # of the first window at default options
+from benchmarks.capacity.stages import FIRST_FRAMES, Stages
+from engine.schedule.chunk_schedule import ChunkSchedule, frames_in_batch
 
-
-class Service(Protocol):
-    """The times of a replica; `voicereel.capacity.Machine` is such."""
-
-    @property
-    def slots(self) -> int: ...
-    def step_s(self, streams: float) -> float: ...
-    def first_s(self, streams: float, *, p95: bool) -> float: ...
+FRAME_S = 2048 / 44_100
+_FRAMES = np.zeros((4096, 1), np.int64)  # codes, of which only the number matters
+MOST_WINDOWS = 16  # in a batch of the decoder, as its config.pbtxt says
 
 
 @dataclass
@@ -37,44 +40,76 @@ class Request:
     tries: int = 0
     cut: bool = False
     done: int = field(default=0, repr=False)  # frames
+    schedule: ChunkSchedule = field(init=False, repr=False, compare=False)  # of its windows
+
+
+class _Window(NamedTuple):
+    request: Request
+    frames: int
+    shape: int  # equal for windows that are decoded together
+    is_last: bool
+
+
+class _Machine:
+    """Computes for several stages at a time; each has an equal part of it."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env, self._busy, self._changed = env, 0, env.event()
+
+    def work(self, seconds: float) -> Generator[Any, Any, None]:
+        """Work that would take so long alone."""
+        self._change(1)
+        while seconds > 1e-9:
+            began, busy = self._env.now, self._busy
+            yield self._env.timeout(seconds * busy) | self._changed
+            seconds -= (self._env.now - began) / busy
+        self._change(-1)
+
+    def _change(self, by: int) -> None:
+        self._busy += by
+        changed, self._changed = self._changed, self._env.event()
+        changed.succeed()
 
 
 class Replica:
-    """Takes steps while it has requests.
+    """Takes steps while it has requests, and decodes their windows.
 
     Attributes:
         active: Requests with a slot.
         waiting: Requests without one.
         slots: Requests with a slot, at most.
+        load: Requests that have not ended.
         up: Whether routers send to it; a replica that hangs is up until they notice.
     """
 
     def __init__(
         self,
         env: simpy.Environment,
-        service: Service,
+        stages: Stages,
         left: Callable[["Replica", Request, bool], None],
     ) -> None:
         """`left` is told of requests that end here, and whether they are lost."""
-        self._env, self._service, self._left = env, service, left
-        self.slots = service.slots
-        self.active: list[Request] = []
-        self.waiting: deque[Request] = deque()
-        self.up = True
-        self._life = 0
+        self._env, self._stages, self._left = env, stages, left
+        self.slots = stages.slots
+        self._forget()
+        self._life = self._steps = 0
         self.start()
+
+    def _forget(self) -> None:
+        self._inside: dict[int, Request] = {}  # by id, in the order of their arrival
+        self.active: list[Request] = []
+        self.waiting, self._windows = deque[Request](), deque[_Window]()
 
     @property
     def load(self) -> int:
-        """Requests in it."""
-        return len(self.active) + len(self.waiting)
+        return len(self._inside)
 
     def send(self, request: Request) -> None:
         """Take a request."""
         request.tries += 1
+        self._inside[id(request)] = request
         self.waiting.append(request)
-        if not self._wake.triggered:
-            self._wake.succeed()
+        self._ring(0)
 
     def stop(self) -> None:
         """Make no more frames, and tell no one."""
@@ -83,39 +118,79 @@ class Replica:
     def vanish(self) -> None:
         """Lose all requests, since routers have noticed."""
         self.up = False
-        gone, self.active, self.waiting = [*self.active, *self.waiting], [], deque()
+        gone = list(self._inside.values())
+        self._forget()
         for request in gone:
             self._left(self, request, True)
 
     def start(self) -> None:
         """Take requests."""
-        self.up, self._wake = True, self._env.event()
-        self._env.process(self._run(self._life))
+        self.up, self._bells = True, [self._env.event(), self._env.event()]
+        machine = _Machine(self._env)
+        self._env.process(self._speak(machine, self._life))
+        self._env.process(self._decode(machine, self._life))
 
-    def _run(self, life: int) -> Generator[Any, Any, None]:
+    def _ring(self, stage: int) -> None:
+        if not self._bells[stage].triggered:
+            self._bells[stage].succeed()
+
+    def _asleep(self, stage: int) -> simpy.Event:
+        """Until a stage has something to do."""
+        self._bells[stage] = self._env.event()
+        return self._bells[stage]
+
+    def _speak(self, machine: _Machine, life: int) -> Generator[Any, Any, None]:
         while True:
-            while self.waiting and len(self.active) < self._service.slots:
-                self.active.append(self.waiting.popleft())
+            joined = 0
+            while self.waiting and len(self.active) < self.slots:
+                request = self.waiting.popleft()
+                request.done = 0
+                request.schedule = ChunkSchedule(FIRST_FRAMES, 0, 0, FRAME_S, self._now)
+                self.active.append(request)
+                joined += 1
             if not self.active:
-                self._wake = self._env.event()
-                yield self._wake
-            else:
-                yield self._env.timeout(self._service.step_s(len(self.active)))
+                yield self._asleep(0)
+                continue
+            step_s = self._stages.step_s(len(self.active)) + joined * self._stages.prompt_s
+            yield from machine.work(step_s)
             if life != self._life:
                 return
             self._frame()
 
+    def _now(self) -> float:
+        return self._env.now
+
     def _frame(self) -> None:
         """Every active request has one more frame."""
+        self._steps += 1
         streams = len(self.active)
         for request in self.active:
             request.done += 1
-            if request.done == min(FIRST_FRAMES, request.frames):
-                steps = FIRST_FRAMES * self._service.step_s(streams)
-                # What the first audio takes beside its steps: prefill, decoder, the way.
-                beside = max(0.0, self._service.first_s(streams, p95=False) - steps)
-                request.first_s = self._env.now - request.arrived_s + beside
-        ended = [request for request in self.active if request.done >= request.frames]
+            schedule, is_last = request.schedule, request.done >= request.frames
+            if is_last or schedule.due(request.done, self._steps, streams):
+                shape = frames_in_batch(streams) if schedule.index else 0
+                window = schedule.cut(_FRAMES[: request.done], "length" if is_last else "")
+                self._windows.append(_Window(request, window.num_frames, shape, is_last))
+                self._ring(1)
         self.active = [request for request in self.active if request.done < request.frames]
-        for request in ended:
-            self._left(self, request, False)
+
+    def _decode(self, machine: _Machine, life: int) -> Generator[Any, Any, None]:
+        while True:
+            if not self._windows:
+                yield self._asleep(1)
+                continue
+            batch = [self._windows.popleft()]
+            while (self._windows and len(batch) < MOST_WINDOWS
+                   and self._windows[0].shape == batch[0].shape):  # fmt: skip
+                batch.append(self._windows.popleft())
+            frames = sum(window.frames for window in batch)
+            yield from machine.work(self._stages.decode_s(frames, len(batch), self.load))
+            if life != self._life:
+                return
+            for window in batch:
+                request = window.request
+                if request.first_s is None:
+                    request.first_s = self._env.now - request.arrived_s + self._stages.beside_s
+                if window.is_last:
+                    del self._inside[id(request)]
+                    self._left(self, request, False)

@@ -7,10 +7,10 @@ from typing import Any
 
 import simpy
 
-from benchmarks.capacity.replica import Replica, Request, Service
+from benchmarks.capacity.replica import FRAME_S, Replica, Request
 from benchmarks.capacity.router import POLICIES, PUBLISH_S, Gateway
+from benchmarks.capacity.stages import Service, Stages, stages_of
 
-FRAME_S = 2048 / 44_100
 MEAN_FRAMES = 97  # of `speech`
 _MOST_TRIES = 3  # of a request whose replica dies before its first audio
 Arrivals = Sequence[tuple[float, int]]  # seconds, frames
@@ -29,7 +29,7 @@ class Scenario:
     seed: Of the routers' choices.
     """
 
-    service: Service
+    service: Service | Stages
     replicas: int
     policy: str = "least in flight"
     gateways: int = 1
@@ -101,9 +101,8 @@ class _Run:
     def __init__(self, scenario: Scenario, arrivals: Arrivals) -> None:
         self.env, self._scenario = simpy.Environment(), scenario
         self._rng = random.Random(scenario.seed)
-        self._replicas = [
-            Replica(self.env, scenario.service, self._ended) for _ in range(scenario.replicas)
-        ]
+        stages = stages_of(scenario.service)
+        self._replicas = [Replica(self.env, stages, self._ended) for _ in range(scenario.replicas)]
         self._gateways = [
             Gateway(self._replicas, POLICIES[scenario.policy], self._rng)
             for _ in range(scenario.gateways)
@@ -138,7 +137,6 @@ class _Run:
         gateway.sent[index] -= 1
         again = request.first_s is None and self._scenario.repeats and request.tries < _MOST_TRIES
         if lost and again:
-            request.done = 0
             self._route(request)
             return
         request.cut = lost

@@ -20,6 +20,9 @@ In a batch, chunks end at the same steps and have equal shapes, so that Triton d
 batch; a stream whose first frame comes between two such steps has a shorter second chunk.
 """
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 
 from engine.schedule.pacing import Pace
@@ -39,20 +42,22 @@ class ChunkSchedule:
     """
 
     def __init__(
-        self, first_frames: int, max_frames: int, history_frames: int, frame_s: float = 0.0
-    ) -> None:
+        self, first_frames: int, max_frames: int, history_frames: int, frame_s: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
         """Args:
         first_frames: New frames of the first window.
         max_frames: Limit of the growth, at least `first_frames`; 0: none is given.
         history_frames: Frames before the new ones that can be heard in them.
         frame_s: Seconds of audio in a frame.
+        clock: Seconds that have passed.
         """
         self.size = first_frames
         self.max_frames = max(first_frames, max_frames or LONGEST_CHUNK)
         self.history_frames = history_frames
         self.start = 0
         self.index = 0
-        self._pace = None if max_frames else Pace(frame_s)
+        self._pace = None if max_frames else Pace(frame_s, clock)
 
     def due(self, num_frames: int, step: int = 0, batch_size: int = 1) -> bool:
         """Whether the frames generated so far fill the next window.

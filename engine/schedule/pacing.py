@@ -1,6 +1,7 @@
 """Pacing: whether a longer chunk still reaches its listener before the last one is played."""
 
 import time
+from collections.abc import Callable
 
 # A chunk of n frames is taken to need this many times the seconds of its n frames of codes: it has
 # to be decoded and sent as well.
@@ -10,11 +11,12 @@ MARGIN = 1.2
 class Pace:
     """Follows one stream, whose listener plays every chunk when it arrives."""
 
-    def __init__(self, frame_s: float) -> None:
+    def __init__(self, frame_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
         """Args:
         frame_s: Seconds of audio in a frame.
+        clock: Seconds that have passed.
         """
-        self.frame_s = frame_s
+        self.frame_s, self._clock = frame_s, clock
         self._first: tuple[float, int] | None = None  # when the first chunk left, and its frames
 
     def allows(self, frames: int, longer: int) -> bool:
@@ -27,7 +29,7 @@ class Pace:
             frames: All that have left so far. To be called once with each chunk.
             longer: Frames that the next chunk would have.
         """
-        now = time.perf_counter()
+        now = self._clock()
         if self._first is None:
             self._first = now, frames
             return False

@@ -9,6 +9,7 @@ decoupled, that question crashes the server (both in Triton 24.10). Imports only
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -68,7 +69,9 @@ class FrontDoor:
                 self.places.release()
                 _reply(sender, wire.error(self.name, problem, request.request_id()))
                 continue
-            asyncio.run_coroutine_threadsafe(self._answer(forwarded, sender), self.loop)
+            asyncio.run_coroutine_threadsafe(
+                self._answer(forwarded, _trace_of(request), sender), self.loop
+            )
 
     def finalize(self) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
@@ -100,11 +103,11 @@ class FrontDoor:
             "parameters": None if token is None else {PARAMETER: token},
         }
 
-    async def _answer(self, forwarded: dict, sender) -> None:
+    async def _answer(self, forwarded: dict, trace: dict[str, str], sender) -> None:
         task: Any = asyncio.current_task()
         self.in_flight.add(task)
         try:
-            response = await self._joined(forwarded)
+            response = await self._joined(forwarded, trace)
         except asyncio.CancelledError:
             why = (
                 "the server is shutting down" if self.closing else f"{self.stream_model} broke off"
@@ -117,14 +120,16 @@ class FrontDoor:
             self.places.release()
         _reply(sender, response)
 
-    async def _joined(self, forwarded: dict) -> pb_utils.InferenceResponse:
+    async def _joined(self, forwarded: dict, trace: dict[str, str]) -> pb_utils.InferenceResponse:
         """Collect the chunks, which may arrive in any order, and join them."""
         if self.client is None:  # not earlier: the server opens its ports after loading models
             self.client = InferenceServerClient(
                 own_server.grpc_url(), channel_args=own_server.CHANNEL_ARGS
             )
         chunks = []
-        answers: Any = self.client.stream_infer(_once(forwarded))  # typed as None by mistake
+        answers: Any = self.client.stream_infer(  # typed as None by mistake
+            _once(forwarded), headers=trace
+        )
         try:
             async for result, problem in answers:
                 if problem is not None:
@@ -149,6 +154,11 @@ class FrontDoor:
                 wire.tensor("sample_rate", [last.sample_rate], np.int32),
             ]
         )
+
+
+def _trace_of(request) -> dict[str, str]:
+    """Headers with which the ensemble's spans go on from this model's; {}: it has none."""
+    return json.loads(request.trace().get_context() or "{}")
 
 
 def _input(name: str, dtype: str, values: np.ndarray) -> InferInput:

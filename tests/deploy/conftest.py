@@ -11,15 +11,16 @@ from support.manifests import KUBERNETES, TRIED_WITH, Object, rendered
 
 
 @pytest.fixture(scope="session")
-def own_overlay(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Writes an overlay beside those of the project, and says where it is."""
+def own_overlay(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str | None], Path]:
+    """Writes an overlay beside those of the project, or finds one, and says where it is."""
     root = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
     shutil.copytree(KUBERNETES, root)
 
-    def write(name: str, kustomization: str) -> Path:
+    def write(name: str, kustomization: str | None) -> Path:
         folder = root / "overlays" / name
-        folder.mkdir(exist_ok=True)
-        (folder / "kustomization.yaml").write_text(kustomization)
+        if kustomization is not None:
+            folder.mkdir(exist_ok=True)
+            (folder / "kustomization.yaml").write_text(kustomization)
         return folder
 
     return write

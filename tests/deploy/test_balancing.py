@@ -3,38 +3,29 @@
 Nothing that was accepted and can be repeated is lost; what is said is what one server says alone.
 """
 
-import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 
 from launch.server import Server
 from support import nginx
+from support.balanced import TOLERANCE, Say, said, spoken, ways
 from support.chaos.world import slow_copy
-from support.gateway import Gateway, running
 from support.raw import llama_metrics
 from voicereel import Client, VoiceReelError, stream_script, synthesize_script
 from voicereel.script.reel import joined
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-# The same codes decoded in windows of other shapes, and the rounding of a WAV file.
-TOLERANCE = 1e-4
 REQUESTS, WORKERS = 12, 10
-ASKED: Any = {"max_new_tokens": 12}
-
-
-Say: TypeAlias = Callable[[int], np.ndarray]
 
 
 class Pair:
@@ -47,6 +38,12 @@ class Pair:
         self.first, self._repository = first, repository
         self.second = Server(repository)
         self.second.start()
+
+    @property
+    def urls(self) -> tuple[list[str], list[str]]:
+        """Of their gRPC, and of their HTTP services."""
+        both = self.first, self.second
+        return [server.grpc_url for server in both], [server.http_url for server in both]
 
     def kill(self) -> None:
         os.killpg(self.second.pid, signal.SIGKILL)
@@ -78,45 +75,6 @@ def expected(server: Server) -> list[np.ndarray]:
     """What each request says, from one server alone."""
     with Client(server.grpc_url, timeout_s=60) as client:
         return [spoken(client, number) for number in range(REQUESTS)]
-
-
-def spoken(client: Client, number: int) -> np.ndarray:
-    return client.synthesize(f"Line {number}.", seed=number, **ASKED).waveform
-
-
-def said(say: Say, expected: np.ndarray, number: int) -> None:
-    """Say one line, and compare it with what one server says alone, to 16 bits."""
-    np.testing.assert_allclose(say(number), expected, atol=TOLERANCE, rtol=0)
-
-
-def by_gateway(gateway: Gateway, folder: Path, number: int) -> np.ndarray:
-    answer = gateway.speak(
-        input=f"Line {number}.", voice="default", seed=number, response_format="wav",
-        sample_rate=44100, stream=False, **ASKED,
-    )  # fmt: skip
-    assert answer.status_code == 200, answer.text
-    (folder / f"{number}.wav").write_bytes(answer.content)
-    return soundfile.read(folder / f"{number}.wav", dtype="float32")[0]
-
-
-@contextlib.contextmanager
-def ways(pair: Pair, folder: Path) -> Iterator[tuple[dict[str, Say], list[Client]]]:
-    """How to speak through both servers, by name; and the clients that can stream."""
-    servers = (pair.first, pair.second)
-    grpc_urls, http_urls = [s.grpc_url for s in servers], [s.http_url for s in servers]
-    with contextlib.ExitStack() as stack:
-
-        def opened(*how: Any) -> Client:
-            return stack.enter_context(Client(*how, timeout_s=60))
-
-        clients = {"client": opened(grpc_urls), "client, HTTP": opened(http_urls, "http")}
-        if not nginx.why_not():
-            grpc_url, http_url = stack.enter_context(nginx.balancing(folder, grpc_urls, http_urls))
-            clients |= {"nginx": opened(grpc_url), "nginx, HTTP": opened(http_url, "http")}
-        gateway = stack.enter_context(running(",".join(grpc_urls), folder))
-        found: dict[str, Say] = {name: partial(spoken, each) for name, each in clients.items()}
-        found["gateway"] = partial(by_gateway, gateway, folder)
-        yield found, [each for name, each in clients.items() if "HTTP" not in name]
 
 
 SCRIPT = [
@@ -188,7 +146,7 @@ def test_one_of_two_servers_is_killed_under_load(
         said(say, expected[number], number)
 
     with (
-        ways(pair, tmp_path) as (says, streamers),
+        ways(*pair.urls, tmp_path) as (says, streamers),
         ThreadPoolExecutor(WORKERS) as pool,
         ThreadPoolExecutor(4) as listening,
     ):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support import kustomize
 from support import manifest_faults as faults
 from support import manifest_links as links
 from support.manifest_checks import OF_ALL, faults_of
@@ -33,16 +34,66 @@ SERVING = ("cpu", "gpu", "gpu-multi", "kserve")
     ("path", "objects"), list(as_written()), ids=lambda value: getattr(value, "name", "")
 )
 def test_every_file_is_what_kubernetes_takes(path: Path, objects: list[Object]) -> None:
-    """Also where there is no kubectl, which the other tests here need."""
     if path.name not in NOT_OBJECTS:
         assert list(faults.schema(objects)) == []
         by_overlays = "has no bounds"  # of memory and cores
         assert [f for f in faults.hardened(objects) if by_overlays not in f] == []
 
 
+FOLDERS = ["storage", "export", *(f"overlays/{overlay}" for overlay in SERVING)]
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl: it is compared with it")
+@pytest.mark.parametrize("name", [*FOLDERS, *TRIED_WITH])
+def test_what_stands_in_for_kubectl_renders_the_same(name: str, whole, own_overlay) -> None:
+    objects = whole(name) if name in TRIED_WITH else rendered(name)
+    folder = own_overlay(name, None) if name in TRIED_WITH else KUBERNETES / name
+    assert {name_of(t): t for t in kustomize.build(folder)} == {name_of(t): t for t in objects}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"resources": ["../cpu"], "helmCharts": []}, "helmCharts is not done here"),
+        ({"resources": ["../cpu"], "replicas": [{"name": "none", "count": 1}]}, "there is no"),
+    ],
+)
+def test_what_it_does_not_do_is_said(own_overlay, asked: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kustomize.build(own_overlay("refused", yaml.safe_dump(asked)))
+
+
 @pytest.mark.parametrize("overlay", SERVING)
 def test_an_overlay_is_right_as_a_whole(overlay: str) -> None:
     assert faults_of(rendered(f"overlays/{overlay}")) == []
+
+
+OWN = {
+    "one server, five gateways": {
+        "resources": ["../cpu"],
+        "replicas": [{"name": "voicereel-server", "count": 1},
+                     {"name": "voicereel-gateway", "count": 5}],
+    },
+    "several GPUs, scaled": {
+        "resources": ["../gpu-multi"],
+        "components": ["../../components/hpa", "../../components/gateway-api"],
+    },
+    "an installation over an installation": {
+        "resources": ["../one-server-five-gateways"],
+        "components": ["../../components/monitoring", "../../components/ingress"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_overlay_of_ones_own_is_right_as_a_whole(own_overlay, name: str) -> None:
+    for each in OWN:  # one rests on another
+        folder = own_overlay(re.sub(r"\W+", "-", each), yaml.safe_dump(OWN[each]))
+        if each == name:
+            objects = rendered(folder)
+            assert faults_of(objects) == []
+            ours = {name_of(t): t for t in kustomize.build(folder)}
+            assert ours == {name_of(t): t for t in objects}
 
 
 @pytest.mark.parametrize("folder", ["storage", "export"])

@@ -111,6 +111,13 @@ IN_KEDA: list[tuple[str, str, object, str]] = [
     ("HTTPRoute/voicereel", "spec rules 0 timeouts", GONE, "have a timeout"),
     ("HTTPRoute/voicereel", "spec rules 0 backendRefs 0 name", "voicereel-server", "leads to"),
     ("Gateway/voicereel", "spec listeners 0 protocol", "HTTP", "no HTTPS Gateway"),
+    (MONITOR, "metadata namespace", GONE, "lies in namespace None"),
+    (
+        SCALED,
+        "spec triggers 0 metadata query",
+        'fish_llama_slots{namespace="tts"}',
+        "a query asks for namespace tts",
+    ),
 ]
 TRIGGERS = {"scaleTargetRef": {"name": "voicereel-server"}, "triggers": []}
 SECOND = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": "x"}}

@@ -165,6 +165,46 @@ def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) ->
     servers.close()
 
 
+def test_the_addresses_of_a_name_change_while_the_gateway_speaks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a rolling restart: what is new goes to the new pod, and what had begun ends whole."""
+    found, look_up = ["127.0.0.1"], names.socket.getaddrinfo
+    monkeypatch.setattr(
+        names.socket, "getaddrinfo",
+        lambda host, *how, **more: look_up(
+            found[0] if host == "triton.svc" else host, *how, **more
+        ),
+    )  # fmt: skip
+    monkeypatch.setattr(module, "RESOLVE_S", 0.2)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(_: dict) -> Iterator[dict]:
+        pieces = list(chunks(*[tone(0.1)] * 3))
+        yield pieces[0]
+        begun.set()
+        assert go_on.wait(30)
+        yield from pieces[1:]
+
+    with FakeServer() as old, ThreadPoolExecutor() as pool:
+        port = old.url.rpartition(":")[2]
+        with (
+            FakeServer(int(port), host="127.0.0.2") as new,
+            running(f"dns:///triton.svc:{port}", tmp_path) as gateway,
+        ):
+            old.answer, new.answer = slowly, saying(0.5)
+            how = {"response_format": "pcm", "sample_rate": 44_100}
+            spoken = pool.submit(gateway.speak, **how)
+            assert begun.wait(30)
+            found[0] = "127.0.0.2"
+            time.sleep(0.3)
+            assert [gateway.speak(**how).status_code for _ in range(3)] == [200] * 3
+            assert (asked(old), asked(new)) == (1, 3)
+            go_on.set()
+            answer = spoken.result(30)
+            assert (answer.status_code, len(answer.content)) == (200, 2 * 3 * 4410)
+
+
 def test_a_name_without_an_address_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("no such name")

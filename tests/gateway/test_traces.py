@@ -86,7 +86,7 @@ def test_one_trace_from_the_caller_to_the_decoder(
             client.synthesize("Nobody asked for a trace.", max_new_tokens=8)
             with Caller("unary", (("traceparent", f"00-{unary}-{CALLER}-01"),)).active():
                 client.synthesize("Hello.", max_new_tokens=8)
-        wait_until(lambda: "fish_tts" in {span.name for span in collected.of(unary)})
+        wait_until(lambda: {"fish_tts", "fish_decoder"} <= {s.name for s in collected.of(unary)})
     by_name: dict[str, Span] = {}
     for span in collected.of(trace):
         by_name.setdefault(span.name, span)
@@ -98,6 +98,7 @@ def test_one_trace_from_the_caller_to_the_decoder(
         assert by_name[model].service == "voicereel-server"
     hops = list(to_first_audio(collected.of(trace)).values())
     assert hops == sorted(hops) and 0 < hops[-1] < 60
+    print([(s.name, s.id, s.parent) for s in collected.of(unary)])
     roots = {span.trace for span in collected.spans if span.name == "fish_tts"}
     assert roots == {unary}  # the call without a traceparent has none
 

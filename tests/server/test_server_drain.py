@@ -1,5 +1,6 @@
 """`make serve` is stopped while requests run: they end whole, and new ones are refused."""
 
+import re
 import socket
 import subprocess
 import threading
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from launch.server import Server
+from support.balanced import Callers, spoken, ways
 from support.chaos.world import slow_copy
 from support.launched import alive, ready, serve, wait_until
+from support.manifest_links import queries
+from support.manifests import as_written, of_component, rendered
 from voicereel import Client, ServerUnavailable
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -25,6 +30,16 @@ TEXT = "A long story about everything."  # with these options longer than FRAMES
 def slow_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint, spoken at about the speed of a listener."""
     return slow_copy(repository, tmp_path_factory.mktemp("slow") / "repository")
+
+
+def unknown_to_prometheus(facts: dict[str, str]) -> set[str]:
+    """Metrics that autoscalers ask for, and a pod's port `metrics` has not."""
+    with urllib.request.urlopen(facts["metrics"], timeout=5) as answer:
+        scraped = set(re.findall(r"^(\w+)[{ ]", answer.read().decode(), re.MULTILINE))
+    written = [thing for _, objects in as_written() for thing in objects if "kind" in thing]
+    asked = {n for query in queries(written) for n in re.findall(r"\bfish_llama_\w+", query)}
+    assert len(asked) == 3
+    return asked - scraped
 
 
 class Speaking:
@@ -63,10 +78,27 @@ def status(facts: dict[str, str], path: str = "/v2/health/ready") -> int:
         return error.code
 
 
+POD = of_component(rendered("overlays/cpu"), "server").container
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
 @pytest.fixture
 def served(slow_repository: Path) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
-    with serve("--repository", slow_repository) as process:
-        yield process, ready(process)
+    """As a pod of deploy/kubernetes starts it, at other ports."""
+    module, *arguments = POD["args"]
+    assert module == "launch.serve" and "--address=0.0.0.0" in arguments
+    with serve(*arguments, f"--repository={slow_repository}") as process:
+        facts = ready(process)
+        # Its log comes there as well, which `kubectl logs` shows.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield process, facts
+
+
+def probed(facts: dict[str, str]) -> list[bool]:
+    """Whether the pod starts, takes requests, and lives, as its node finds out."""
+    asked = [POD[each]["httpGet"] for each in PROBES]
+    assert {each["port"] for each in asked} == {"http"}
+    return [status(facts, each["path"]) == 200 for each in asked]
 
 
 def raw(url: str, sent: str) -> str:
@@ -94,13 +126,28 @@ def closed_to_others(facts: dict[str, str]) -> None:
     assert status(facts, "/v2/models/fish_tts/ready") == 200
 
 
-def test_what_runs_ends_whole(served) -> None:
+@pytest.fixture
+def callers(served, server: Server, tmp_path: Path) -> Iterator[Callers]:
+    """Callers by every way to balance two servers: this one, and another that goes on."""
+    _, facts = served
+    with Client(server.grpc_url) as client:
+        expected = [spoken(client, number) for number in range(4)]
+    urls = [facts["grpc"], server.grpc_url], [facts["http"], server.http_url]
+    with ways(*urls, tmp_path) as (says, streamers), Callers(says, streamers, expected) as found:
+        yield found
+
+
+def test_what_runs_ends_whole(served, callers: Callers) -> None:
+    """And the callers of several servers notice nothing."""
     process, facts = served
     closed_to_others(facts)
+    assert probed(facts) == [True, True, True]
     speaking = Speaking(facts, "stream", "stream", "unary", "http")
+    assert unknown_to_prometheus(facts) == set()
     process.terminate()
     wait_until(lambda: status(facts) == NOT_READY, seconds=2)
     assert status(facts, "/v2/models/fish_tts/ready") == NOT_READY
+    assert probed(facts) == [False, False, True]  # a restart would cost its streams
     with Client(facts["grpc"], return_s=0) as client:
         assert not client.ready()
         for call in (lambda: client.synthesize("New."), lambda: next(client.stream("New."))):
@@ -108,9 +155,11 @@ def test_what_runs_ends_whole(served) -> None:
                 call()
     assert not any(answer.done() for answer in speaking.answers)
     assert speaking.durations() == {FRAMES * 2048 / 44_100}
-    output, _ = process.communicate(timeout=60)
-    assert (process.returncode, output) == (0, "")
+    assert (process.wait(60), process.stdout.read()) == (0, "")
     assert not alive(int(facts["pid"]))
+    before = callers.spoken.copy()
+    wait_until(lambda: all(callers.spoken[way] > before[way] for way in callers.spoken))
+    assert callers.lost == [] and len(callers.spoken) >= 4
 
 
 def test_no_orphan_when_the_launcher_is_killed_in_mid_speech(served) -> None:

@@ -25,15 +25,17 @@ class Answers:
         error: Comes after them: a message from the server, or an exception of the client.
         endless: Whether the stream stays open after that.
         slow_s: How long the connection takes to close.
+        headers: Those of each request that came.
     """
 
     def __init__(
         self, chunks: list[str], error: Any = None, endless: bool = False, slow_s: float = 0
     ) -> None:
         self.chunks, self.error, self.endless, self.slow_s = chunks, error, endless, slow_s
-        self.reached = asyncio.Event()
+        self.reached, self.headers = asyncio.Event(), list[dict]()
 
-    async def stream_infer(self, requests: Any) -> Any:
+    async def stream_infer(self, requests: Any, headers: dict) -> Any:
+        self.headers.append(headers)
         async for _ in requests:
             break
         for index, why in enumerate(self.chunks):
@@ -102,6 +104,15 @@ def test_every_path_ends_once(path) -> None:
     assert request.sender.finals == [True]
     assert message in request.sender.error and bool(message) == bool(request.sender.error)
     assert not door.model.in_flight
+
+
+@pytest.mark.parametrize("name", ["fish_tts", "fish_clone"])
+def test_the_ensembles_trace_goes_on_from_the_models(name) -> None:
+    door = Door(name, Answers(["stop"]))
+    for trace in ('{"traceparent": "00-1-2-01", "tracestate": "a=b"}', None, ""):
+        door.ask(text=[b"Hello."], trace=trace).sender.wait()
+    door.model.finalize()
+    assert door.answers.headers == [{"traceparent": "00-1-2-01", "tracestate": "a=b"}, {}, {}]
 
 
 @pytest.mark.parametrize("name", ["fish_tts", "fish_clone"])

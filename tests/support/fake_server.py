@@ -38,7 +38,10 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         facts: What fish_checkpoint tells; None: there is no such model. Not among `requests`.
     """
 
-    def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(
+        self, port: int = 0, credentials: grpc.ServerCredentials | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         self.answer: Callable[[dict[str, np.ndarray]], Iterator[dict[str, np.ndarray]]]
         self.requests: list[Any] = []
         self.metadata: list[tuple[str, str]] = []
@@ -51,10 +54,10 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         if credentials:  # else it speaks no TLS
-            port = self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
+            port = self._server.add_secure_port(f"{host}:{port}", credentials)
         else:
-            port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        self.url = f"127.0.0.1:{port}"
+            port = self._server.add_insecure_port(f"{host}:{port}")
+        self.url = f"{host}:{port}"
 
     def __enter__(self) -> "FakeServer":
         self._server.start()

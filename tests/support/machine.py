@@ -25,10 +25,12 @@ _TOOLS = (
     "cp",
     "dirname",
     "env",
+    "flock",
     "grep",
     "mkdir",
     "rm",
     "sha256sum",
+    "sleep",
     "tail",
     "uname",
 )
@@ -41,14 +43,15 @@ case "$*" in
   -c*ensurepip*) exit {no_venv} ;;
   -c*"import pip"*) echo "Python {version}.7" ;;
   "-m venv"*) folder="${{@: -1}}"; mkdir -p "$folder/bin"; cp "{path}" "$folder/bin/python" ;;
-  "-m pip"*" uv=="*) echo "pip $*" >> "{log}"; cp "{uv}" "{project}/.venv-uv/bin/uv" ;;
-  "-m pip"*) echo "pip $*" >> "{log}" ;;
+  "-m pip"*" uv=="*) echo "pip $*" >> "{log}"; [ {no_index} = 0 ] &&
+    cp "{uv}" "{project}/.venv-uv/bin/uv" ;;
+  "-m pip"*) echo "pip $*" >> "{log}"; sleep {slow_s}; exit {no_index} ;;
   ensemble/*) exec {real} "$@" ;;
   *) echo "unexpected: $*" >&2; exit 9 ;;
 esac
 """
 _UV = """#!{bash}
-echo "uv $*" >> "{log}"
+echo "uv $*${{SSL_CERT_FILE:+ trusts $SSL_CERT_FILE}}" >> "{log}"
 case "$*" in
   --version) echo uv ;;
   "python find "*" 3.11") [ -e "{fetched}" ] && echo "{fetched}" ;;
@@ -61,7 +64,19 @@ esac
 class Machine:
     """A folder with a copy of the script, and a PATH of its own."""
 
-    def __init__(self, folder: Path, release: str = "debian 13", reachable: bool = True) -> None:
+    def __init__(
+        self, folder: Path, release: str = "debian 13", *, reachable: bool = True,
+        index: bool = True, slow_s: float = 0,
+    ) -> None:  # fmt: skip
+        """Args:
+        folder: Where it is.
+        release: In `RELEASES`.
+        reachable: Whether uv finds what it downloads.
+        index: Whether pip finds its packages.
+        slow_s: Seconds that pip takes.
+        """
+        folder.mkdir(exist_ok=True)
+        self._no_index, self._slow_s = int(not index), slow_s
         self.project, self.bin, self.log = folder / "project", folder / "bin", folder / "log"
         self._release, self._uv, self.fetched = (
             folder / "os-release",
@@ -96,7 +111,7 @@ class Machine:
             _PYTHON.format(
                 bash=shutil.which("bash"), version=version, lacks=lacks, path=path,
                 no_venv=int(not venv), log=self.log, uv=self._uv, project=self.project,
-                real=sys.executable,
+                real=sys.executable, no_index=self._no_index, slow_s=self._slow_s,
             )
         )  # fmt: skip
         at.chmod(0o755)

@@ -13,7 +13,7 @@ OF_ALL: tuple[Check, ...] = (
 OF_A_DEPLOYMENT: tuple[Check, ...] = (
     *OF_ALL, faults.settings, faults.ports_and_probes, faults.times, faults.memory,
     links.selectors, links.balancing, links.network, links.monitors, links.autoscaling,
-    links.doors,
+    links.doors, links.namespaces,
 )  # fmt: skip
 
 

@@ -204,6 +204,18 @@ def autoscaling(objects: list[Object]) -> Iterator[str]:
             yield f"there is no metric {name}"
 
 
+def namespaces(objects: list[Object]) -> Iterator[str]:
+    """Objects that `kubectl apply` would put elsewhere, where they find nothing; also queries."""
+    gateway = next(d for d in of_kind(objects, "Deployment") if "gateway" in name_of(d))
+    own = gateway["metadata"].get("namespace")
+    for thing in objects:
+        if (found := thing["metadata"].get("namespace")) != own:
+            yield f"{name_of(thing)}: lies in namespace {found}, and the gateway in {own}"
+    for query in queries(list(of_kind(objects, "ScaledObject"))):
+        for found in set(re.findall(r'namespace="([^"]*)"', query)) - {own}:
+            yield f"a query asks for namespace {found}, and the gateway lies in {own}"
+
+
 def doors(objects: list[Object]) -> Iterator[str]:
     """Ways in from outside that lead nowhere, buffer audio, or cut streams and bodies."""
     services = {s["metadata"]["name"]: s["spec"]["ports"] for s in of_kind(objects, "Service")}

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,10 +104,12 @@ class Request:
     """A request with inputs that have no batch axis yet."""
 
     def __init__(
-        self, parameters: str = "{}", timeout_us: int = 0, request_id: str = "", **inputs: Any
-    ) -> None:
+        self, parameters: str = "{}", timeout_us: int = 0, request_id: str = "",
+        trace: str | None = None, **inputs: Any,
+    ) -> None:  # fmt: skip
         self.inputs = {name: np.asarray(value)[None] for name, value in inputs.items()}
         self._parameters, self._timeout_us, self._id = parameters, timeout_us, request_id
+        self._trace = trace
         self.sender = Sender()
 
     def request_id(self) -> str:
@@ -118,6 +120,9 @@ class Request:
 
     def timeout(self) -> int:
         return self._timeout_us
+
+    def trace(self) -> SimpleNamespace:
+        return SimpleNamespace(get_context=lambda: self._trace)
 
     def get_response_sender(self) -> Sender:
         return self.sender

@@ -1,5 +1,7 @@
 """`make setup` takes an interpreter that will do, fetches one, or says what to install."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ensemble.contract import distribution
@@ -74,6 +76,47 @@ def test_what_cannot_be_fetched_is_said_with_the_ways_out(tmp_path) -> None:
     assert code == 1
     assert "uv could not fetch Python 3.11" in said.splitlines()[-1]
     assert "UV_PYTHON_INSTALL_MIRROR=URL" in said and "PYTHON=/path/to/python3.11" in said
+
+
+@pytest.mark.parametrize("has", ["3.11", "3.13"])
+def test_an_index_out_of_reach_is_said_with_the_ways_out(tmp_path, has) -> None:
+    machine = Machine(tmp_path, "debian 12", index=False)
+    machine.python("python3", has)
+    code, said, _ = machine.setup()
+    assert code == 1 and not (machine.project / ".venv" / "setup.stamp").exists()
+    last = said.splitlines()[-1]
+    assert last.startswith("setup: pip could not install ")
+    assert "https_proxy=URL" in last and "PIP_INDEX_URL=URL" in last
+
+
+def test_uv_trusts_what_pip_trusts(tmp_path) -> None:
+    machine = Machine(tmp_path, "debian 13")
+    machine.python("python3", "3.14")
+    _, _, asked = machine.setup(PIP_CERT="/corporate.crt")
+    assert "uv python install 3.11 trusts /corporate.crt" in asked
+    machine.fetched.unlink()
+    _, _, asked = machine.setup(PIP_CERT="/a.crt", SSL_CERT_FILE="/b.crt", PYTHON="")
+    assert not any("trusts /a.crt" in line for line in asked)
+
+
+def test_two_at_once_install_once(tmp_path) -> None:
+    machine = Machine(tmp_path, "debian 12", slow_s=0.3)
+    machine.python("python3", "3.11")
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: machine.setup(), range(2)))
+    assert [code for code, *_ in found] == [0, 0]
+    waited = f"setup: another make setup is at work in {machine.project}; waiting for it\n"
+    assert sorted(said.count("setup: done") for _, said, _ in found) == [0, 1]
+    assert [said for _, said, _ in found if "done" not in said] == [waited]
+    assert len(machine.log.read_text().splitlines()) == 3  # pip was asked by one
+
+
+def test_a_path_may_have_spaces(tmp_path) -> None:
+    machine = Machine(tmp_path / "a checkout of mine", "debian 13")
+    machine.python("python3", "3.13")
+    code, said, asked = machine.setup()
+    assert (code, said.splitlines()[-1]) == (0, "setup: done") and len(asked) > 3
+    assert machine.setup() == (0, "", [])
 
 
 def test_without_venv_nothing_can_be_fetched(tmp_path) -> None:

@@ -19,6 +19,7 @@ import typer
 from benchmarks.prepared import ROOT, export_command, prepared
 from support.chaos import artefacts, clock, disks, faults, strangers
 from support.chaos.fuzz import fuzz
+from support.chaos.rolling import rolling
 from support.chaos.soak import soak
 from support.chaos.world import Row, World, served, slow_copy
 
@@ -92,6 +93,7 @@ def _alone(
     """What needs a server of its own, or none: its name, why it cannot be tried, and the trial."""
     for to_server in (False, True):
         yield "term", "", lambda to=to_server: _stopped(repository, to)
+    yield "rolling", "", lambda: rolling(repository, folder / "rolling")
     yield "supervisor", "", lambda: strangers.supervisor_killed(repository)
     yield "ports", "", lambda: strangers.port_taken(repository)
     yield "ports", "", lambda: strangers.public_port_taken(repository)
