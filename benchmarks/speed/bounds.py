@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine
+from engine.kernels.cpu import int8_fault
 
 BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -31,7 +32,7 @@ class Rates:
         # Without its instructions torch emulates bfloat16, at a small part of float32's rate.
         names = ("bf16", "fp32") if torch.cpu._is_avx512_bf16_supported() else ("fp32",)
         multiply = {name: machine.matmul_flops_per_s(DTYPES[name]) for name in names}
-        if torch.cpu._is_vnni_supported():
+        if int8_fault() is None:
             multiply["int8"] = machine.int8_ops_per_s()
         return cls(machine.read_bytes_per_s(), multiply)
 

@@ -4,6 +4,7 @@ What is built is kept in build/, by sources and flags: a second run compiles not
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,31 @@ def test_those_for_matrix_units_compile_without_warnings() -> None:
     if "sapphirerapids" in done.stderr and "-march" in done.stderr:
         pytest.skip("this compiler knows no AMX")
     assert not done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("march", "instruction"),
+    [
+        ("x86-64-v3", "vpmaddwd .*ymm"),
+        ("alderlake", "vpdpbusd .*ymm"),
+        ("skylake-avx512", "vpmaddwd .*zmm"),
+        ("cascadelake", "vpdpbusd .*zmm"),
+    ],
+)
+def test_bytes_are_multiplied_by_what_a_cpu_has(march, instruction) -> None:
+    source = """
+        #include "simd/bytes.h"
+        using namespace voicereel;
+        Ints f(Ints sum, const uint8_t* x, const int8_t* w) { return with_products(sum, x, w); }
+    """
+    command = [os.environ.get("CXX", "g++"), *build._FLAGS, f"-march={march}", "-Werror"]
+    command += [f"-I{build._SOURCES}", "-S", "-xc++", "-", "-o", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True)
+    if "bad value" in done.stderr and march in done.stderr:
+        pytest.skip(f"this compiler knows no {march}")
+    assert not done.returncode, done.stderr
+    assert re.search(instruction, done.stdout.replace("\t", " "))
+    assert "vpmaddubsw" not in done.stdout  # it cuts sums off at 16 bits
 
 
 def sanitizer(name: str) -> str:
