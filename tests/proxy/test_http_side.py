@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -266,3 +267,24 @@ def test_idle_callers_do_not_use_up_the_descriptors() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     soft, hard = map(int, done.stdout.split())
     assert soft == (min(hard, 65_536) if hard > 0 else 65_536)
+
+
+def test_a_full_stages_own_words_say_when_to_come_again(door, upstream_http, monkeypatch) -> None:
+    monkeypatch.setattr(upstream_http, "status", 503)
+    for said, after in (
+        ("fish_llama: overloaded: a slot is expected in 9 s, ... Try again in 7 s, or add", "7"),
+        ("fish_llama: overloaded: 256 requests are waiting already. Try again later", None),
+        ("fish_llama: out of memory. Try again in 7 s", None),
+    ):
+        body = json.dumps({"error": said}).encode()
+
+        def in_pieces(path, _, body=body):
+            yield body[:30]
+            time.sleep(0.1)
+            yield body[30:]
+            yield b""
+
+        upstream_http.answer = in_pieces
+        answer = door.http.post(INFER, content=infer_json(TEXT))
+        assert (answer.status_code, answer.json()["error"]) == (503, said)
+        assert answer.headers.get("Retry-After") == after
