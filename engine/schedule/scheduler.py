@@ -99,11 +99,14 @@ class Scheduler:
 
     def warm_up(self) -> None:
         """Take the steps whose first time is slow, so that no caller waits for them."""
-        prompt = np.zeros((1 + self.runner.facts.num_codebooks, 8), np.int32)
+        facts, lengths = self.runner.facts, self.runner.warm_up_prompts()
         most = min(self.batch.slots, self.max_waiting)
-        for count in sorted(self.runner.warm_up_counts(most)):
+        alone = [(1, length) for length in lengths[1:] if length <= facts.max_prompt_length]
+        counts = [(count, lengths[0]) for count in sorted(self.runner.warm_up_counts(most))]
+        for count, length in (*counts, *alone):
+            prompt = np.zeros((1 + facts.num_codebooks, length), np.int32)
             for _ in range(count):
-                sampling = sampling_from({"max_new_tokens": 4}, self.runner.facts)
+                sampling = sampling_from({"max_new_tokens": 4}, facts)
                 self.submit(Request(prompt, sampling, lambda _: None, _raise))
             while self.step():
                 pass
