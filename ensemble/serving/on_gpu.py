@@ -52,9 +52,9 @@ def _load(model: ServedModel) -> tuple[Run, str]:
     from engine.kernels import gpu_codec
 
     torch.cuda.set_device(placement.device)
-    checked = settings.precision == "half"
+    split = None if settings.precision == "half" else False
     where = model.artefact, placement.device, placement.dtype, gpu_codec
-    decoder, described, words = load.load(*where, checked)
+    decoder, described, words = load.load(*where, split)
     with torch.inference_mode():
         decoder.record(torch.cuda.graph_pool_handle())
     session = load.session(decoder, described)

@@ -141,10 +141,11 @@ def test_few_shapes_are_recorded() -> None:
 def test_it_is_built_from_the_exported_file(repository, graph, codes, monkeypatch) -> None:
     path = repository / "fish_decoder" / "1" / "model.pt"
     where = path, CPU, torch.float16, rounded
-    decoder, described, words = loading.load(*where, checked=False)
+    decoder, described, words = loading.load(*where, split=False)
     assert words == "products of float16"
     run = loading.session(decoder, described)
     assert torch.equal(spoken(run, codes, (8, 16)), spoken(session(graph), codes, (8, 16)))
+    assert loading.load(*where, split=True)[2] == "products of float16, each a sum of three"
     monkeypatch.setattr(loading, "NOISE_LIMIT", 0.02)
     assert loading.load(*where)[2].startswith("products of float16, 4")
     monkeypatch.setattr(loading, "NOISE_LIMIT", 0.001)

@@ -20,7 +20,11 @@ _CHECKED = 32  # frames of random codes, which go further than speech does
 
 
 def load(
-    path: Path, device: torch.device, dtype: torch.dtype, operators: Any, checked: bool = True
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    operators: Any,
+    split: bool | None = None,
 ) -> tuple[GpuDecoder, dict[str, Any], str]:
     """Build the decoder.
 
@@ -29,7 +33,8 @@ def load(
         device: Where to.
         dtype: Half precision of either kind.
         operators: See `GpuDecoder`.
-        checked: Whether operands become sums of two numbers where one alone misses `NOISE_LIMIT`.
+        split: Whether operands are sums of two numbers; None: where one alone misses
+            `NOISE_LIMIT`.
 
     Returns:
         The decoder, what the file says of it, and what its products are, in words.
@@ -49,7 +54,9 @@ def load(
 
     kind = str(dtype).removeprefix("torch.")
     decoder, words = built(split=False), f"products of {kind}"
-    if not checked:
+    if split is not None:
+        if split:
+            decoder, words = built(split=True), f"products of {kind}, each a sum of three"
         return decoder, described, words
     distance = noise(decoder, exact, tensors["dequantizer.rows.largest"])
     if distance <= NOISE_LIMIT:
