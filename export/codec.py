@@ -1,15 +1,18 @@
 """The codec stage: fish_encoder and fish_decoder, as ONNX, as TorchScript, and on kernels."""
 
+import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from engine.codec import structure
 from engine.codec.decoder import DecoderGraph
 from engine.codec.encoder import EncoderGraph
 from engine.codec.int8 import example_codes
+from engine.codec.layers import UnsupportedCodecError
 from ensemble.contract.facts import Facts
 from export import codec_kernels, parity
 from export.parity import Comparison, Run
@@ -162,9 +165,19 @@ def _write_decoder(
 
 
 def _write_decoder_script(
-    graph: nn.Module, example: tuple[Tensor, ...], folder: Path, report: Report
+    graph: DecoderGraph, example: tuple[Tensor, ...], folder: Path, report: Report
 ) -> Path:
     report("fish_decoder: TorchScript")
     path = folder / "model.pt"
-    torchscript(graph, {"forward": example}).save(str(path))
+    script = torchscript(graph, {"forward": example})
+    script.save(str(path), _extra_files=_structure(graph, report))
     return path
+
+
+def _structure(graph: DecoderGraph, report: Report) -> dict[str, str]:
+    """What a GPU's kernels need beside the weights; nothing for a layer that they do not know."""
+    try:
+        return {structure.FILE: json.dumps(structure.structure_of(graph))}
+    except UnsupportedCodecError as error:
+        report(f"fish_decoder: without kernels on a GPU: {error}")
+        return {}

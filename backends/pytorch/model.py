@@ -6,6 +6,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ensemble.serving.kernel_file import kernel_files, load_kernel_file
+from ensemble.serving.on_gpu import load_on_gpu
 from ensemble.serving.stand_in.answers import Answering, exported_facts
 from ensemble.serving.stand_in.served_model import ServedModel
 from ensemble.serving.stand_in.torch_model import TorchModel, set_threads
@@ -19,8 +20,9 @@ class TritonPythonModel:
     native backend: `DISABLE_OPTIMIZED_EXECUTION`, `INFERENCE_MODE`, `INTRA_OP_THREAD_COUNT`,
     `INTER_OP_THREAD_COUNT` (0: PyTorch chooses); and `KERNELS_FILENAME`, see
     `ensemble.serving.kernel_file`.
-    On a GPU execution is not optimized by default: for each new shape the fuser compiles, for
-    seconds or, in a loop, minutes.
+    On a GPU the codec's decoder is served by kernels where it can be (`ensemble.serving.on_gpu`).
+    Execution is not optimized there by default: for each new shape the fuser compiles, for seconds
+    or, in a loop, minutes.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
@@ -28,7 +30,8 @@ class TritonPythonModel:
         model = ServedModel.from_args(args, "model.pt")
         facts = exported_facts(model, kernel_files(model))
         set_threads(model)
-        run = load_kernel_file(model, pb_utils.Logger.log_info) or TorchModel(model)
+        log = pb_utils.Logger.log_info
+        run = load_kernel_file(model, log) or load_on_gpu(model, log) or TorchModel(model)
         self.answers = Answering(model, run, facts)
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -5,10 +5,12 @@ step, so a visit that is cut off leaves one of what it had.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_visit.goals import GOALS
 from benchmarks.gpu_visit.results import OUTCOME, Found, read
 from benchmarks.gpu_visit.visit import Visit
 
@@ -49,6 +51,7 @@ def headline(found: Found, visit: Visit) -> dict[str, Any]:
         "step_ms": {
             f"{row['precision']}_b{row['batch']}": row["step_ms"] for row in llama.get("steps", [])
         },
+        "goals": {goal.name: goal.verdict(found)[1] for goal in GOALS},
         "outcomes": {step: values.get(OUTCOME, {}).get("state") for step, values in found.items()},
     }
 
@@ -86,7 +89,7 @@ def _exact(found: Found) -> str:
     rows = [
         [n.replace("_", " "), v, limits.get(n)] for n, v in exact.get("differences", {}).items()
     ]
-    return _table("The codec in float32", ["difference", "found", "limit"], rows)
+    return _table("How exact the codec is", ["difference", "found", "limit"], rows)
 
 
 def _workload(found: Found) -> str:
@@ -147,6 +150,30 @@ def _codec(found: Found) -> str:
     return _table("The codec", columns, rows)
 
 
+def _codec_kernels(found: Found) -> str:
+    names = ("precision", "replayed", "batch", "new", "ms", "rtf", "ratio")
+    rows = [
+        [*(row[n] for n in names), -20 * math.log10(max(row["noise"], 1e-9))]
+        for row in found.get("codec", {}).get("kernels", [])
+    ]
+    columns = ["products of", "replayed", "batch", "frames", "ms", "RTF",
+               "times float32's bound", "dB from float32"]  # fmt: skip
+    tensorrt = found.get("onnx", {}).get("tensorrt")
+    said = [] if tensorrt is None else [["TensorRT", None, 1, None, tensorrt, None, None, None]]
+    return _table("The decoder by kernels", columns, rows + said)
+
+
+def _first_audio(found: Found) -> str:
+    hops = found.get("serve", {}).get("first_audio", {})
+    rows = [[hop, 1e3 * seconds] for hop, seconds in hops.items()]
+    return _table("The way to the first audio", ["hop", "ms"], rows)
+
+
+def _goals(found: Found) -> str:
+    rows = [[g.name, f"{'>=' if g.least else '<='} {g.limit:g}", *g.verdict(found)] for g in GOALS]
+    return _table("Goals", ["of one H100 or H200", "goal", "found", "verdict"], rows)
+
+
 def _kernels(found: Found) -> str:
     rows = [
         [where.replace("_", " "), f"`{row['kernel']}`", row["calls"], row["ms"], row["share"]]
@@ -167,7 +194,8 @@ def _not_measured(found: Found) -> str:
 
 
 _PARTS: Sequence[Callable[[Found], str]] = (
-    _tests, _exact, _workload, _streams, _steps, _prefill, _codec, _kernels, _not_measured,
+    _goals, _tests, _exact, _workload, _streams, _first_audio, _steps, _prefill, _codec,
+    _codec_kernels, _kernels, _not_measured,
 )  # fmt: skip
 
 

@@ -1,7 +1,10 @@
-"""The codec in process: windows by size, history and batch, and recordings."""
+"""The codec in process: windows by size, history and batch, and recordings.
+
+The decoder by kernels is timed in every precision, with its launches replayed and without.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from benchmarks.gpu_visit.visit import Visit
 from benchmarks.speed.artefacts import script
 from benchmarks.speed.bounds import Rates
 from benchmarks.speed.cells import flops_of
+from engine.codec.on_gpu import load as on_gpu
+from engine.codec.on_gpu.decoder import GpuDecoder
 from engine.codec.quantizer import quantizers
 from ensemble.contract.facts import Facts
 from ensemble.contract.reference import CHUNK_FRAMES
@@ -19,7 +24,13 @@ from export import parity
 from export.parity import Run
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
-PRECISION = "fp32"  # the only one that is exported for a GPU; TF32 is off in every trace
+PRECISION = "fp32"  # of what is exported; TF32 is off in every trace
+# Of the kernels: dtype, and whether each product is a sum of three; the one that is served first.
+PRECISIONS = {
+    "fp16": (torch.float16, False),
+    "fp16, sums of three": (torch.float16, True),
+    "bf16": (torch.bfloat16, False),
+}
 _COUNTED = 8  # frames of which operations are counted
 
 
@@ -30,16 +41,21 @@ class Plan:
     histories: Frames before them.
     batches: Windows at a time.
     recordings: Frames and batch of what is encoded.
+    windows: Batch and new frames of what kernels decode.
     """
 
     new: tuple[int, ...]
     histories: tuple[int, ...]
     batches: tuple[int, ...]
     recordings: tuple[tuple[int, int], ...]
+    windows: tuple[tuple[int, int], ...]
 
 
-FULL = Plan((8, 16, 32, 64), (0, 256), (1, 4, 16), ((22, 1), (215, 1), (215, 4)))
-TINY = Plan((8,), (0, 16), (1, 2), ((22, 1),))
+FULL = Plan(
+    (8, 16, 32, 64), (0, 256), (1, 4, 16), ((22, 1), (215, 1), (215, 4)),
+    ((1, 8), (16, 8), (1, 64), (4, 64), (16, 64)),
+)  # fmt: skip
+TINY = Plan((8,), (0, 16), (1, 2), ((22, 1),), ((1, 8),))
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,10 @@ def run(visit: Visit, results: Results) -> None:
         for row in rows:
             found.append(row)
             results.put(name, found)
+    found = []
+    for row in _by_kernels(visit, made, works["fish_decoder"], facts, plan):
+        found.append(row)
+        results.put("kernels", found)
 
 
 def _works(visit: Visit, made: artefacts.Artefacts) -> dict[str, Work]:
@@ -126,3 +146,46 @@ def _encoded(work: Work, facts: Facts, plan: Plan, device: str) -> Iterator[dict
         waveform = parity.test_signal(batch, samples, facts.sample_rate).to(device)
         pieces = torch.full((batch, 1), CHUNK_FRAMES, device=device)
         yield work.row([waveform, pieces], frames, frame_s)
+
+
+def gpu_decoder(
+    visit: Visit, made: artefacts.Artefacts, precision: str
+) -> tuple[GpuDecoder, dict[str, Any]]:
+    """The decoder by kernels, on a CPU by torch in their arithmetic; and what its file says."""
+    from engine.kernels import rounded as operators
+
+    if visit.device == "cuda":
+        from engine.kernels import gpu_codec as operators
+    dtype, split = PRECISIONS[precision]
+    path = made.repository / "fish_decoder" / "1" / "model.pt"
+    return on_gpu.load(path, torch.device(visit.device), dtype, operators, split)[:2]
+
+
+def _by_kernels(
+    visit: Visit, made: artefacts.Artefacts, exact: Work, facts: Facts, plan: Plan
+) -> Iterator[dict[str, Any]]:
+    """Windows behind a kept state, as a stream's are, and their distance from float32."""
+    frame_s = facts.samples_per_frame / facts.sample_rate
+    for precision in PRECISIONS:
+        decoder, _ = gpu_decoder(visit, made, precision)
+        for replayed in (False, True) if visit.device == "cuda" else (False,):
+            if replayed:
+                decoder.record(torch.cuda.graph_pool_handle())
+            for batch, new in plan.windows:
+                codes = torch.randint(
+                    min(facts.codebook_sizes),
+                    (batch, facts.num_codebooks, new),
+                    device=visit.device,
+                )
+                numbers = torch.arange(new, device=visit.device).repeat(batch, 1)
+                state = decoder.begin(batch)
+
+                def run(
+                    codes: torch.Tensor, numbers: torch.Tensor, decoder: Any = decoder,
+                    state: Any = state,
+                ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+                    return decoder.resume(codes, numbers, 0, *state)
+
+                noise = parity.noise(run(codes, numbers)[0], exact.run(codes, numbers)[0])
+                row = replace(exact, run=run).row([codes, numbers], new, frame_s)
+                yield row | {"precision": precision, "replayed": replayed, "noise": noise}

@@ -3,9 +3,13 @@
 import importlib.util
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from benchmarks.gpu_visit import artefacts
+import numpy as np
+
+from benchmarks.gpu_visit import artefacts, clock
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.step_serve import DEADLINE_S, workload
 from benchmarks.gpu_visit.visit import Skipped, Visit
@@ -17,6 +21,7 @@ from families.fish_s1.checkpoint import load_checkpoint, load_codec
 from launch.server import Server
 from voicereel import Client
 
+_TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
@@ -33,6 +38,7 @@ def run(visit: Visit, results: Results) -> None:
         bench = Bench(server, client)
         bench.run(bench.voices)
         results.put("workload", workload(bench, 1 if visit.tiny else 3))
+    results.put("tensorrt", tensorrt(visit, made.repository / "fish_decoder" / "1" / "model.onnx"))
 
 
 def require_runtime(device: str) -> None:
@@ -48,6 +54,29 @@ def require_runtime(device: str) -> None:
             f"needs onnxruntime-gpu: onnxruntime {onnxruntime.__version__} of this machine has "
             f"{', '.join(found)}"
         )
+
+
+def tensorrt(visit: Visit, graph: Path) -> Any:
+    """Milliseconds of a window by NVIDIA's TensorRT in half precision, by new frames; or what it
+    lacks.
+    """
+    if importlib.util.find_spec("tensorrt") is None:
+        return "lacks: tensorrt"
+    import onnxruntime
+
+    if _TENSORRT not in onnxruntime.get_available_providers():
+        return f"lacks: {_TENSORRT} of onnxruntime"
+    providers: list[Any] = [(_TENSORRT, {"trt_fp16_enable": True}), _PROVIDERS["cuda"]]
+    session = onnxruntime.InferenceSession(str(graph), providers=providers)
+    facts, found = Facts.load(graph.parents[2] / "fish_llama" / "1"), {}
+    for new in (8,) if visit.tiny else (8, 64):
+        feed = {
+            "codes": np.zeros((1, facts.num_codebooks, new), np.int64),
+            "new_frames": np.arange(new)[None],
+        }
+        run = partial(session.run, None, feed)  # its results are on the CPU: it has waited
+        found[new] = 1e3 * clock.seconds(run, "cpu", repeats=5)
+    return found
 
 
 def _export(visit: Visit, made: artefacts.Artefacts) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import answers
+from benchmarks import answers, first_audio
 from benchmarks.gpu_visit import artefacts
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import Visit
@@ -33,14 +33,16 @@ class Plan:
     runs: Passes over the workload, after those that warm up.
     callers: Streams at a time, one load for each number.
     frames: Of each stream.
+    firsts: Requests alone, whose way to the first audio is looked at.
     """
 
     runs: int
     callers: tuple[int, ...]
     frames: int
+    firsts: int
 
 
-FULL, TINY = Plan(5, (1, 4, 16, 32, 64), 129), Plan(1, (1, 2), 16)
+FULL, TINY = Plan(5, (1, 4, 16, 32, 64), 129, 20), Plan(1, (1, 2), 16, 2)
 
 
 def run(visit: Visit, results: Results) -> None:
@@ -56,6 +58,8 @@ def run(visit: Visit, results: Results) -> None:
         bench.run(bench.voices)  # every shape once: kernels are compiled, steps recorded
         results.put("workload", workload(bench, plan.runs))
         results.put("single_stream", _median([bench.single_stream() for _ in range(plan.runs)]))
+        voice = bench.voices["alice"]
+        results.put("first_audio", first_audio.measure(server, client, plan.firsts, voice))
         results.put("with_encoding_s", bench.run().wall_s)
         rows: list[dict[str, Any]] = []
         for callers in plan.callers:

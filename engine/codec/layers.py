@@ -77,6 +77,26 @@ class CausalTransposedConv(nn.Module):
     def context(self, after: int) -> int:
         return (after + self.kernel - 1) // self.stride
 
+    def surplus(self, after: int) -> int:
+        """Outputs, older than `after` asks for, of the inputs that are needed: whole strides."""
+        return (self.context(after) - (self.kernel // self.stride - 1)) * self.stride - after
+
+
+def phases(weight: Tensor, stride: int) -> Tensor:
+    """A transposed convolution's weight as that of a plain one.
+
+    Its output t * stride + r is a sum over taps n of weight[r + n * stride] * input[t - n]. So it
+    is a plain convolution of kernel / stride taps whose outputs for all r lie side by side.
+
+    Args:
+        weight: (channels, outputs, kernel), the kernel a multiple of the stride.
+        stride: Outputs for each input.
+
+    Returns:
+        (stride * outputs, channels, taps).
+    """
+    return weight.unflatten(2, (-1, stride)).flip(2).permute(3, 1, 0, 2).flatten(0, 1)
+
 
 class Snake(nn.Module):
     """x + sin(alpha x)^2 / alpha, per channel."""

@@ -68,14 +68,23 @@ class DecoderSession:
         resumed: Windows whose state was kept.
     """
 
-    def __init__(self, module: Any, described: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: Any,
+        described: Mapping[str, Any],
+        frames: int = DECODER_FRAMES,
+        state_bytes: int | None = None,
+    ) -> None:
         """Serve a decoder.
 
         Args:
-            module: A `KernelDecoder`, as loaded from its file.
+            module: A `KernelDecoder`, as loaded from its file, or a `GpuDecoder`.
             described: The file's description.
+            frames: New frames in one run, of all rows together.
+            state_bytes: Of all states that are kept; None: `STATE_BYTES`.
         """
         self._module, self._described = module, described
+        self._frames, self._state_bytes = frames, state_bytes
         self._history_frames = int(described["history_frames"])
         self._frame = int(described["samples_per_frame"])
         self._codebooks = int(described["codebooks"])
@@ -100,7 +109,7 @@ class DecoderSession:
         rows = np.flatnonzero(numbers[:, 0] >= 0)
         windows = {i: self._window(codes[i], numbers[i]) for i in rows}
         with torch.inference_mode():
-            for run in runs({i: window.group for i, window in windows.items()}):
+            for run in runs({i: w.group for i, w in windows.items()}, self._frames):
                 new = windows[run[0]].new * self._frame
                 audio[run, :new] = self._run([windows[i] for i in run])
         return audio
@@ -131,7 +140,7 @@ class DecoderSession:
         for window, cache, context in zip(windows, caches, contexts, strict=True):
             padding = max(0, cache.shape[3] - (window.begin + new))  # see `_Window.group`
             self._keep(window, (cache[..., padding:, :], context))
-        return audio.numpy()
+        return audio.cpu().numpy()
 
     def _pop(self, key: bytes) -> State | None:
         state = self._states.pop(key, None)
@@ -144,7 +153,8 @@ class DecoderSession:
         self._pop(key)
         self._states[key] = tuple(tensor.clone() for tensor in state)
         self._bytes += _num_bytes(self._states[key])
-        while self._bytes > STATE_BYTES:
+        most = STATE_BYTES if self._state_bytes is None else self._state_bytes
+        while self._bytes > most:
             self._pop(next(iter(self._states)))
 
 
@@ -162,17 +172,20 @@ def _num_bytes(state: State) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
-def runs(groups: Mapping[int, tuple[int, ...]]) -> Iterator[list[int]]:
-    """Divide a batch into runs of rows of one group, of `DECODER_FRAMES` at most or of one row.
+def runs(
+    groups: Mapping[int, tuple[int, ...]], frames: int = DECODER_FRAMES
+) -> Iterator[list[int]]:
+    """Divide a batch into runs of rows of one group, of so many frames at most or of one row.
 
     Args:
         groups: By row; a group begins with its number of new frames.
+        frames: New ones, of all rows together.
     """
     found: dict[tuple[int, ...], list[int]] = {}
     for row, group in groups.items():
         found.setdefault(group, []).append(row)
     for group, rows in found.items():
-        count = max(1, DECODER_FRAMES // group[0])
+        count = max(1, frames // group[0])
         yield from (rows[begin : begin + count] for begin in range(0, len(rows), count))
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.kernels.cuda_replay import Replay
 from engine.kernels.norm import RMSNorm
-from engine.lm.cuda_replay import Replay
 from engine.lm.graphs import DualArGraphs, FastGraph, SlowGraph
 from engine.lm.layers import Past, layers_of
 from engine.lm.linear import Linear
@@ -21,6 +21,9 @@ from engine.lm.shape import DualArShape
 from engine.lm.weights import Weights
 
 MAX_CHOICES = 16384  # logits that the sampler's kernel takes: it holds a row in registers
+# Positions of prompts' slices that are recorded: a slice is filled up to the next of them. The last
+# is the longest slice (`engine.schedule.step.PREFILL_SLICE`).
+SLICES = (16, 32, 64, 128, 256, 512)
 _FEW = 4  # new positions of a row: the kernel is for decode steps; more are a prompt's
 
 
@@ -178,10 +181,24 @@ class GpuRunner(TorchRunner):
         )
 
     def extend(self, inputs: NewPositions) -> tuple[Tensor, Tensor]:
-        """See `Runner.extend`: a decode step is replayed, a prompt is run directly."""
+        """See `Runner.extend`: a decode step is replayed, and so is the prompt of a request alone.
+
+        A recording holds the address of its rows, and every row's would be too many. Beside other
+        requests a prompt is run directly: then the GPU is busy, and launching is hidden.
+        """
         *given, _ = inputs
-        run = self._extend if inputs.tokens.shape[2] == 1 else self._prefill
+        rows, _, time = inputs.tokens.shape
+        alone = rows == 1 and time in SLICES and not inputs.keys.storage_offset()
+        run = self._extend if time == 1 or alone else self._prefill
         return run(*given)
+
+    def positions_for(self, time: int) -> int:
+        """See `Runner.positions_for`: one of `SLICES`, so that few are recorded."""
+        return next((slice_ for slice_ in SLICES if slice_ >= time > 1), time)
+
+    def warm_up_prompts(self) -> tuple[int, ...]:
+        """See `Runner.warm_up_prompts`: every length is recorded at its first run."""
+        return SLICES
 
     def noise(self, draws: Sequence[Draw], rows: int) -> tuple[Tensor, Tensor]:
         """See `Runner.noise`: for every choice of a frame, int64 (seed, counter)."""

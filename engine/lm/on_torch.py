@@ -124,6 +124,14 @@ class TorchRunner:
         """See `Runner.rows_for`: exactly as many."""
         return count
 
+    def positions_for(self, time: int) -> int:
+        """See `Runner.positions_for`: exactly as many."""
+        return time
+
+    def warm_up_prompts(self) -> tuple[int, ...]:
+        """See `Runner.warm_up_prompts`: any prompt will do."""
+        return (8,)
+
     def warm_up_counts(self, most: int) -> set[int]:
         """See `Runner.warm_up_counts`: a trace is optimised in its first runs."""
         return {1, most}

@@ -127,6 +127,14 @@ class Runner(Protocol):
         """Rows that a step computes for `count` requests of at most `slots`."""
         ...
 
+    def positions_for(self, time: int) -> int:
+        """Positions that are computed for a prompt's slice of `time`, padding behind it."""
+        ...
+
+    def warm_up_prompts(self) -> tuple[int, ...]:
+        """Positions of prompts whose first run is slow."""
+        ...
+
     def warm_up_counts(self, most: int) -> set[int]:
         """Batch sizes, up to `most`, whose first step is slow."""
         ...

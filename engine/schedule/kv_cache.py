@@ -28,8 +28,8 @@ class KVCache:
         slots: Rows, at most.
         row_limit: Positions that a row may ever need.
         max_positions: Rows times positions to be held at once; None: `slots` rows of `row_limit`.
-        fixed: Positions of every row that are held from the start, and looked at as a whole when
-            one position is new, so that their memory and their shapes stay the same.
+        fixed: Positions of every row that are held from the start, and looked at as a whole, so
+            that their memory and their shapes stay the same.
         """
         self.row_limit = row_limit
         bound = slots * row_limit if max_positions is None else max_positions
@@ -61,7 +61,7 @@ class KVCache:
         needed = int(lengths.max()) + time
         self.reserve(rows.stop, needed)
         extent = self.keys.shape[3]
-        if time > 1 or not self.fixed:
+        if not self.fixed:
             extent = min(_in_grains(needed, VIEW_GRAIN), extent)
         views = self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
         return lengths.to(self.keys.device), *views

@@ -110,14 +110,16 @@ class Scheduler:
 
     def warm_up(self) -> None:
         """Take the steps whose first time is slow, so that no caller waits for them."""
-        prompt = np.zeros((1 + self.runner.facts.num_codebooks, 8), np.int32)
+        facts, lengths = self.runner.facts, self.runner.warm_up_prompts()
         most = min(self.batch.slots, self.max_waiting)
         counts = self.runner.warm_up_counts(most)
         if self.real_time is not None:  # it asks for the shape of their times
             counts |= {1 << i for i in range(most.bit_length())}
-        for count in sorted(counts):
+        alone = [(1, length) for length in lengths[1:] if length <= facts.max_prompt_length]
+        for count, length in (*((n, lengths[0]) for n in sorted(counts)), *alone):
+            prompt = np.zeros((1 + facts.num_codebooks, length), np.int32)
             for _ in range(count):
-                sampling = sampling_from(_WARM_UP, self.runner.facts)
+                sampling = sampling_from(_WARM_UP, facts)
                 self.submit(Request(prompt, sampling, lambda _: None, _raise))
             while self.step():
                 pass

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -141,7 +142,8 @@ class Stepper:
             first: The first row.
             columns: int64 (1 + codebooks, time) of each row.
             padding: Rows behind them that are computed as well. What that writes behind the
-                positions of a request in prefill is overwritten by its next slice.
+                positions of a request in prefill is overwritten by its next slice. The same holds
+                for positions that fill up a slice (`Runner.positions_for`).
 
         Returns:
             Logits and the fast transformer's input at the last position of each row.
@@ -150,9 +152,14 @@ class Stepper:
         rows = slice(first, first + count + padding)
         columns = columns + [torch.zeros_like(columns[0])] * padding
         times = torch.tensor([c.shape[1] for c in columns])
+        time = int(times.max())
+        computed = self._runner.positions_for(time)
+        if int(cache.lengths[rows].max()) + computed > cache.row_limit:
+            computed = time
         with self._timed(phase):
             tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
-            past = cache.room(rows, int(times.max()))
+            tokens = F.pad(tokens, (0, computed - time))
+            past = cache.room(rows, computed)
             shared = None if padding else shared_prefixes(self._batch.members()[rows]).to(device)
             inputs = NewPositions(tokens.to(device), times.to(device), *past, shared)
             ends = self._runner.extend(inputs)
@@ -224,6 +231,8 @@ class Stepper:
                 due.append((generation, generation.last_window(reason)))
             elif window := generation.due_window(self._number, count):
                 due.append((generation, window))
+        # First windows go first: their listeners hear nothing yet, others still have some to play.
+        due.sort(key=lambda pair: pair[1].index > 0)
         windows = [window for _, window in due]
         self.windows += len(windows)
         windows = of_equal_shape(windows, longest, count, self._runner.facts)

@@ -1,5 +1,6 @@
 """The contract, every config.pbtxt and the artefacts agree; and differences are found."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_the_command_line(copy) -> None:
 
 def test_profiles_are_what_their_config_gives(copy) -> None:
     changed = copy / "fish_decoder/config.pbtxt"
-    changed.write_text(changed.read_text().replace("3000", "4000"))
+    changed.write_text(changed.read_text().replace("[ 4, 8, 16 ]", "[ 4, 8, 12 ]"))
     found = check.differences(copy)
     assert [line.partition(": ")[0] for line in found] == [
         f"{copy}/fish_decoder/configs/{name}.pbtxt" for name in ("cpu", "gpu", "gpu_multi")
@@ -148,7 +149,18 @@ def test_profiles_are_what_their_config_gives(copy) -> None:
     write_profiles(copy)
     assert check.differences(copy) == []
     for name in ("cpu", "gpu", "gpu_multi"):
-        assert "4000" in (copy / f"fish_decoder/configs/{name}.pbtxt").read_text()
+        assert "[ 4, 8, 12 ]" in (copy / f"fish_decoder/configs/{name}.pbtxt").read_text()
+
+
+def test_nothing_waits_for_company_while_a_gpu_is_idle(copy) -> None:
+    """Of the models that run on GPUs, in their profiles; a CPU gains by the wait."""
+    waits = {
+        path.stem: re.findall(r"max_queue_delay_microseconds: (\d+)", path.read_text())
+        for model in ("fish_decoder", "fish_encoder")
+        for path in (copy / model / "configs").glob("*.pbtxt")
+    }
+    assert waits == {"cpu": waits["cpu"], "gpu": ["0"], "gpu_multi": ["0"]}
+    assert waits["cpu"] != ["0"]
 
 
 def test_a_missing_profile_and_a_config_without_a_place_are_found(copy) -> None:

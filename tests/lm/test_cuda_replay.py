@@ -1,85 +1,23 @@
-"""Recordings of a GPU's steps, with a stand-in for CUDA's graphs that works on a CPU.
+"""Recordings of a GPU's steps, with a stand-in for CUDA's graphs (tests/support/recorded.py)."""
 
-As CUDA's, it keeps the operations of one run and their memory, and a replay runs these operations
-again, on what lies in that memory now, without Python's part of the function. What the recording
-itself computed is spoilt, since CUDA computes nothing while it records.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-from engine.lm import cuda_replay
-from engine.lm.on_gpu import GpuRunner
+from engine.kernels import cuda_replay
+from engine.lm.on_gpu import SLICES, GpuRunner
 from engine.lm.runner import NewPositions
+from engine.schedule.step import PREFILL_SLICE
+from support.recorded import stand_in_for_cuda
 
 pytestmark = pytest.mark.torch
 
 
-def tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-
-
-def memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-class Graph(TorchDispatchMode):
-    """Stands for `torch.cuda.CUDAGraph`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple, dict, Any]] = []
-        self.replays = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        self.calls.append((function, args, kwargs or {}, out))
-        return out
-
-    def spoil(self) -> None:
-        for _, args, kwargs, out in self.calls:
-            given = {memory(t) for t in tensors((args, kwargs))}
-            for tensor in tensors(out):
-                if memory(tensor) not in given:
-                    tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-
-    def replay(self) -> None:
-        self.replays += 1
-        for function, args, kwargs, kept in self.calls:
-            for old, new in zip(tensors(kept), tensors(function(*args, **kwargs)), strict=True):
-                if memory(old) != memory(new):
-                    old.copy_(new)
-
-
-@contextmanager
-def recording(graph: Graph, pool: str, capture_error_mode: str) -> Iterator[None]:
-    assert (pool, capture_error_mode) == ("a pool", "thread_local")
-    with graph:
-        yield
-    graph.spoil()
-
-
 @pytest.fixture(autouse=True)
 def cuda(monkeypatch) -> None:
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, value in {
-        "graph_pool_handle": lambda: "a pool",
-        "Stream": lambda: stream,
-        "current_stream": lambda: stream,
-        "stream": nullcontext,
-        "CUDAGraph": Graph,
-        "graph": recording,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, value)
+    stand_in_for_cuda(monkeypatch)
 
 
 class Counted:
@@ -214,3 +152,26 @@ def test_a_frame_is_replayed_and_a_prompt_is_not() -> None:
         more, less = runner.fast_loop(x)
         assert torch.equal(more, x + 1)
         assert torch.equal(less, x - 1)
+
+
+def test_the_prompt_of_a_request_alone_is_replayed() -> None:
+    """In the first row, which never moves; not in another row, nor of a length between slices."""
+    graphs: Any = Graphs()
+    runner = object.__new__(GpuRunner)
+    runner._extend, *_ = runner._ready(graphs)
+    keys, values = torch.zeros(3, 2), torch.zeros(3, 2)
+    for time, first, runs in ((16, 0, 2), (16, 0, 2), (16, 1, 3), (17, 0, 4), (32, 0, 6)):
+        tokens = torch.arange(3 * time).view(1, 3, time) + runs
+        lengths, past = torch.tensor([time]), torch.tensor([runs])
+        views = keys[first : first + 1], values[first : first + 1]
+        total, _ = runner.extend(NewPositions(tokens, lengths, past, *views))
+        assert graphs.runs == runs
+        assert torch.equal(total, tokens.sum(dim=(1, 2)) + lengths)
+        assert keys[first, 0] == tokens[0, 0, -1] + runs
+
+
+def test_slices_are_filled_up_to_few_lengths() -> None:
+    runner = object.__new__(GpuRunner)
+    filled = [runner.positions_for(time) for time in (1, 2, 16, 17, 300, 512)]
+    assert filled == [1, 16, 16, 32, 512, 512]
+    assert SLICES[-1] == PREFILL_SLICE

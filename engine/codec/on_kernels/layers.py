@@ -18,6 +18,7 @@ from engine.codec.layers import (
     Residual,
     Snake,
     UnsupportedCodecError,
+    phases,
 )
 from engine.codec.transformer import TransformerLayer, WindowTransformer
 from engine.kernels.convolution import ConvChain, FusedConv
@@ -46,26 +47,18 @@ def fused_conv(
 
 
 def _plain(layer: Convolution, after: int) -> tuple[Any, Tensor, dict[str, int]]:
-    """Weight (outputs, channels, taps), bias, and how outputs lie in time.
-
-    A transposed convolution's output t * stride + r is a sum over taps n of
-    weight[r + n * stride] * input[t - n]. So it is a plain convolution of kernel / stride taps
-    whose outputs for all r lie side by side.
-    """
+    """Weight (outputs, channels, taps), bias, and how outputs lie in time."""
     conv: Any = layer.conv
     weight, bias = conv.weight.detach(), conv.bias.detach()
     if isinstance(layer, CausalConv):
         return weight, bias, {"dilation": conv.dilation[0], "stride": conv.stride[0]}
     stride = layer.stride
-    taps, rest = divmod(layer.kernel, stride)
-    if rest:
+    if layer.kernel % stride:
         raise UnsupportedCodecError(
             f"codec: kernel {layer.kernel} of stride {stride}, expected a multiple of it."
         )
-    phases = weight.unflatten(2, (taps, stride)).flip(2).permute(3, 1, 0, 2).flatten(0, 1)
-    # The inputs that are needed give whole strides of outputs, the first of which may be older.
-    surplus = (layer.context(after) - (taps - 1)) * stride - after
-    return phases, bias.repeat(stride), {"times": stride, "surplus": surplus}
+    outputs = {"times": stride, "surplus": layer.surplus(after)}
+    return phases(weight, stride), bias.repeat(stride), outputs
 
 
 def _factors(snake: Snake) -> tuple[Tensor, Tensor]:
