@@ -5,9 +5,9 @@ Exits with 1 if anything was lost or a recovery took longer than promised.
 
 import dataclasses
 import json
-import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,11 +35,11 @@ def main(
     ] = None,
 ) -> None:
     """Print the table."""
-    folder = ROOT / "build" / "chaos"
-    shutil.rmtree(folder, ignore_errors=True)
     plain = repository or prepared("tiny", "tiny")[1]
-    slow = slow_copy(plain, folder / "repository")
-    rows = list(_rows(slow, plain, folder, minutes, requests, only))
+    build = ROOT / "build"  # where the repository can be linked
+    with tempfile.TemporaryDirectory(dir=build, prefix="chaos-") as folder:
+        slow = slow_copy(plain, Path(folder, "repository"))
+        rows = list(_rows(slow, plain, Path(folder), minutes, requests, only))
     print(json.dumps([dataclasses.asdict(row) | {"held": row.held} for row in rows]))
     raise typer.Exit(0 if all(row.held for row in rows) else 1)
 
@@ -75,6 +75,7 @@ def _steps(repository: Path, minutes: float, requests: int) -> list[Step]:
         ("bombs", faults.bombs),
         ("options", strangers.options),
         ("idle", strangers.idle),
+        ("idle", strangers.idle_streams),
         ("slow", strangers.slow_senders),
         ("fuzz", lambda w: fuzz(w, requests)),
         ("leavers", faults.leavers),

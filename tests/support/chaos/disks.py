@@ -99,7 +99,7 @@ def read_only_disk(repository: Path) -> Row:
 def export(checkpoint: Path, read_only: bool) -> Row:
     """An export to a disk that takes nothing says so before any work."""
     row = Row(f"{'read-only' if read_only else 'full'} disk at the export")
-    made = PROJECT / "build/chaos/exported" if read_only else Path("/mnt/exported")
+    made = PROJECT / "build/exported" if read_only else Path("/mnt/exported")
     command = [sys.executable, "-m", "export", "run", str(checkpoint), f"--repository={made}"]
     inside = _READ_ONLY if read_only else _with_tmp("1m")
     return refused(row, [*inside, *command], "Read-only file system" if read_only else "are free")
