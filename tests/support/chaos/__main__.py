@@ -5,6 +5,7 @@ Exits with 1 if anything was lost or a recovery took longer than promised.
 
 import dataclasses
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -101,14 +102,14 @@ def _alone(
     for model in ("fish_llama", "fish_decoder"):
         for kind in artefacts.KINDS:
             yield "artefact", "", lambda m=model, k=kind: artefacts.at_start(plain, folder, m, k)
-            for at_once in (True, False):
-                yield (
-                    "artefact",
-                    "",
-                    lambda m=model, k=kind, o=at_once: artefacts.while_serving(
-                        repository, folder, m, k, o
-                    ),
-                )
+        for kind, at_once in (("swapped", True), ("swapped", False), ("truncated", False)):
+            yield (
+                "artefact",
+                "",
+                lambda m=model, k=kind, o=at_once: artefacts.while_serving(
+                    repository, folder, m, k, o
+                ),
+            )
     why = disks.can_mount()
     yield "disk", why, lambda: disks.full_disk(plain)
     yield "disk", why, lambda: disks.read_only_disk(plain)
@@ -142,7 +143,8 @@ def _shown(step: Callable[[], Row]) -> Row:
     limit = "" if row.recovery_s is None else f"{row.limit_s:g} s"
     mark = "" if row.held else "  <-- not held"
     print(f"{row.fault[:60]:60} {row.tries:6} {row.lost:5} {back:>9} {limit:>6}{mark}")
-    for note in [*row.notes, f"took {time.monotonic() - begin:.0f} s"]:
+    took = f"took {time.monotonic() - begin:.0f} s, load average {os.getloadavg()[0]:.1f}"
+    for note in [*row.notes, took]:
         print(f"    {note}", flush=True)
     return row
 
