@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+_NOT_WRITTEN = "failed writing file"  # torch says so of a full disk, in a RuntimeError
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -64,7 +65,6 @@ def run(
     from rich.console import Console
 
     from ensemble.contract.settings import server_settings
-    from export.run import Asked, ParityError, export_checkpoint, tables
     from families.registry import CheckpointError
 
     console = Console(stderr=True)
@@ -72,14 +72,30 @@ def run(
         kernels = server_settings().use_kernels if compile is None else compile
     except ValueError as error:  # the variable's value
         raise SystemExit(f"export: {error}") from None
-    asked = Asked(full_vocabulary, kernels, int8, onnx_llama)
     try:
-        result = export_checkpoint(checkpoint, repository, console, asked)
-    except (CheckpointError, ParityError) as error:
-        raise SystemExit(str(error)) from None
+        from export.run import Asked, ParityError, export_checkpoint, tables  # torch wants a disk
+
+        asked = Asked(full_vocabulary, kernels, int8, onnx_llama)
+        try:
+            result = export_checkpoint(checkpoint, repository, console, asked)
+        except (CheckpointError, ParityError) as error:
+            raise SystemExit(str(error)) from None
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) or _NOT_WRITTEN in str(error):
+            raise SystemExit(_no_room(error)) from None
+        raise
     for table in tables(result):
         console.print(table)
     console.print(f"[green]{repository} is ready: make serve REPOSITORY={repository}")
+
+
+def _no_room(error: OSError | RuntimeError) -> str:
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    why = (isinstance(error, OSError) and error.strerror) or error
+    return (
+        f"export: {where}{why}. Make room, or name other folders: REPOSITORY=DIR, and TMPDIR=DIR "
+        "for temporary files"
+    )
 
 
 if __name__ == "__main__":

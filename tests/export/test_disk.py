@@ -12,6 +12,7 @@ pytest.importorskip("fish_speech")
 
 from rich.console import Console
 
+from export import __main__ as main
 from export.run import Asked, _check_disk, export_checkpoint
 from families.fish_s2.make_checkpoint import make_checkpoint
 from families.registry import CheckpointError
@@ -64,3 +65,34 @@ def test_an_export_of_s2_puts_its_files_in_place(tmp_path: Path) -> None:
     )
     assert "fish_prompt/1/tokenizer.json" in result.sizes
     assert "Built with Fish Audio" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "/x/llama.pt"), "/x/llama.pt: No space left on "),
+        (OSError(30, "Read-only file system"), "Read-only file system. Make room"),
+        (FileNotFoundError(2, "No usable temporary directory"), "No usable temporary directory. "),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+         "failed writing file data/0: file write failed. Make room"),
+    ],
+)  # fmt: skip
+def test_a_disk_that_takes_no_more(tmp_path: Path, monkeypatch, error: Exception, said) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("export.run.export_checkpoint", fail)
+    with pytest.raises(SystemExit, match=said) as ended:
+        main.run(tmp_path, tmp_path, full_vocabulary=False, compile=False, int8=False,
+                 onnx_llama=False)  # fmt: skip
+    assert str(ended.value).startswith("export: ")
+    assert str(ended.value).endswith("REPOSITORY=DIR, and TMPDIR=DIR for temporary files")
+
+
+def test_another_error_is_not_one_of_the_disk(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("export.run.export_checkpoint", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main.run(tmp_path, tmp_path, compile=False)

@@ -5,9 +5,10 @@ Exits with 1 if anything was lost or a recovery took longer than promised.
 
 import dataclasses
 import json
-import shutil
+import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,11 +37,11 @@ def main(
     ] = None,
 ) -> None:
     """Print the table."""
-    folder = ROOT / "build" / "chaos"
-    shutil.rmtree(folder, ignore_errors=True)
     plain = repository or prepared("tiny", "tiny")[1]
-    slow = slow_copy(plain, folder / "repository")
-    rows = list(_rows(slow, plain, folder, minutes, requests, only))
+    build = ROOT / "build"  # where the repository can be linked
+    with tempfile.TemporaryDirectory(dir=build, prefix="chaos-") as folder:
+        slow = slow_copy(plain, Path(folder, "repository"))
+        rows = list(_rows(slow, plain, Path(folder), minutes, requests, only))
     print(json.dumps([dataclasses.asdict(row) | {"held": row.held} for row in rows]))
     raise typer.Exit(0 if all(row.held for row in rows) else 1)
 
@@ -76,6 +77,7 @@ def _steps(repository: Path, minutes: float, requests: int) -> list[Step]:
         ("bombs", faults.bombs),
         ("options", strangers.options),
         ("idle", strangers.idle),
+        ("idle", strangers.idle_streams),
         ("slow", strangers.slow_senders),
         ("fuzz", lambda w: fuzz(w, requests)),
         ("leavers", faults.leavers),
@@ -102,14 +104,14 @@ def _alone(
     for model in ("fish_llama", "fish_decoder"):
         for kind in artefacts.KINDS:
             yield "artefact", "", lambda m=model, k=kind: artefacts.at_start(plain, folder, m, k)
-            for at_once in (True, False):
-                yield (
-                    "artefact",
-                    "",
-                    lambda m=model, k=kind, o=at_once: artefacts.while_serving(
-                        repository, folder, m, k, o
-                    ),
-                )
+        for kind, at_once in (("swapped", True), ("swapped", False), ("truncated", False)):
+            yield (
+                "artefact",
+                "",
+                lambda m=model, k=kind, o=at_once: artefacts.while_serving(
+                    repository, folder, m, k, o
+                ),
+            )
     why = disks.can_mount()
     yield "disk", why, lambda: disks.full_disk(plain)
     yield "disk", why, lambda: disks.read_only_disk(plain)
@@ -143,7 +145,8 @@ def _shown(step: Callable[[], Row]) -> Row:
     limit = "" if row.recovery_s is None else f"{row.limit_s:g} s"
     mark = "" if row.held else "  <-- not held"
     print(f"{row.fault[:60]:60} {row.tries:6} {row.lost:5} {back:>9} {limit:>6}{mark}")
-    for note in [*row.notes, f"took {time.monotonic() - begin:.0f} s"]:
+    took = f"took {time.monotonic() - begin:.0f} s, load average {os.getloadavg()[0]:.1f}"
+    for note in [*row.notes, took]:
         print(f"    {note}", flush=True)
     return row
 

@@ -14,7 +14,7 @@ from support.chaos.world import ERROR_S, Listener, Row, served, since
 
 KINDS = ("swapped", "truncated")
 _SPOILT = {"fish_llama": "llama.*", "fish_decoder": "model*"}  # files by the model that reads them
-_GIVES_UP_S = 60  # two restarts, each refused
+_GIVES_UP_S = 120  # a restart, which is refused when the other models have loaded
 
 
 def spoil(repository: Path, model: str, kind: str, at_once: bool) -> None:
@@ -54,7 +54,7 @@ def while_serving(repository: Path, folder: Path, model: str, kind: str, at_once
     copy = folder / f"served-{kind}-{model}-{at_once}"
     shutil.copytree(repository, copy)
     before = {path.name for path in SHARED_MEMORY.iterdir()}
-    with served(copy, "--restarts=2") as world:
+    with served(copy, "--restarts=1") as world:
         listener = Listener(world)
         listener.heard.wait(20)
         begin = time.monotonic()

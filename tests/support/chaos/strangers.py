@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc as grpc_core
 import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
@@ -34,6 +36,34 @@ def idle(world: World, count: int = 3000) -> Row:
         row.lost += world.status() != 200 or not world.metric("voicereel_proxy_server_ready")
     row.lost += not world.speaks()
     return row
+
+
+def idle_streams(world: World, count: int = 300) -> Row:
+    """Streams of gRPC that ask for nothing keep nobody waiting, and leave nothing when they end."""
+    row = Row(f"{count} idle streams", count, limit_s=5)
+    ended, descriptors = threading.Event(), _descriptors(world)
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    with contextlib.ExitStack() as opened:
+        opened.callback(ended.set)
+        channel = opened.enter_context(grpc_core.insecure_channel(world.facts["grpc"]))
+        method = "/inference.GRPCInferenceService/ModelStreamInfer"
+        calls = [channel.stream_stream(method)(nothing()) for _ in range(count)]
+        time.sleep(2)
+        begin = time.monotonic()
+        row.recovery_s = since(lambda: world.speaks(5), begin, 30)
+        row.lost += sum(not call.is_active() for call in calls)
+    since(lambda: _descriptors(world) <= descriptors + 5, time.monotonic(), 10)
+    row.lost += not world.speaks()
+    row.notes.append(f"descriptors of the proxy: {descriptors}, then {_descriptors(world)}")
+    return row
+
+
+def _descriptors(world: World) -> int:
+    return len(os.listdir(f"/proc/{world.proxy}/fd"))
 
 
 def slow_senders(world: World, count: int = 200, seconds: float = 8) -> Row:
