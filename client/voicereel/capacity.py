@@ -30,6 +30,7 @@ class Machine:
         rtf_of_all: Seconds for a second of audio of all of them together.
         first_p50_s, first_p95_s: Seconds to the first audio.
         cores, gpus: Of one replica.
+        llama_step_s: Seconds of a step of the LLaMA stage alone; none if they were not measured.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Machine:
     first_p95_s: tuple[float, ...]
     cores: int = 0
     gpus: int = 0
+    llama_step_s: tuple[float, ...] = ()
 
     def step_s(self, streams: float) -> float:
         """Seconds in which each of so many streams gets one frame."""
