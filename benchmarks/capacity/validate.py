@@ -73,7 +73,8 @@ def stages_of(
     frames = [watch.sum("fish_llama_frames_total") for watch in watches]
     windows = sum(watch.sum("nv_inference_count", '"fish_decoder"') for watch in watches)
     llama = [watch.sum("cpu fish_llama") for watch in watches]
-    step, frame = map(float, np.linalg.lstsq(np.array([steps, frames]).T, np.array(llama))[0])
+    counts = np.array([steps, frames]).T
+    step, frame = map(float, np.linalg.lstsq(counts, np.array(llama), rcond=None)[0])
     decoder = sum(watch.sum("cpu fish_decoder") for watch in watches)
     rest = sum(w.sum("cpu ") for w in watches) - sum(llama) - decoder
     rest += sum(watch.callers_s for watch in watches) * with_callers
