@@ -131,7 +131,10 @@ class _Run:
         self.env, self._scenario = simpy.Environment(), scenario
         self._rng = random.Random(scenario.seed)
         stages = staged(scenario.service)
-        self._replicas = [Replica(self.env, stages, self._ended) for _ in range(scenario.replicas)]
+        self._replicas = [
+            Replica(self.env, stages, self._ended, scenario.firsts_first)
+            for _ in range(scenario.replicas)
+        ]
         self._gateways = [
             Gateway(self._replicas, POLICIES[scenario.policy], self._rng)
             for _ in range(scenario.gateways)
