@@ -26,8 +26,9 @@ def against_load(
     best = found["least in flight"]
     ax.plot([r["share"] * 100 for r in best], [r["p50"] for r in best], "k:",
             label="least in flight, median")  # fmt: skip
-    ax.set(xlabel="load, % of the streams in real time", ylabel="first audio, p95, s", yscale="log",
-           title=f"{replicas} replicas on {served.what}; 8 gateways (simulated)")  # fmt: skip
+    ax.set(xlabel="load, % of the frames that full slots make", ylabel="first audio, p95, s",
+           title=f"{replicas} replicas on {served.what}; 8 gateways (simulated)",
+           yscale="log")  # fmt: skip
     ax.legend()
     _finish(figure, ax, path)
 
@@ -37,7 +38,7 @@ def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     ax = figure.subplots()
     for name, outcome in found.items():
-        edges = np.arange(8, 38, _BIN_S)
+        edges = np.arange(4, 34, _BIN_S)
         p95 = [outcome.first_audio(0.95, begin, begin + _BIN_S) for begin in edges]
         label = f"{name}: {outcome.failed} of {len(outcome.requests)} fail"
         ax.plot(edges, np.minimum(p95, 30), label=label)
@@ -46,6 +47,30 @@ def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
            ylabel="first audio, p95, s", yscale="log")  # fmt: skip
     ax.legend(fontsize=8)
     _finish(figure, ax, path)
+
+
+def validation(rows: list[dict[str, float]], tolerance: float, path: Path) -> None:
+    """Real first audio beside simulated, of each load."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    ax = figure.subplots()
+    places = np.arange(len(rows))
+    for q, colour, by in ((50, "tab:blue", -0.15), (95, "tab:orange", 0.15)):
+        real = [row[f"real_p{q}"] for row in rows]
+        ax.bar(places + by, real, width=0.28, color=colour, label=f"p{q}, real servers",
+               yerr=[tolerance * value for value in real], ecolor="grey", capsize=3)  # fmt: skip
+        ax.plot(places + by, [row[f"simulated_p{q}"] for row in rows], "k_", markersize=22,
+                markeredgewidth=2, label="simulated" if q == 95 else None)  # fmt: skip
+    what = (
+        "servers: {servers:g}\n{requests_per_s:.1f} requests a second".format(**r) for r in rows
+    )
+    ax.set_xticks(places, list(what))
+    ax.set(
+        ylabel="first audio, s",
+        title=f"The same arrivals, real and simulated; grey: {tolerance:.0%} of the real",
+    )
+    ax.legend()
+    ax.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=80)
 
 
 def _finish(figure: Figure, ax: Axes, path: Path) -> None:

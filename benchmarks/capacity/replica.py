@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from benchmarks.capacity.stages import FIRST_FRAMES, Stages
+from benchmarks.capacity.stages import Stages
 from engine.schedule.chunk_schedule import ChunkSchedule, frames_in_batch
 
+FIRST_FRAMES = 8  # of the first window at default options
 FRAME_S = 2048 / 44_100
 _FRAMES = np.zeros((4096, 1), np.int64)  # codes, of which only the number matters
 MOST_WINDOWS = 16  # in a batch of the decoder, as its config.pbtxt says
@@ -87,9 +88,11 @@ class Replica:
         env: simpy.Environment,
         stages: Stages,
         left: Callable[["Replica", Request, bool], None],
+        firsts_first: bool = False,
     ) -> None:
         """`left` is told of requests that end here, and whether they are lost."""
         self._env, self._stages, self._left = env, stages, left
+        self._firsts_first = firsts_first
         self.slots = stages.slots
         self._forget()
         self._life = self._steps = 0
@@ -170,9 +173,16 @@ class Replica:
             if is_last or schedule.due(request.done, self._steps, streams):
                 shape = frames_in_batch(streams) if schedule.index else 0
                 window = schedule.cut(_FRAMES[: request.done], "length" if is_last else "")
-                self._windows.append(_Window(request, window.num_frames, shape, is_last))
-                self._ring(1)
+                self._queue(_Window(request, window.num_frames, shape, is_last))
         self.active = [request for request in self.active if request.done < request.frames]
+
+    def _queue(self, window: _Window) -> None:
+        if self._firsts_first and not window.shape:
+            behind = next((i for i, w in enumerate(self._windows) if w.shape), len(self._windows))
+            self._windows.insert(behind, window)
+        else:
+            self._windows.append(window)
+        self._ring(1)
 
     def _decode(self, machine: _Machine, life: int) -> Generator[Any, Any, None]:
         while True:

@@ -2,14 +2,15 @@
 
 import random
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import simpy
 
 from benchmarks.capacity.replica import FRAME_S, Replica, Request
 from benchmarks.capacity.router import POLICIES, PUBLISH_S, Gateway
-from benchmarks.capacity.stages import Service, Stages, stages_of
+from benchmarks.capacity.stages import Service, Stages
+from voicereel.capacity import between
 
 MEAN_FRAMES = 97  # of `speech`
 _MOST_TRIES = 3  # of a request whose replica dies before its first audio
@@ -26,6 +27,7 @@ class Scenario:
     deaths: When which replica dies, and for how many seconds.
     notices_s: Seconds after which a router notices that a replica has died; 0: its port refuses.
     repeats: Whether routers repeat requests that had no audio yet.
+    firsts_first: Whether decoders take first windows before others, which the product's do not.
     seed: Of the routers' choices.
     """
 
@@ -36,6 +38,7 @@ class Scenario:
     deaths: tuple[tuple[float, int, float], ...] = ()
     notices_s: float = 0.0
     repeats: bool = True
+    firsts_first: bool = False
     seed: int = 0
 
 
@@ -77,15 +80,41 @@ def speech(rng: random.Random) -> int:
 
 
 def rate_for(service: Service, replicas: int, share: float, mean_frames: float) -> float:
-    """Arrivals a second that fill so large a share of all streams in real time."""
-    each = share * real_time_streams(service)
-    return replicas * each / (mean_frames * service.step_s(each))
+    """Arrivals a second that ask for so large a share of what the replicas make with full slots."""
+    each = service.slots / service.step_s(service.slots)  # frames a second
+    return replicas * share * each / mean_frames
 
 
 def real_time_streams(service: Service) -> int:
     """The most streams of a replica that are played without a pause."""
     fits = (n for n in range(service.slots, 0, -1) if service.step_s(n) <= FRAME_S)
     return next(fits, 1)
+
+
+def staged(service: Service | Stages) -> Stages:
+    """A replica's times as those of its stages.
+
+    What a step of all takes beyond the LLaMA stage's own (`llama_step_s`, where that was measured)
+    is the decoder's.
+    """
+    if isinstance(service, Stages):
+        return service
+    steps: Any = getattr(service, "llama_step_s", ())
+    levels: Any = getattr(service, "streams", ())
+
+    def step_s(streams: float) -> float:
+        return between(streams, levels, steps) if steps else service.step_s(streams)
+
+    def decode_s(frames: int, windows: int, streams: int) -> float:
+        return frames * max(0.0, service.step_s(streams) - step_s(streams)) / streams
+
+    return with_beside(Stages(service.slots, step_s, decode_s), service.first_s(1, p95=False))
+
+
+def with_beside(stages: Stages, first_s: float) -> Stages:
+    """Stages with what the first audio of a stream alone takes beside them."""
+    [request] = simulate(Scenario(replace(stages, beside_s=0.0), 1), [(0.0, MEAN_FRAMES)]).requests
+    return replace(stages, beside_s=max(0.0, first_s - (request.first_s or 0.0)))
 
 
 def simulate(scenario: Scenario, arrivals: Arrivals) -> Outcome:
@@ -101,8 +130,11 @@ class _Run:
     def __init__(self, scenario: Scenario, arrivals: Arrivals) -> None:
         self.env, self._scenario = simpy.Environment(), scenario
         self._rng = random.Random(scenario.seed)
-        stages = stages_of(scenario.service)
-        self._replicas = [Replica(self.env, stages, self._ended) for _ in range(scenario.replicas)]
+        stages = staged(scenario.service)
+        self._replicas = [
+            Replica(self.env, stages, self._ended, scenario.firsts_first)
+            for _ in range(scenario.replicas)
+        ]
         self._gateways = [
             Gateway(self._replicas, POLICIES[scenario.policy], self._rng)
             for _ in range(scenario.gateways)

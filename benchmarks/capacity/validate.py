@@ -1,147 +1,119 @@
 """The simulation against real servers on this machine: `python -m benchmarks.capacity.validate`.
 
-One and two tritonservers are measured with so many streams each, which gives the simulation their
-times; then requests arrive at random, and go through the gateway's own choice of a server. The
-simulation gets the same arrivals. It fails if a percentile differs by more than TOLERANCE.
+One server, alone on a core, is kept busy with so many streams at a time, which tells what a step, a
+frame in the decoder and a window cost. Then requests arrive at random at one and at two such
+servers, through the gateway's own choice of a server, and the simulation gets the same arrivals. It
+fails if a percentile differs by more than TOLERANCE, and says when others have used the machine.
 The last line on stdout is one JSON object; all else goes to stderr.
 """
 
 import statistics
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from benchmarks.capacity.simulation import Arrivals, Scenario, poisson, simulate
-from benchmarks.prepared import PATIENCE_S, endless
+from benchmarks.capacity import measure, plots
+from benchmarks.capacity.measure import Answer, Watch
+from benchmarks.capacity.simulation import Scenario, poisson, simulate, with_beside
+from benchmarks.capacity.stages import Stages
+from benchmarks.prepared import ROOT, endless
 from benchmarks.report import console, finish
-from gateway.servers import Servers
 from launch.server import Server
-from voicereel import Client
-from voicereel.capacity import between
 
-TOLERANCE = 0.35  # of a percentile; a shared machine differs as much from itself
-TEXT = "Good morning, Bob. Did you sleep well?"
+TOLERANCE = 0.35  # of a percentile
+NEAR_S = 0.05  # seconds that are no difference: a window waits so long for the batch before it
 LEVELS = (1, 2, 4, 8, 16)
-_SHARE = 0.6  # of the frames a second with 8 streams a server
-_FRAMES = 60  # 2.8 s of audio
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Times of a server, as `benchmarks.capacity.replica.Service` wants them."""
-
-    slots: int
-    steps_s: tuple[float, ...]
-    firsts_s: tuple[float, ...]
-
-    def step_s(self, streams: float) -> float:
-        """Seconds in which each of so many streams gets one frame."""
-        return between(streams, LEVELS, self.steps_s)
-
-    def first_s(self, streams: float, *, p95: bool) -> float:
-        """Median seconds to the first audio."""
-        return between(streams, LEVELS, self.firsts_s)
-
-    def mean_with(self, other: "Measured") -> "Measured":
-        """The means of two measurements."""
-        steps, firsts = (
-            tuple((a + b) / 2 for a, b in zip(mine, others, strict=True))
-            for mine, others in ((self.steps_s, other.steps_s), (self.firsts_s, other.firsts_s))
-        )
-        return Measured(self.slots, steps, firsts)
+LOADS = {1: (0.35, 0.6, 0.8), 2: (0.35, 0.6)}  # shares of a core's time, by the number of servers
+QUIET = 0.1  # share of a core that others may use
 
 
 def main(
     repository: Annotated[Path | None, typer.Option(help="Left out: tiny random weights.")] = None,
-    seconds: Annotated[float, typer.Option(help="Of arrivals, for each number of servers.")] = 30,
+    seconds: Annotated[float, typer.Option(help="Of arrivals, for each load.")] = 25,
+    picture: Annotated[Path, typer.Option(help="PNG file.")] = ROOT / "out" / "capacity-true.png",
 ) -> None:
     """Measure, simulate, compare."""
-    served, rows = repository or endless(quick=True)[1], []
-    for count in (1, 2):
-        with ExitStack() as stack:
-            servers = [
-                stack.enter_context(Server(served, deadline_s=PATIENCE_S)) for _ in range(count)
-            ]
-            rows.append(compare([server.grpc_url for server in servers], seconds))
-            console.print(rows[-1])
-    worst = max(
-        abs(row[f"simulated_p{q}"] / row[f"real_p{q}"] - 1) for row in rows for q in (50, 95)
-    )
+    served, rows = repository or endless(quick=True)[1], list[dict[str, float]]()
+    for count, shares in LOADS.items():
+        with measure.servers(served, count) as started:
+            found = [measure.busy(started, level, seconds / 6) for level in LEVELS]
+            stages = stages_of(found, measure.slots(started[0]), with_callers=count > 1)
+            console.print(f"servers: {count}; {told(stages)}")
+            rows += [compare(started, stages, share, seconds) for share in shares]
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    plots.validation(rows, TOLERANCE, picture)
+    worst = max(difference(row, q) for row in rows for q in (50, 95))
     finish({"rows": rows, "worst_difference": worst, "tolerance": TOLERANCE})
     if worst > TOLERANCE:
         raise typer.Exit(1)
 
 
-def compare(urls: Sequence[str], seconds: float) -> dict[str, float]:
+def told(stages: Stages) -> str:
+    """Its times, in words."""
+    times = {"step of one": stages.step_s(1), "of 16": stages.step_s(16),
+             "first window": stages.decode_s(8, 1, 1), "beside": stages.beside_s}  # fmt: skip
+    return ", ".join(f"{what} {1000 * seconds:.1f} ms" for what, seconds in times.items())
+
+
+def stages_of(
+    found: Sequence[tuple[list[Answer], Watch]], slots: int, with_callers: bool
+) -> Stages:
+    """What each stage costs, from CPU seconds: other processes do not change these.
+
+    Args:
+        found: At each level, the first of which is one stream.
+        slots: Of a server.
+        with_callers: Whether the callers' own time is taken from the servers' cores.
+    """
+    watches = [watch for _, watch in found]
+    steps = [watch.sum("fish_llama_steps_total") for watch in watches]
+    frames = [watch.sum("fish_llama_frames_total") for watch in watches]
+    windows = sum(watch.sum("nv_inference_count", '"fish_decoder"') for watch in watches)
+    llama = [watch.sum("cpu fish_llama") for watch in watches]
+    counts = np.array([steps, frames]).T
+    step, frame = map(float, np.linalg.lstsq(counts, np.array(llama), rcond=None)[0])
+    decoder = sum(watch.sum("cpu fish_decoder") for watch in watches)
+    rest = sum(w.sum("cpu ") for w in watches) - sum(llama) - decoder
+    rest += sum(watch.callers_s for watch in watches) * with_callers
+
+    stages = Stages(
+        slots,
+        lambda streams: step + frame * streams,
+        lambda new, batch, _: decoder / sum(frames) * new + rest / windows * batch,
+    )
+    return with_beside(stages, statistics.median(answer.first_s for answer in found[0][0]))
+
+
+def compare(
+    started: Sequence[Server], stages: Stages, share: float, seconds: float
+) -> dict[str, float]:
     """Real and simulated seconds to the first audio, of the same arrivals."""
-    before = measured(urls, seconds / 5)
-    rate = _SHARE * len(urls) * 8 / (before.step_s(8) * _FRAMES)
-    arrivals = poisson(rate, seconds, lambda rng: rng.randrange(_FRAMES // 2, 3 * _FRAMES // 2), 5)
-    real = sorted(play(urls, arrivals))
-    after = measured(urls, seconds / 5)  # a shared machine is not the same for a minute
-    outcome = simulate(Scenario(before.mean_with(after), len(urls)), arrivals)
-    row = {"servers": len(urls), "requests": len(arrivals), "requests_per_s": rate,
-           "drift": after.step_s(4) / before.step_s(4)}  # fmt: skip
+    # What a frame of one of four streams costs, with its part of a window of 16 frames.
+    frame_s = stages.step_s(4) / 4 + stages.decode_s(16, 1, 4) / 16
+    rate = share * len(started) / (frame_s * measure.FRAMES)
+    arrivals = poisson(rate, seconds, measure.frames, 5)
+    answers, watch = measure.play(started, arrivals)
+    real = sorted(answer.first_s for answer in answers)
+    outcome = simulate(Scenario(stages, len(started)), arrivals)
+    row: dict[str, Any] = {
+        "servers": len(started), "share": share, "requests": len(arrivals),
+        "requests_per_s": rate, "others": watch.others_s / watch.wall_s,
+    }  # fmt: skip
     for q in (50, 95):
         row[f"real_p{q}"] = real[min(len(real) - 1, q * len(real) // 100)]
         row[f"simulated_p{q}"] = outcome.first_audio(q / 100)
+    mark = "" if row["others"] <= QUIET else "  others were at work"
+    console.print({name: round(value, 3) for name, value in row.items()}, mark)
     return row
 
 
-def measured(urls: Sequence[str], seconds: float) -> Measured:
-    """Keep every server busy with so many streams each; they share the machine's cores."""
-    clients = [Client(url, timeout_s=PATIENCE_S) for url in urls]
-    for client in clients:
-        list(client.stream(TEXT, max_new_tokens=20))  # the first call is slow
-    steps, firsts = [], []
-    for level in LEVELS:
-        until = time.monotonic() + seconds
-
-        def caller(client: Client, until: float = until) -> list[tuple[float, float]]:
-            found = []
-            while time.monotonic() < until:
-                begin, first = time.monotonic(), 0.0
-                for chunk in client.stream(TEXT, max_new_tokens=_FRAMES):
-                    first = first or time.monotonic() - begin
-                    is_last = chunk.is_last
-                found.append((first, time.monotonic() - begin)) if is_last else None
-            return found
-
-        with ThreadPoolExecutor(level * len(urls)) as pool:
-            told = [t for found in pool.map(caller, clients * level) for t in found]
-        # A request's whole time is its first audio and the steps that come after its window.
-        firsts.append(statistics.median(first for first, _ in told))
-        steps.append(statistics.median(whole for _, whole in told) / _FRAMES)
-    for client in clients:
-        client.close()
-    return Measured(16, tuple(steps), tuple(firsts))
-
-
-def play(urls: Sequence[str], arrivals: Arrivals) -> list[float]:
-    """Seconds to the first audio of real requests that arrive at these times."""
-    servers = Servers(list(urls), PATIENCE_S)
-    for _ in servers.all():  # which connects in turn, no part of this
-        list(servers.stream(lambda client: client.stream(TEXT, max_new_tokens=8)))
-    begin = time.monotonic()
-
-    def ask(arrival: tuple[float, int]) -> float:
-        at, frames = arrival
-        time.sleep(max(0.0, begin + at - time.monotonic()))
-        asked, first = time.monotonic(), 0.0
-        for _ in servers.stream(lambda client: client.stream(TEXT, max_new_tokens=frames)):
-            first = first or time.monotonic() - asked
-        return first
-
-    with ThreadPoolExecutor(len(arrivals)) as pool:
-        found = list(pool.map(ask, arrivals))
-    servers.close()
-    return found
+def difference(row: dict[str, float], q: int) -> float:
+    """Of a percentile, as a share of the real one; 0 if it is near."""
+    real, simulated = row[f"real_p{q}"], row[f"simulated_p{q}"]
+    return 0.0 if abs(simulated - real) <= NEAR_S else abs(simulated / real - 1)
 
 
 if __name__ == "__main__":

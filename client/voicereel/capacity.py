@@ -13,7 +13,9 @@ from typing import Any
 
 from voicereel.errors import InvalidRequest
 
-HEADROOM = 0.7  # share of a replica's streams to plan with; docs/capacity.md has the simulation
+# Share of a replica's streams to plan with. Requests come at random: beyond it first windows wait
+# ever longer before the decoder (simulated and measured: docs/capacity.md).
+HEADROOM = 0.35
 _GAPLESS = "share_without_gap_over_100_ms"  # a column of the load report
 HEARD = 0.95  # share of answers without such a gap, from which streams count as played in time
 SPARE = 1  # replicas beside those that the load needs, for one that restarts
@@ -36,6 +38,7 @@ class Machine:
         without_gap: Shares of answers that were played without a gap over 100 ms; () where that was
             not measured.
         cores, gpus: Of one replica.
+        llama_step_s: Seconds of a step of the LLaMA stage alone; none if they were not measured.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Machine:
     without_gap: tuple[float, ...] = ()
     cores: int = 0
     gpus: int = 0
+    llama_step_s: tuple[float, ...] = ()
 
     def step_s(self, streams: float) -> float:
         """Seconds in which each of so many streams gets one frame."""
@@ -77,7 +81,7 @@ class Machine:
 class Plan:
     """Attributes:
     machine: Name of the machine.
-    streams: That the load has at once, on average.
+    streams: That are heard at once, on average.
     streams_per_replica: The most that are played without a pause and begin in time.
     replicas: That the load needs, with headroom and spare.
     first_p95_s: Seconds to the first audio that are to be expected.
@@ -168,7 +172,7 @@ def plan(
 
     Args:
         machine: A measured machine, or its name.
-        streams: At once, on average; or give requests_per_s.
+        streams: Heard at once, on average; or give requests_per_s.
         requests_per_s: Requests that arrive each second.
         audio_s: Seconds of audio of a request.
         target_p95_s: Seconds to the first audio that 95 of 100 requests may take.
@@ -194,9 +198,7 @@ def plan(
             f"{served.first_s(1, p95=True):.2f} s even alone: allow more, or take another machine"
         )
     used = each * min(headroom, 1.0)
-    # A slot is held while frames are made, which is shorter than they play.
-    busy = audio_s * served.step_s(used) / served.frame_s
-    at_once = streams if streams is not None else (requests_per_s or 0.0) * busy
+    at_once = streams if streams is not None else (requests_per_s or 0.0) * audio_s
     replicas = max(1, math.ceil(at_once / used)) + spare
     return Plan(
         served.name, at_once, each, replicas, served.first_s(used, p95=True),
@@ -205,9 +207,11 @@ def plan(
             f"a replica has {each} streams in real time with first audio within "
             f"{target_p95_s:g} s; {headroom:.0%} of them are used, so that bursts find a slot",
             *([] if streams is not None else [
-                f"a request of {audio_s:g} s of audio holds a slot for {busy:.1f} s"]),
+                f"a request of {audio_s:g} s of audio is heard as long, however soon it is made"]),
             f"{spare} spare, so that one may restart; the router sends each request to the replica "
             "with the fewest streams, and repeats what had no audio yet",
+            "first audio as measured with requests that came at once; requests that come at random "
+            "wait longer (docs/capacity.md)",
             "random weights of the checkpoint's shape; other lengths, voices and machines differ",
         ),
     )  # fmt: skip

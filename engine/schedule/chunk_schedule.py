@@ -20,7 +20,6 @@ In a batch, chunks end at the same steps and have equal shapes, so that Triton d
 batch; a stream whose first frame comes between two such steps has a shorter second chunk.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -43,14 +42,14 @@ class ChunkSchedule:
 
     def __init__(
         self, first_frames: int, max_frames: int, history_frames: int, frame_s: float = 0.0,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:  # fmt: skip
         """Args:
         first_frames: New frames of the first window.
         max_frames: Limit of the growth, at least `first_frames`; 0: none is given.
         history_frames: Frames before the new ones that can be heard in them.
         frame_s: Seconds of audio in a frame.
-        clock: Seconds that have passed.
+        clock: As in `Pace`.
         """
         self.size = first_frames
         self.max_frames = max(first_frames, max_frames or LONGEST_CHUNK)

@@ -11,10 +11,10 @@ MARGIN = 1.2
 class Pace:
     """Follows one stream, whose listener plays every chunk when it arrives."""
 
-    def __init__(self, frame_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, frame_s: float, clock: Callable[[], float] | None = None) -> None:
         """Args:
         frame_s: Seconds of audio in a frame.
-        clock: Seconds that have passed.
+        clock: Seconds that have passed; None: the machine's.
         """
         self.frame_s, self._clock = frame_s, clock
         self._first: tuple[float, int] | None = None  # when the first chunk left, and its frames
@@ -29,7 +29,7 @@ class Pace:
             frames: All that have left so far. To be called once with each chunk.
             longer: Frames that the next chunk would have.
         """
-        now = self._clock()
+        now = self._clock() if self._clock else time.perf_counter()
         if self._first is None:
             self._first = now, frames
             return False
