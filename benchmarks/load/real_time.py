@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.answers import GAPS_MS, Answer, gapless, heard, summary
 from benchmarks.load.breakdown import breakdown
-from benchmarks.prepared import prepared, served
+from benchmarks.prepared import PATIENCE_S, prepared, served
 from benchmarks.report import console, finish
 from benchmarks.server_stats import snapshot
 from ensemble.contract.settings import REAL_TIME
@@ -52,13 +52,16 @@ def main(
     repository = repository or prepared("demo", "demo")[1]
     counts, rows = [int(count) for count in callers.split(",")], []
     for setting in settings.split(","):
-        with served(repository, {VARIABLE: setting}) as (server, client):
-            for count in (min(counts), *counts):  # the first is the warm-up
+        with (
+            served(repository, {VARIABLE: setting}) as (server, _),
+            Client(server.grpc_url, timeout_s=PATIENCE_S, return_s=0) as client,
+        ):
+            measured(server, client, max(counts), seconds / 3, max_frames)  # the first are slow
+            for count in counts:
                 row = {"setting": setting, "callers": count}
                 row |= measured(server, client, count, seconds, max_frames)
                 rows.append(row)
                 console.print(json.dumps(row), soft_wrap=True, highlight=False)
-            del rows[-len(counts) - 1]
     console.print(_table(rows))
     if image is not None:
         plot(rows, image)

@@ -129,8 +129,8 @@ def reported_machine(path: Path) -> Machine:
         facts = json.loads(path.with_suffix(".json").read_text("utf-8"))
         rows.sort(key=lambda row: float(row["level"]))
         streams = tuple(int(row["level"]) for row in rows)
-        measured = [tuple(float(row[name]) for row in rows)
-                    for name in ("rtf", "ttfa_s_p50", "ttfa_s_p95")]  # fmt: skip
+        rtf, p50, p95 = (tuple(float(row[name]) for row in rows)
+                         for name in ("rtf", "ttfa_s_p50", "ttfa_s_p95"))  # fmt: skip
         gapless = tuple(float(row[_GAPLESS]) for row in rows if row.get(_GAPLESS))
         what, source = facts["machine"], f"{facts['command']}, commit {facts['commit']}"
     except (OSError, ValueError, KeyError, TypeError) as problem:
@@ -143,7 +143,7 @@ def reported_machine(path: Path) -> Machine:
     gapless = gapless if len(gapless) == len(streams) else ()  # an earlier version has none
     frame_s = _told()["frame_s"]
     return Machine(
-        str(path), what, "replica", streams[-1], source, frame_s, streams, *measured, gapless
+        str(path), what, "replica", streams[-1], source, frame_s, streams, rtf, p50, p95, gapless
     )
 
 

@@ -156,12 +156,12 @@ class Scheduler:
     def _refuse_late_stream(self, request: Request) -> None:
         if not (self._refuses and request.is_listened_to):
             return
-        places = self.batch.places([request])
-        if len(self.batch.members()) + len(self.waiting) >= places:
+        ahead = len(self.batch.members()) + len(self.waiting)
+        if ahead >= self.batch.places([request]):
             expected = max(1.0, self.expected_wait_s(request))
             raise OverloadedError(
-                f"{places} streams are all that can be played in time here, and so many are in "
-                f"work. Try again in {in_words(expected)}, or add an instance."
+                f"with {ahead} in work no further stream can be played in time. "
+                f"Try again in {in_words(expected)}, or add an instance."
             )
 
     def _refuse_long_wait(self, request: Request) -> None:

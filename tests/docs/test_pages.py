@@ -48,7 +48,8 @@ def run(command: list[str], folder: Path, server: Server) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A working folder in which the paths of the pages exist."""
-    (tmp_path / "assets").symlink_to(PROJECT / "assets")
+    for name in ("assets", "benchmarks"):
+        (tmp_path / name).symlink_to(PROJECT / name)
     return tmp_path
 
 

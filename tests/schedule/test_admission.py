@@ -90,7 +90,7 @@ def test_those_beyond_are_refused_at_once_where_that_is_set(llama, prompts, cloc
     made = Scheduler(llama, 8, real_time=Said(2), refuses=True)
     made.batch.in_time = 2
     first = [ask(made, prompts) for _ in range(2)]
-    said = "2 streams are all that can be played in time here, and so many are in work. Try again "
+    said = "with 2 in work no further stream can be played in time. Try again "
     with pytest.raises(OverloadedError, match=f"^{re.escape(said)}in 1 s, or add an instance.$"):
         ask(made, prompts)
     made.step()
