@@ -4,13 +4,16 @@ While a frame plays (46 ms), each of n streams needs one more. That takes
 
     step(n) + n x prompts     seconds of the LLaMA stage: a step, and what prompts of streams that
                               join have taken for each frame that was made
-    n x decoding              seconds of the decoder, which works beside it
+    2 x n x decoding          seconds of the decoder, which works beside it
 
 Streams are played in time while the longer of both is shorter than a frame by the margin that
-chunks are cut with (`pacing`). A step's time is the moving average for its batch size. A size that
-was not seen for `FORGET_S` is inferred from the nearest one that was, by the shape of the times of
-the warm-up: so sizes that were too slow are tried again. Stages that share a processor slow each
-other down; what is measured has that in it.
+chunks are cut with (`pacing`). The decoder counts twice, for it must not only keep up: windows of a
+batch come together, so that a chunk of 16 frames is heard when those of all streams are decoded,
+and the first chunk, which plays meanwhile, had 8 frames and was decoded alone.
+
+A step's time is the moving average for its batch size. Sizes that were not seen for `FORGET_S` are
+inferred from those that were, by the shape of the times of the warm-up: so a size that was too slow
+is tried again. Stages that share a processor slow each other down; what is measured has that in it.
 """
 
 import time
@@ -23,6 +26,7 @@ from engine.schedule.pacing import MARGIN
 FORGET_S = 60.0  # a size is tried again after so long; a try that fails costs its streams a gap
 SHARE_OF_LAST = 0.1  # of an average over about the last ten measurements
 MOST_OF_ONE = 2.0  # times its average, that a measurement counts at most: a stall is no pace
+COMPANY = 2  # frames in a chunk of a batch for each of the first chunk, which has to last so long
 PROMPT_STEPS = 256  # that the cost of prompts is averaged over: a few speeches
 
 
@@ -99,7 +103,8 @@ class RealTime:
     def needed_s(self, streams: np.ndarray) -> np.ndarray:
         """Seconds for one frame of each of so many streams: float64, like `streams`, ascending."""
         prompts_s = self._prompts_s / self._frames
-        return np.maximum(self._step_s(streams) + streams * prompts_s, streams * self._decoding_s)
+        decoding_s = COMPANY * streams * self._decoding_s
+        return np.maximum(self._step_s(streams) + streams * prompts_s, decoding_s)
 
     def _step_s(self, streams: np.ndarray) -> np.ndarray:
         """Seconds of a step; 0 if nothing is known."""
@@ -108,9 +113,8 @@ class RealTime:
         if not known:
             return self._shape(streams) if self._warm else np.zeros(len(streams))
         sizes, seconds = (np.array(column) for column in zip(*known, strict=True))
-        nearest = np.abs(streams[:, None] - sizes).argmin(axis=1)
-        shape = self._shape(streams) / self._shape(sizes)[nearest]
-        return np.maximum.accumulate(seconds[nearest] * shape)
+        slower = np.interp(streams, sizes, seconds / self._shape(sizes))  # than in the warm-up
+        return np.maximum.accumulate(slower * self._shape(streams))
 
     def _shape(self, streams: np.ndarray) -> np.ndarray:
         """Seconds of a step of the warm-up; beyond its sizes in proportion to the streams."""

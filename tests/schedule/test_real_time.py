@@ -68,7 +68,7 @@ def test_one_stream_is_always_in_time(estimate: RealTime) -> None:
 
 
 def test_the_decoder_counts_where_it_is_slower(estimate: RealTime) -> None:
-    estimate.decoded(0.008)
+    estimate.decoded(0.004)
     assert estimate.streams(16) == 5
     for _ in range(100):
         estimate.decoded(0.001)
