@@ -12,7 +12,7 @@ from proxy.grpc_stream import Stream
 from proxy.inference import Ask, Proxy, elsewhere, look_at_message, shorter
 from proxy.packed import message_content
 from proxy.protobuf import parsed, pb
-from proxy.refusals import Refusal
+from proxy.refusals import Refusal, of_the_server
 from proxy.server import (
     GRACE_S,
     MOST_BYTES,
@@ -220,4 +220,4 @@ async def abort_with(context: Any, account: Account | None, error: Any) -> Any:
         unsent = "failed to connect" in words
         refusal = not_connected() if unsent else connection_refusal(without_address(words))
         await context.abort(refusal.code, refusal.message, refusal.trailers)
-    await context.abort(error.code(), words)
+    await context.abort(error.code(), words, of_the_server(words).trailers)

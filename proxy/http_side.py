@@ -9,11 +9,12 @@ import aiohttp
 from aiohttp import web
 from grpc import StatusCode
 
+from ensemble.contract.errors import MOST_CHARACTERS
 from proxy.account import Account
 from proxy.doors import Door
 from proxy.inference import Ask, Proxy, elsewhere, look_at_body
 from proxy.load import Asked
-from proxy.refusals import Refusal, too_large, unavailable
+from proxy.refusals import Refusal, of_the_server, too_large, unavailable
 from proxy.server import READY_S, connection_refusal, not_connected
 
 _BODY_S = 60.0  # seconds that a body may take to come
@@ -159,14 +160,17 @@ class HttpSide:
                 back.headers.add(name, value)
         back.content_length = answer.content_length
         slow_s, said = self._proxy.settings.slow_reader_s, b""
+        piece = await _words(answer) if answer.status >= 400 else b""
+        back.headers.update(of_the_server(piece.decode("utf-8", "replace")).headers)
         try:
             await back.prepare(request)
-            while piece := await _piece(answer):
+            while piece := piece or await _piece(answer):
                 if asked is not None and answer.status == 200 and piece[:40].find(b'"error"') < 0:
                     self._proxy.load.answered(asked)
                 said = said or piece[:2000]
                 await asyncio.wait_for(back.write(piece), slow_s)
                 account.got += len(piece)
+                piece = b""
             await back.write_eof()
         except asyncio.TimeoutError:
             _break_off(request)
@@ -253,6 +257,14 @@ async def _piece(answer: aiohttp.ClientResponse) -> bytes:
         raise connection_refusal(str(error) or type(error).__name__) from None
 
 
+async def _words(answer: aiohttp.ClientResponse) -> bytes:
+    """The beginning of an error: all of it, if it is as short as the server's are."""
+    words = b""
+    while len(words) < MOST_CHARACTERS and (piece := await _piece(answer)):
+        words += piece
+    return words
+
+
 async def _rest(work: Any) -> None:
     """Read an answer to its end, for nobody."""
     answer = await work
@@ -267,9 +279,8 @@ def _require(why: str) -> None:
 
 
 def _too_long(limit: int) -> Refusal:
-    return too_large(
-        f"the body is larger than {limit / 2**20:g} MiB. Send less, or raise --max-body-mib."
-    )
+    mib = limit / 2**20
+    return too_large(f"the body is larger than {mib:g} MiB. Send less, or raise --max-body-mib.")
 
 
 def _passed_on(headers: dict[str, str]) -> dict[str, str]:

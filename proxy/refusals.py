@@ -1,6 +1,7 @@
 """What a caller is told when a request does not get to the server."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from grpc import StatusCode
@@ -16,6 +17,8 @@ _HTTP = {
     StatusCode.RESOURCE_EXHAUSTED: 413,
     StatusCode.UNAVAILABLE: 503,
 }
+
+_AGAIN = re.compile(r"\boverloaded: .*\bTry again in (\d{1,4}) s\b")  # a full LLaMA stage
 
 
 @dataclass
@@ -90,3 +93,10 @@ def overloaded(who: str, message: str, retry_after_s: float) -> Refusal:
 def unavailable(message: str, reason: str = "unavailable") -> Refusal:
     """The server behind the proxy cannot answer, or the proxy ends."""
     return Refusal(reason, message, StatusCode.UNAVAILABLE, 1.0)
+
+
+def of_the_server(message: str) -> Refusal:
+    """A model's own refusal: its headers and trailers say when to come again, if the model did."""
+    found = _AGAIN.search(message)
+    after_s = float(found[1]) if found else None
+    return Refusal("overloaded", message, StatusCode.UNAVAILABLE, after_s)

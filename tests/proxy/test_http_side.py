@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import socket
+import time
 import zlib
 
 import numpy as np
@@ -239,3 +240,24 @@ def test_a_caller_that_asks_first_is_told_to_go_on(door) -> None:
         assert caller.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
         caller.sendall(body)
         assert caller.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_full_stages_own_words_say_when_to_come_again(door, upstream_http, monkeypatch) -> None:
+    monkeypatch.setattr(upstream_http, "status", 503)
+    for said, after in (
+        ("fish_llama: overloaded: a slot is expected in 9 s, ... Try again in 7 s, or add", "7"),
+        ("fish_llama: overloaded: 256 requests are waiting already. Try again later", None),
+        ("fish_llama: out of memory. Try again in 7 s", None),
+    ):
+        body = json.dumps({"error": said}).encode()
+
+        def in_pieces(path, _, body=body):
+            yield body[:30]
+            time.sleep(0.1)
+            yield body[30:]
+            yield b""
+
+        upstream_http.answer = in_pieces
+        answer = door.http.post(INFER, content=infer_json(TEXT))
+        assert (answer.status_code, answer.json()["error"]) == (503, said)
+        assert answer.headers.get("Retry-After") == after

@@ -79,12 +79,14 @@ class FakeHttp:
         requests: Path, headers and body.
         answer: To be set by the test: from path and body to the pieces of an answer.
         metrics: The page at /metrics.
+        status: Of the answers.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.answer: Callable[[str, bytes], Any] = lambda path, body: [b'{"model_name": "x"}']
         self.metrics = "fish_llama_slots 4\n"
+        self.status = 200
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,7 +103,7 @@ class FakeHttp:
                     headers = {name.lower(): value for name, value in self.headers.items()}
                     fake.requests.append((self.path, headers, body))
                     pieces = fake.answer(self.path, body)
-                self.send_response(200)
+                self.send_response(200 if self.path == "/metrics" else fake.status)
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 try:
