@@ -120,13 +120,6 @@ PRESETS = {
         num_speakers=0,
     ),
     "tiny-tied": Preset(_TINY | {"tie_word_embeddings": True}),
-    # Between the demo voice and S1-mini: on two cores some streams are in time, and not many.
-    "middle": Preset(
-        demo.LLAMA
-        | {"dim": 768, "n_layer": 10, "n_head": 12, "n_local_heads": 12, "intermediate_size": 2048},
-        demo.CODEC,
-        demo.TEXT_TOKENS,
-    ),
     "demo": Preset(
         demo.LLAMA, demo.CODEC, demo.TEXT_TOKENS, weights=demo.WEIGHTS, speech=demo.SPEECH
     ),
