@@ -16,6 +16,8 @@ from voicereel.errors import InvalidRequest
 HEADROOM = 0.7  # share of a replica's streams to plan with; docs/capacity.md has the simulation
 _GAPLESS = "share_without_gap_over_100_ms"  # a column of the load report
 HEARD = 0.95  # share of answers without such a gap, from which streams count as played in time
+_AS_LISTED = "random weights of the checkpoint's shape; other lengths, voices and machines"
+_AS_REPORTED = "the checkpoint, texts and lengths of that load; others"
 SPARE = 1  # replicas beside those that the load needs, for one that restarts
 
 
@@ -208,7 +210,7 @@ def plan(
                 f"a request of {audio_s:g} s of audio holds a slot for {busy:.1f} s"]),
             f"{spare} spare, so that one may restart; the router sends each request to the replica "
             "with the fewest streams, and repeats what had no audio yet",
-            "random weights of the checkpoint's shape; other lengths, voices and machines differ",
+            f"{_AS_LISTED if isinstance(machine, str) else _AS_REPORTED} differ",
         ),
     )  # fmt: skip
 
