@@ -221,4 +221,6 @@ async def abort_with(context: Any, account: Account | None, error: Any) -> Any:
         unsent = "failed to connect" in words
         refusal = not_connected() if unsent else connection_refusal(without_address(words))
         await context.abort(refusal.code, refusal.message, refusal.trailers)
-    await context.abort(error.code(), words, of_the_server(words).trailers)
+    if full := of_the_server(words):
+        await context.abort(full.code, words, full.trailers)
+    await context.abort(error.code(), words)

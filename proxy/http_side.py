@@ -155,20 +155,20 @@ class HttpSide:
         asked: Asked | None = None,
     ) -> web.StreamResponse:  # fmt: skip
         """Copy an answer, only as fast as the caller reads it."""
-        back = web.StreamResponse(status=answer.status)
+        piece = await _words(answer) if answer.status >= 400 else b""
+        full = of_the_server(said := piece[:2000].decode("utf-8", "replace"))
+        status, hints = (full.http, full.headers) if full else (answer.status, None)
+        back = web.StreamResponse(status=status, headers=hints)
         for name, value in answer.headers.items():
             if name.lower() not in _HOP:
                 back.headers.add(name, value)
         back.content_length = answer.content_length
-        slow_s, said = self._proxy.settings.slow_reader_s, b""
-        piece = await _words(answer) if answer.status >= 400 else b""
-        back.headers.update(of_the_server(piece.decode("utf-8", "replace")).headers)
+        slow_s = self._proxy.settings.slow_reader_s
         try:
             await back.prepare(request)
             while piece := piece or await _piece(answer):
                 if asked is not None and answer.status == 200 and piece[:40].find(b'"error"') < 0:
                     self._proxy.load.answered(asked)
-                said = said or piece[:2000]
                 await asyncio.wait_for(back.write(piece), slow_s)
                 account.got += len(piece)
                 piece = b""
@@ -184,8 +184,8 @@ class HttpSide:
             raise
         answer.release()
         if answer.status >= 400:
-            self._proxy.server.heard(account.model, said.decode("utf-8", "replace"))
-        account.end("done" if answer.status < 400 else "failed", str(answer.status))
+            self._proxy.server.heard(account.model, said)
+        account.end("done" if answer.status < 400 else "failed", str(status))
         return back
 
     def _holding(self, request: web.BaseRequest) -> "_Holding":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from grpc import StatusCode
 
-from ensemble.contract.errors import OverloadedError, message_of
+from ensemble.contract.errors import OverloadedError, kind_in, message_of
 
 # gRPC status -> HTTP status. Source: HttpCodeFromError of Triton's http_server.cc, and 403, 413.
 _HTTP = {
@@ -18,7 +18,7 @@ _HTTP = {
     StatusCode.UNAVAILABLE: 503,
 }
 
-_AGAIN = re.compile(r"\boverloaded: .*\bTry again in (\d{1,4}) s\b")  # a full LLaMA stage
+_AGAIN = re.compile(r"\bTry again in (\d{1,4}) s\b")
 
 
 @dataclass
@@ -95,8 +95,13 @@ def unavailable(message: str, reason: str = "unavailable") -> Refusal:
     return Refusal(reason, message, StatusCode.UNAVAILABLE, 1.0)
 
 
-def of_the_server(message: str) -> Refusal:
-    """A model's own refusal: its headers and trailers say when to come again, if the model did."""
+def of_the_server(message: str) -> Refusal | None:
+    """A full model's own refusal, with the time to come again if it named one; None if it is none.
+
+    Triton's own status of one is 400 over HTTP where the answer is a stream (Triton 24.10).
+    """
+    if kind_in(message).error is not OverloadedError:
+        return None
     found = _AGAIN.search(message)
     after_s = float(found[1]) if found else None
     return Refusal("overloaded", message, StatusCode.UNAVAILABLE, after_s)

@@ -136,7 +136,8 @@ class LoadTest:
 
 def _command() -> str:
     """The command line, with the variables before it that say how models are served."""
-    names = ("FISH_SPEECH_PRECISION", "FISH_SPEECH_COMPILE", "VOICEREEL_BATCH_SIZE")
+    names = ("FISH_SPEECH_PRECISION", "FISH_SPEECH_COMPILE", "VOICEREEL_BATCH_SIZE",
+             "VOICEREEL_REAL_TIME")  # fmt: skip
     variables = "".join(f"{name}={os.environ[name]} " for name in names if name in os.environ)
     return variables + "python -m benchmarks.load " + " ".join(sys.argv[1:])
 

@@ -18,6 +18,8 @@ from voicereel.errors import InvalidRequest
 HEADROOM = 0.35
 _GAPLESS = "share_without_gap_over_100_ms"  # a column of the load report
 HEARD = 0.95  # share of answers without such a gap, from which streams count as played in time
+_AS_LISTED = "random weights of the checkpoint's shape; other lengths, voices and machines"
+_AS_REPORTED = "the checkpoint, texts and lengths of that load; others"
 SPARE = 1  # replicas beside those that the load needs, for one that restarts
 
 
@@ -212,7 +214,7 @@ def plan(
             "with the fewest streams, and repeats what had no audio yet",
             "first audio as measured with requests that came at once; requests that come at random "
             "wait longer (docs/capacity.md)",
-            "random weights of the checkpoint's shape; other lengths, voices and machines differ",
+            f"{_AS_LISTED if isinstance(machine, str) else _AS_REPORTED} differ",
         ),
     )  # fmt: skip
 

@@ -262,8 +262,10 @@ class Scheduler:
         self._drop_cancelled_of_queue()
 
     def _drop_cancelled_of_queue(self) -> None:
-        """Check a few waiting requests, in turn."""
-        for _ in range(min(len(self.waiting), CHECKS_PER_STEP)):
+        """Check a few waiting requests, in turn; now and then one, where to wait is usual."""
+        seldom = self.real_time is not None
+        checks = int(self.stepper.number % 8 == 0) if seldom else CHECKS_PER_STEP
+        for _ in range(min(len(self.waiting), checks)):
             self._checked = (self._checked + 1) % len(self.waiting)
             request = self.waiting[self._checked].request
             if reason := request.why_cancelled():

@@ -38,11 +38,12 @@ class Stepper:
         seconds: Spent so far, by phase.
         windows: Cut so far.
         last_count: Requests that got a frame in the last step.
+        number: Steps so far in which any did.
     """
 
     def __init__(self, runner: Runner, batch: Batch, prefill_slice: int = PREFILL_SLICE) -> None:
         self._runner, self._batch, self._prefill_slice = runner, batch, prefill_slice
-        self._number = self.last_count = 0
+        self.number = self.last_count = 0
         self.reset_stats()
 
     def reset_stats(self) -> None:
@@ -210,7 +211,7 @@ class Stepper:
             return []
         self.frames += count
         self.steps[1 << (count - 1).bit_length()] += 1
-        self._number += 1
+        self.number += 1
         due: list[tuple[Generation, Window]] = []
         next_turns: list[Generation] = []
         longest = max(generation.num_frames for generation in active) + 1
@@ -229,7 +230,7 @@ class Stepper:
             if reason:
                 self._batch.end(row)
                 due.append((generation, generation.last_window(reason)))
-            elif window := generation.due_window(self._number, count):
+            elif window := generation.due_window(self.number, count):
                 due.append((generation, window))
         # First windows go first: their listeners hear nothing yet, others still have some to play.
         due.sort(key=lambda pair: pair[1].index > 0)

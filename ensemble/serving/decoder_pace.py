@@ -103,18 +103,21 @@ def watch_decoder(scheduler: Scheduler, warn: Callable[[str], object]) -> None:
 
     Args:
         scheduler: Of the LLaMA stage.
-        warn: Told once, if the server does not answer; the estimate is then that of the stage.
+        warn: Told the first time that the server does not answer; what was known then counts on.
     """
     if (estimate := scheduler.real_time) is None:
         return
     pace = DecoderPace(scheduler, estimate)
 
     def watch() -> None:
-        try:
-            while True:
-                time.sleep(LOOK_S)
+        told = False
+        while True:
+            time.sleep(LOOK_S)
+            try:
                 pace.look()
-        except Exception as problem:  # an estimate without the decoder is better than no speech
-            warn(f"{STAGE}: how long {DECODER} takes is not known, and counts no more: {problem}")
+            except Exception as problem:  # an estimate without the decoder is better than none
+                if not told:
+                    warn(f"{STAGE}: how long {DECODER} takes is not known: {problem}")
+                told = True
 
     threading.Thread(target=watch, daemon=True).start()

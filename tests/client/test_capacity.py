@@ -102,6 +102,7 @@ def test_a_load_report_is_a_machine(tmp_path: Path) -> None:
     code, out, _ = run("capacity", "--report", str(path), "--streams", "10", "--spare", "0")
     assert code == 0 and out.startswith("8 replicas for 10.0 streams at once")
     assert "one replica on a box: make load, commit abc" in out
+    assert out.endswith("- the checkpoint, texts and lengths of that load; others differ\n")
 
 
 def test_the_report_of_this_project_is_one() -> None:

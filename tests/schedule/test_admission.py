@@ -175,3 +175,25 @@ def test_steps_are_measured_and_the_warm_up_is_not_held_back(llama, prompts) -> 
         for _ in range(3):
             ask(made, prompts)
         assert to_the_end(made) == min(3, streams)
+
+
+def test_those_who_wait_are_checked_now_and_then(llama, prompts) -> None:
+    """To wait is usual there, and each check makes a step longer."""
+    made = Scheduler(llama, 8, real_time=Said(1))
+    checks = [0] * 3
+
+    def checked(index: int) -> str:
+        checks[index] += 1
+        return "by the caller" * (index == 2)
+
+    sampling = Sampling(seed=1, max_new_tokens=9)  # this seed speaks on
+    got = [Collected() for _ in range(3)]
+    for index, each in enumerate(got):
+        request = each.request(prompts[0], sampling)
+        made.submit(replace(request, why_cancelled=lambda index=index: checked(index)))
+    for _ in range(9):
+        made.step()
+    assert (checks[0], checks[1] + checks[2]) == (8, 2)
+    to_the_end(made)
+    assert len(got[2].errors) == 1 and not got[2].windows
+    assert got[0].windows[-1].finish_reason and got[1].windows[-1].finish_reason

@@ -9,6 +9,7 @@ import pytest
 from engine.schedule.real_time import RealTime
 from ensemble.serving import decoder_pace
 from ensemble.serving.decoder_pace import Counters, DecoderPace, frame_s, watch_decoder
+from support.launched import wait_until
 
 pytestmark = pytest.mark.torch  # of the scheduler's module
 
@@ -87,9 +88,14 @@ def test_a_server_that_does_not_answer_is_told_of_once(scheduler, monkeypatch) -
 
     watch_decoder(scheduler, warn)
     assert heard.wait(5)
-    assert said == [
-        "fish_llama: how long fish_decoder takes is not known, and counts no more: no port"
-    ]
+    looks = Server.looks
+    monkeypatch.undo()  # the server is back
+    monkeypatch.setattr(decoder_pace, "LOOK_S", 0.001)
+    monkeypatch.setattr(decoder_pace, "InferenceServerClient", Server)
+    monkeypatch.setenv("VOICEREEL_GRPC_URL", "here:1")
+    wait_until(lambda: Server.looks > looks)
+    assert said == ["fish_llama: how long fish_decoder takes is not known: no port"]
+    scheduler.busy = lambda: False
 
 
 def test_a_stage_that_admits_all_is_not_watched(scheduler) -> None:
