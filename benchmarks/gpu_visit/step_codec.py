@@ -5,6 +5,7 @@ The decoder by kernels is timed in every precision, with its launches replayed a
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,7 +165,7 @@ def gpu_decoder(
 def _by_kernels(
     visit: Visit, made: artefacts.Artefacts, exact: Work, facts: Facts, plan: Plan
 ) -> Iterator[dict[str, Any]]:
-    """Windows behind a kept state, as a stream's are, and their distance from float32."""
+    """First windows, which cost as much as later ones behind a kept state, and their noise."""
     frame_s = facts.samples_per_frame / facts.sample_rate
     for precision in PRECISIONS:
         decoder, _ = gpu_decoder(visit, made, precision)
@@ -172,20 +173,16 @@ def _by_kernels(
             if replayed:
                 decoder.record(torch.cuda.graph_pool_handle())
             for batch, new in plan.windows:
-                codes = torch.randint(
-                    min(facts.codebook_sizes),
-                    (batch, facts.num_codebooks, new),
-                    device=visit.device,
-                )
+                shape = batch, facts.num_codebooks, new
+                codes = torch.randint(min(facts.codebook_sizes), shape, device=visit.device)
                 numbers = torch.arange(new, device=visit.device).repeat(batch, 1)
-                state = decoder.begin(batch)
-
-                def run(
-                    codes: torch.Tensor, numbers: torch.Tensor, decoder: Any = decoder,
-                    state: Any = state,
-                ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-                    return decoder.resume(codes, numbers, 0, *state)
-
+                run = partial(_first_windows, decoder)
                 noise = parity.noise(run(codes, numbers)[0], exact.run(codes, numbers)[0])
                 row = replace(exact, run=run).row([codes, numbers], new, frame_s)
                 yield row | {"precision": precision, "replayed": replayed, "noise": noise}
+
+
+def _first_windows(
+    decoder: GpuDecoder, codes: torch.Tensor, numbers: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    return decoder.resume(codes, numbers, 0, *decoder.begin(len(codes)))
