@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_visit import artefacts, clock, step_card
+from benchmarks.gpu_visit.decoder import PRECISIONS, gpu_decoder
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import Visit
 from benchmarks.speed.artefacts import script
 from benchmarks.speed.bounds import Rates
 from benchmarks.speed.cells import flops_of
-from engine.codec.on_gpu import load as on_gpu
 from engine.codec.on_gpu.decoder import GpuDecoder
 from engine.codec.quantizer import quantizers
 from ensemble.contract.facts import Facts
@@ -26,12 +26,6 @@ from export.parity import Run
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
 PRECISION = "fp32"  # of what is exported; TF32 is off in every trace
-# Of the kernels: dtype, and whether each product is a sum of three; the one that is served first.
-PRECISIONS = {
-    "fp16": (torch.float16, False),
-    "fp16, sums of three": (torch.float16, True),
-    "bf16": (torch.bfloat16, False),
-}
 _COUNTED = 8  # frames of which operations are counted
 
 
@@ -147,19 +141,6 @@ def _encoded(work: Work, facts: Facts, plan: Plan, device: str) -> Iterator[dict
         waveform = parity.test_signal(batch, samples, facts.sample_rate).to(device)
         pieces = torch.full((batch, 1), CHUNK_FRAMES, device=device)
         yield work.row([waveform, pieces], frames, frame_s)
-
-
-def gpu_decoder(
-    visit: Visit, made: artefacts.Artefacts, precision: str
-) -> tuple[GpuDecoder, dict[str, Any]]:
-    """The decoder by kernels, on a CPU by torch in their arithmetic; and what its file says."""
-    from engine.kernels import rounded as operators
-
-    if visit.device == "cuda":
-        from engine.kernels import gpu_codec as operators
-    dtype, split = PRECISIONS[precision]
-    path = made.repository / "fish_decoder" / "1" / "model.pt"
-    return on_gpu.load(path, torch.device(visit.device), dtype, operators, split)[:2]
 
 
 def _by_kernels(
