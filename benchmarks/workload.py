@@ -14,6 +14,8 @@ from voicereel.audio import CODEC_SAMPLE_RATE_HZ, read_recording
 # (`make-checkpoint --endless`), or segments end earlier.
 FRAMES = 43
 REFERENCE_S = 10.0
+AS_IT_IS = "as it is"  # upstream, in results
+SHORT_CACHE = 2304  # positions: the shortest cache that prompt and answer of a request fit into
 SPEAKERS = {name.lower(): words for name, words in demo.WORDS.items()}
 TEXTS = (
     "Good morning, and welcome back to the show.",
@@ -32,6 +34,11 @@ TEXTS = (
     "We are all ears, please go ahead.",
     "Here it comes, thirty seconds of it.",
 )
+
+
+def short_cache_name(positions: int = SHORT_CACHE) -> str:
+    """How results call upstream with its cache cut to so many positions."""
+    return f"cache {positions}"
 
 
 @dataclass(frozen=True)

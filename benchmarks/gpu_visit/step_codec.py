@@ -5,17 +5,18 @@ The decoder by kernels is timed in every precision, with its launches replayed a
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.gpu_visit import artefacts, clock, step_card
+from benchmarks.gpu_visit.decoder import PRECISIONS, gpu_decoder
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import Visit
 from benchmarks.speed.artefacts import script
 from benchmarks.speed.bounds import Rates
 from benchmarks.speed.cells import flops_of
-from engine.codec.on_gpu import load as on_gpu
 from engine.codec.on_gpu.decoder import GpuDecoder
 from engine.codec.quantizer import quantizers
 from ensemble.contract.facts import Facts
@@ -25,12 +26,6 @@ from export.parity import Run
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
 
 PRECISION = "fp32"  # of what is exported; TF32 is off in every trace
-# Of the kernels: dtype, and whether each product is a sum of three; the one that is served first.
-PRECISIONS = {
-    "fp16": (torch.float16, False),
-    "fp16, sums of three": (torch.float16, True),
-    "bf16": (torch.bfloat16, False),
-}
 _COUNTED = 8  # frames of which operations are counted
 
 
@@ -148,23 +143,10 @@ def _encoded(work: Work, facts: Facts, plan: Plan, device: str) -> Iterator[dict
         yield work.row([waveform, pieces], frames, frame_s)
 
 
-def gpu_decoder(
-    visit: Visit, made: artefacts.Artefacts, precision: str
-) -> tuple[GpuDecoder, dict[str, Any]]:
-    """The decoder by kernels, on a CPU by torch in their arithmetic; and what its file says."""
-    from engine.kernels import rounded as operators
-
-    if visit.device == "cuda":
-        from engine.kernels import gpu_codec as operators
-    dtype, split = PRECISIONS[precision]
-    path = made.repository / "fish_decoder" / "1" / "model.pt"
-    return on_gpu.load(path, torch.device(visit.device), dtype, operators, split)[:2]
-
-
 def _by_kernels(
     visit: Visit, made: artefacts.Artefacts, exact: Work, facts: Facts, plan: Plan
 ) -> Iterator[dict[str, Any]]:
-    """Windows behind a kept state, as a stream's are, and their distance from float32."""
+    """First windows, which cost as much as later ones behind a kept state, and their noise."""
     frame_s = facts.samples_per_frame / facts.sample_rate
     for precision in PRECISIONS:
         decoder, _ = gpu_decoder(visit, made, precision)
@@ -172,20 +154,16 @@ def _by_kernels(
             if replayed:
                 decoder.record(torch.cuda.graph_pool_handle())
             for batch, new in plan.windows:
-                codes = torch.randint(
-                    min(facts.codebook_sizes),
-                    (batch, facts.num_codebooks, new),
-                    device=visit.device,
-                )
+                shape = batch, facts.num_codebooks, new
+                codes = torch.randint(min(facts.codebook_sizes), shape, device=visit.device)
                 numbers = torch.arange(new, device=visit.device).repeat(batch, 1)
-                state = decoder.begin(batch)
-
-                def run(
-                    codes: torch.Tensor, numbers: torch.Tensor, decoder: Any = decoder,
-                    state: Any = state,
-                ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-                    return decoder.resume(codes, numbers, 0, *state)
-
+                run = partial(_first_windows, decoder)
                 noise = parity.noise(run(codes, numbers)[0], exact.run(codes, numbers)[0])
                 row = replace(exact, run=run).row([codes, numbers], new, frame_s)
                 yield row | {"precision": precision, "replayed": replayed, "noise": noise}
+
+
+def _first_windows(
+    decoder: GpuDecoder, codes: torch.Tensor, numbers: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    return decoder.resume(codes, numbers, 0, *decoder.begin(len(codes)))

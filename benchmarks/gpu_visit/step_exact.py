@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_visit import artefacts, step_codec
+from benchmarks.gpu_visit import artefacts
+from benchmarks.gpu_visit.decoder import PRECISIONS, gpu_decoder
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import Visit
 from benchmarks.speed.artefacts import script
@@ -63,8 +64,8 @@ def _audio(run: Run, on_cpu: Run, facts: Facts, frames: int, device: str) -> dic
 
 def _by_kernels(visit: Visit, made: artefacts.Artefacts, facts: Facts, frames: int) -> float:
     """Largest difference of samples, as streams are served: replayed, behind kept states."""
-    precision = next(iter(step_codec.PRECISIONS))
-    decoder, described = step_codec.gpu_decoder(visit, made, precision)
+    precision = next(iter(PRECISIONS))
+    decoder, described = gpu_decoder(visit, made, precision)
     if visit.device == "cuda":
         decoder.record(torch.cuda.graph_pool_handle())
     session, codes = on_gpu.session(decoder, described), _random_codes(facts, frames)

@@ -8,6 +8,7 @@ from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsag
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_visit import artefacts, clock, step_llama
+from benchmarks.gpu_visit.decoder import PRECISIONS, gpu_decoder
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import Visit
 from benchmarks.speed import engine
@@ -35,6 +36,13 @@ def run(visit: Visit, results: Results) -> None:
     decode = script(folder, visit.device)
     decode(codes, numbers)
     results.put(f"codec_window_{new}", slowest(lambda: decode(codes, numbers), visit.device))
+    served, _ = gpu_decoder(visit, artefacts.served(visit), next(iter(PRECISIONS)))
+
+    def by_kernels() -> None:
+        served.resume(codes, numbers, 0, *served.begin(1))
+
+    by_kernels()
+    results.put(f"codec_window_{new}_by_kernels", slowest(by_kernels, visit.device))
 
 
 def slowest(call: Callable[[], Any], device: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Draws what was measured: streams, decode steps, codec windows."""
+"""Draws what was measured: streams, decode steps, codec windows, the way to the first audio."""
 
 import importlib.util
 from typing import Any
@@ -10,17 +10,21 @@ FILE_NAME = "visit.png"
 
 
 def run(visit: Visit, results: Results) -> None:
-    """Write one picture of three panels; what was not measured leaves its panel empty."""
+    """Write one picture of four panels; what was not measured leaves its panel empty."""
     if importlib.util.find_spec("matplotlib") is None:
         raise Skipped("needs matplotlib, which neither the pack nor this machine has")
     from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
+    from benchmarks import first_audio  # slow to import
+
     found = read(visit.out)
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    streams, steps, windows = figure.subplots(1, 3)
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    (streams, steps), (windows, way) = figure.subplots(2, 2)
     _streams(streams, found.get("serve", {}).get("streams", []))
     _steps(steps, found.get("llama", {}).get("steps", []))
     _windows(windows, found.get("codec", {}).get("decode", []))
+    if hops := found.get("serve", {}).get("first_audio"):
+        first_audio.bars(way, {"": hops})
     card = found.get("card", {}).get("card", {}).get("name", "an unknown card")
     figure.suptitle(f"{card}, {visit.preset}", fontsize=9)
     figure.savefig(visit.out / FILE_NAME, dpi=110)

@@ -1,4 +1,4 @@
-"""`tests/lm/test_gpu.py`: the GPU's kernels against torch, greedy speech against upstream."""
+"""Tests for a GPU: its kernels against torch, greedy speech against upstream."""
 
 import importlib.util
 import os
@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import ROOT, Skipped, Visit
 
+TESTS = ("tests/lm/test_gpu.py", "tests/kernels/test_gpu_codec.py")
 _KINDS = ("failure", "error", "skipped")  # elements of a case that did not pass
 
 
@@ -28,7 +29,7 @@ def run(visit: Visit, results: Results) -> None:
     report = visit.work / "tests.xml"
     # The machine's own pytest plugins are none of our business.
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    command = [sys.executable, "-m", "pytest", "tests/lm/test_gpu.py", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *TESTS, "-p", "no:cacheprovider"]
     subprocess.run([*command, f"--junit-xml={report}"], cwd=ROOT, env=environment, check=False)
     if not report.is_file():
         raise RuntimeError("pytest wrote no report; log.txt has what it said")

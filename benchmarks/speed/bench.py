@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,14 @@ from benchmarks.prepared import endless, served
 from benchmarks.report import console, finish
 from benchmarks.server_stats import snapshot
 from benchmarks.speed.bounds import LlamaWork, Rates
-from benchmarks.speed.upstream import AS_IT_IS, Upstream, short_cache_name
+from benchmarks.workload import AS_IT_IS, short_cache_name
 from ensemble.contract.voice import Reference
 from families.fish_s1.prompt import PromptBuilder
 from launch.server import Server
 from voicereel import Audio, Client, VoiceFeatures, synthesize_script
+
+if TYPE_CHECKING:
+    from benchmarks.speed.upstream import Upstream
 
 TARGET_S = 8.0  # the brief's, for the 30 s
 SLOTS = "16"  # all 15 segments decode together
@@ -81,6 +84,8 @@ def main(
     record: Annotated[bool, typer.Option(help="Add the result to history.jsonl")] = False,
 ) -> None:
     """Measure and print."""
+    from benchmarks.speed.upstream import Upstream  # slow to import, and not for a GPU visit
+
     checkpoint, repository = endless(quick, precision)
     environment = {"FISH_SPEECH_PRECISION": precision, "VOICEREEL_BATCH_SIZE": SLOTS}
     with served(repository, environment) as (server, client):
@@ -102,7 +107,7 @@ def main(
     finish(result | {"machine": rates.described()}, record)
 
 
-def _in_turns(bench: Bench, upstream: Upstream, prompt: torch.Tensor, runs: int) -> list[Run]:
+def _in_turns(bench: Bench, upstream: "Upstream", prompt: torch.Tensor, runs: int) -> list[Run]:
     """Passes over the workload, each after a measurement of upstream."""
     done = []
     for number in range(runs):
@@ -130,7 +135,7 @@ def _speed(done: list[Run], with_encoding: Run, streams: list[dict[str, float]])
     }
 
 
-def _against(upstream: Upstream, done: list[Run]) -> dict[str, Any]:
+def _against(upstream: "Upstream", done: list[Run]) -> dict[str, Any]:
     ours, segments = medians(done), len(workload.TEXTS)
     rtf = {n: p.segment_s() * segments / ours["audio_s"] for n, p in upstream.pieces.items()}
     return {
@@ -161,7 +166,7 @@ def stages(done: list[Run]) -> dict[str, float]:
 
 
 def _bound(
-    upstream: Upstream, checkpoint: Path, positions: int, precision: str, rates: Rates
+    upstream: "Upstream", checkpoint: Path, positions: int, precision: str, rates: Rates
 ) -> float:
     """Every stage at the machine's best rate, one after the other; each voice prefilled once."""
     work, segments = LlamaWork.of(checkpoint), len(workload.TEXTS)

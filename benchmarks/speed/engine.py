@@ -14,7 +14,7 @@ import statistics
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from benchmarks import machine
 from benchmarks.prepared import named_or_endless
 from benchmarks.report import console, finish
 from benchmarks.speed import precision
-from benchmarks.speed.upstream import AS_IT_IS, SHORT_CACHE, UpstreamLlama, llamas
+from benchmarks.workload import AS_IT_IS, SHORT_CACHE
 from engine.lm.load import load_runner
 from engine.lm.on_torch import TorchRunner
 from engine.lm.placement import Placement, placement_for
@@ -34,7 +34,9 @@ from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
 from ensemble.contract.options import Sampling
 from ensemble.contract.settings import server_settings
-from families.fish_s1.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from benchmarks.speed.upstream import UpstreamLlama
 
 PROMPT_POSITIONS = 8  # a prompt costs nothing here: the cache is filled afterwards
 UPSTREAM_POSITION = 256  # where upstream goes on from
@@ -130,7 +132,7 @@ class Rounds:
     """
 
     llama: TorchRunner
-    upstream: dict[str, UpstreamLlama]
+    upstream: dict[str, "UpstreamLlama"]
     cells: dict[Sizes, Cell]
     upstream_times_s: dict[str, list[float]] = field(default_factory=dict)
     read_rates: list[float] = field(default_factory=list)
@@ -190,6 +192,9 @@ def main(
         found["rows_unlike_alone"] = _differing_rows(llama)
     upstream: dict[str, UpstreamLlama] = {}
     if upstream_frames:
+        from benchmarks.speed.upstream import llamas  # slow, and not for a GPU visit
+        from families.fish_s1.checkpoint import load_checkpoint
+
         upstream = llamas(load_checkpoint(checkpoint), placement.dtype, short_cache)
     sizes = [(int(b), int(kv)) for b in batches.split(",") for kv in kvs.split(",")]
     measured = Rounds(llama, upstream, {size: Cell() for size in sizes})

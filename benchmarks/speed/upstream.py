@@ -11,19 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.workload import FRAMES, REFERENCE_S
+from benchmarks.workload import AS_IT_IS, FRAMES, REFERENCE_S, SHORT_CACHE, short_cache_name
 from families.fish_s1 import upstream
 from families.fish_s1.checkpoint import Checkpoint, load_checkpoint, load_codec, load_llama
 
-SHORT_CACHE = 2304  # positions: the shortest cache that prompt and answer of a request fit into
-AS_IT_IS = "as it is"
 _TEMPERATURE, _TOP_P, _PENALTY = 0.8, 0.8, 1.1  # defaults of upstream's `generate_long`
 _WINDOW = 16  # previous frames of the penalty. Source: `decode_n_tokens`, fish-speech 0.1.0
-
-
-def short_cache_name(positions: int = SHORT_CACHE) -> str:
-    """How results call upstream with its cache cut to so many positions."""
-    return f"cache {positions}"
 
 
 class UpstreamLlama:

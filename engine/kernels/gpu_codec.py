@@ -17,7 +17,8 @@ _TIMES, _OUTPUTS, _CHANNELS = 64, 64, 32  # a tile: 64 x 64 sums are 32 register
 _DOT = 16  # the smallest side of a tile that `tl.dot` takes
 
 
-@triton.jit
+# Or a window of an unusual length would be compiled for.
+@triton.jit(do_not_specialize=["time"])
 def _convolve(
     x, weight, low, bias, residual, alpha, history, total, out,
     x_stride, residual_stride, time, channels, outputs, dilation, width, origin, rate,
@@ -104,7 +105,7 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     return other if tensor is None else tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def _attend(
     queries, keys, values, known, out, row_stride, time, window, head_dim, scale,
     ROOM: tl.constexpr, WIDTH: tl.constexpr,

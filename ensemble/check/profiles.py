@@ -72,7 +72,7 @@ PROFILES = {
             parameters=_ALL_CORES,
         ),
         "gpu": Profile(
-            "one GPU; two instances, so that a first window does not wait for another's batch.",
+            "one GPU; two instances, so that one's copies overlap with the other's computation.",
             f"count: 2, {_FIRST_GPU}",
             backend="pytorch",
             parameters=_UNFUSED,

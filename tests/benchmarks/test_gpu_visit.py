@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks import first_audio
 from benchmarks.answers import Answer
 from benchmarks.gpu_visit import step_exact, step_serve
+from benchmarks.gpu_visit.goals import GOALS
 from benchmarks.gpu_visit.results import OUTCOME, read
 from benchmarks.gpu_visit.steps import STEPS
 from benchmarks.server_stats import ModelStats, Snapshot
@@ -78,8 +80,9 @@ def test_the_machine_is_named_and_measured(found) -> None:
 def test_what_needs_a_gpu_says_so(found) -> None:
     tests = found["tests"]
     if not tests["passed"]:  # with a GPU they run here too
-        assert (tests["failed"], list(tests["skipped"])) == ({}, ["tests.lm.test_gpu"])
-        assert "needs a GPU" in tests["skipped"]["tests.lm.test_gpu"]
+        names = {"tests.lm.test_gpu", "tests.kernels.test_gpu_codec"}
+        assert (tests["failed"], tests["skipped"].keys()) == ({}, names)
+        assert all("needs a GPU" in why for why in tests["skipped"].values())
 
 
 def test_the_codec_is_exact(found) -> None:
@@ -132,8 +135,24 @@ def test_windows_and_recordings_are_timed(found) -> None:
         assert row["ratio"] > 0
 
 
+def test_the_decoder_by_kernels_is_tried_in_every_precision(found) -> None:
+    rows = found["codec"]["kernels"]
+    assert [row["precision"] for row in rows] == ["fp16", "fp16, sums of three", "bf16"]
+    assert rows[1]["noise"] < 1e-4 < rows[0]["noise"] < rows[2]["noise"] < 0.2
+    assert all(row["ms"] > 0 and not row["replayed"] for row in rows)  # replayed on a GPU alone
+    assert found["onnx"]["tensorrt"] == "lacks: tensorrt"
+
+
+def test_the_way_to_the_first_audio_is_taken_apart(found) -> None:
+    way = found["serve"]["first_audio"]
+    *hops, whole, _ = way
+    assert tuple(hops) == first_audio.HOPS
+    assert sum(way[hop] for hop in hops) == pytest.approx(way[whole])
+    assert min(way[hop] for hop in ("prompt", "prefill", "first frames", "decode")) > 0
+
+
 def test_the_slowest_kernels_come_first(found) -> None:
-    for name in ("decode_step_batch_1", "codec_window_8"):
+    for name in ("decode_step_batch_1", "codec_window_8", "codec_window_8_by_kernels"):
         times = [row["ms"] for row in found["kernels"][name]]
         assert len(times) == 3
         assert times == sorted(times, reverse=True)
@@ -144,12 +163,17 @@ def test_the_report_is_made_of_the_results(said, found, out) -> None:
     line = json.loads(said.splitlines()[-1])
     assert line == json.loads((out / "visit.json").read_text())
     assert line["workload_wall_s"] == found["serve"]["workload"]["wall_s"]
+    assert line["goals"].keys() == {goal.name for goal in GOALS}
+    assert line["goals"]["audio s per s at 64"] == "not measured"
     assert line["step_ms"]["half_b1"] == found["llama"]["steps"][0]["step_ms"]
     text = (out / "gpu.md").read_text()
     assert text in said
-    assert [part.splitlines()[0] for part in text.split("## ")[2:]] == [
-        "The codec in float32", "The brief's workload", "Streams side by side",
-        "A step of the LLaMA stage", "Prefill", "The codec", "The slowest kernels",
+    sections = [part.splitlines()[0] for part in text.split("## ")[1:]]
+    assert sections[:2] == ["Goals", "Tests"]
+    assert sections[2:] == [
+        "How exact the codec is", "The brief's workload", "Streams side by side",
+        "The way to the first audio", "A step of the LLaMA stage", "Prefill", "The codec",
+        "The decoder by kernels", "The slowest kernels",
     ]  # fmt: skip
     assert (out / "visit.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list(out.iterdir())) <= 8  # what comes back from such a machine may be few files

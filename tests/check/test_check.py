@@ -152,6 +152,13 @@ def test_profiles_are_what_their_config_gives(copy) -> None:
         assert "[ 4, 8, 12 ]" in (copy / f"fish_decoder/configs/{name}.pbtxt").read_text()
 
 
+def test_no_window_overtakes_another(copy) -> None:
+    """Else two decoders would mix up numbers and audio, see fish_decoder's config.pbtxt."""
+    configs = list((copy / "fish_decoder").rglob("*.pbtxt"))
+    assert len(configs) == 4
+    assert all("  preserve_ordering: true\n" in path.read_text() for path in configs)
+
+
 def test_nothing_waits_for_company_while_a_gpu_is_idle(copy) -> None:
     """Of the models that run on GPUs, in their profiles; a CPU gains by the wait."""
     waits = {

@@ -103,6 +103,16 @@ def test_streams_side_by_side_are_streams_alone(graph, codes) -> None:
     assert not found[2].any()
 
 
+@torch.inference_mode()
+def test_what_lies_before_a_windows_history_is_not_heard(graph, codes) -> None:
+    """A window with less history than could be heard: there is nothing in the cache before it."""
+    part, numbers = torch.from_numpy(codes)[None, :, 28:], torch.arange(32, FRAMES)[None]
+    decoder = built(graph, split=True)
+    found, cache, context = decoder.resume(part, numbers, 4, *decoder.begin(1))
+    assert parity.max_abs(found, graph(part, numbers)) <= parity.AUDIO_LIMIT
+    assert (cache.shape[4], context.shape[1]) == (12, graph.context_frames)
+
+
 def test_the_windows_that_streams_ask_for_are_replayed(graph, codes, monkeypatch) -> None:
     """With the bits of a run; other sizes, and histories that were not kept, are run."""
     stand_in_for_cuda(monkeypatch)
