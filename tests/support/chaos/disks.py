@@ -124,7 +124,7 @@ def full_later(repository: Path) -> Row:
         row.notes.append(f"serve: {world.last_words()}")
         for ballast in disk.glob("ballast*"):
             ballast.unlink()
-        row.recovery_s = since(world.speaks, time.monotonic(), 60)
+        row.recovery_s = since(world.speaks, time.monotonic(), 120)
     return row
 
 
@@ -172,7 +172,7 @@ def full_shm(repository: Path, recording: Path, streams: int = 4) -> Row:
         row.lost += sum(outcome not in ("whole", "refused") for outcome in outcomes)
         row.notes.append(f"callers: {outcomes} {listeners[0].error[:120]}")
         ballast.unlink()
-        row.recovery_s = since(world.speaks, time.monotonic(), 60)
+        row.recovery_s = since(world.speaks, time.monotonic(), 120)
         row.lost += since(lambda: _idle(world), time.monotonic(), 10) > 10
         row.lost += not _ends(world, row)
     return row
