@@ -266,3 +266,14 @@ def test_idle_callers_do_not_use_up_the_descriptors() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     soft, hard = map(int, done.stdout.split())
     assert soft == (min(hard, 65_536) if hard > 0 else 65_536)
+
+
+def test_bytes_that_are_no_http_do_not_fill_the_log(door, caplog) -> None:
+    for url in (door.http_url, door.metrics_url.split("/")[2]):
+        host, _, port = url.rpartition(":")
+        for sent in (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"\xff\x00\r\n\r\n",
+                     b"POST / HTTP/1.1\r\nHost : x\r\n\r\n"):  # fmt: skip
+            with socket.create_connection((host, int(port)), timeout=5) as connection:
+                connection.sendall(sent)
+                assert connection.recv(100).startswith(b"HTTP/1.0 400")
+    assert [record.getMessage() for record in caplog.records] == []
