@@ -34,7 +34,6 @@ _WAITING = (
 NOW_S = 2  # seconds that a server may take to end with requests in flight
 _OWN = "127.0.0.1"  # where a tritonserver behind the proxy listens
 RESTARTS, MOST_RESTARTS = 5, 1000
-_PORT = typer.Option(min=0, max=65_535, help="0: any free one.")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,9 +43,9 @@ def main(
     address: Annotated[
         str, typer.Option(help="Name or IP address to listen at; 0.0.0.0: all of this machine.")
     ] = "127.0.0.1",
-    http_port: Annotated[int, _PORT] = 8000,
-    grpc_port: Annotated[int, _PORT] = 8001,
-    metrics_port: Annotated[int, _PORT] = 8002,
+    http_port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = 8002,
     deadline: Annotated[
         float, typer.Option(min=0, max=MOST_DRAIN_S, help="Seconds the models may take to load.")
     ] = 180,

@@ -4,12 +4,22 @@ import json
 import logging
 import time
 
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from proxy.load import Load
 from proxy.refusals import Refusal
 
 log = logging.getLogger("voicereel.proxy")
+http_log = logging.getLogger("voicereel.proxy.http")  # of what reads HTTP, when it fails itself
+
+
+def _is_own_fault(record: logging.LogRecord) -> bool:
+    """Whether it tells more than that bytes were no HTTP, which callers could fill a disk with."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+http_log.addFilter(_is_own_fault)
 
 
 class Metrics:

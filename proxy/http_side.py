@@ -10,7 +10,7 @@ from aiohttp import web
 from grpc import StatusCode
 
 from ensemble.contract.errors import MOST_CHARACTERS
-from proxy.account import Account
+from proxy.account import Account, http_log
 from proxy.doors import Door
 from proxy.inference import Ask, Proxy, elsewhere, look_at_body
 from proxy.load import Asked
@@ -40,7 +40,7 @@ class HttpSide:
         """What listens, not set up."""
         server = web.Server(
             self._answer, access_log=None, auto_decompress=False, handler_cancellation=True,
-            keepalive_timeout=_IDLE_S, lingering_time=0,
+            keepalive_timeout=_IDLE_S, lingering_time=0, logger=http_log,
         )  # fmt: skip
         return web.ServerRunner(server)
 
@@ -247,7 +247,9 @@ def metrics_runner(proxy: Proxy) -> web.ServerRunner:
         body = b"".join(each.rstrip(b"\n") + b"\n" for each in pages)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    return web.ServerRunner(web.Server(page, access_log=None, keepalive_timeout=_IDLE_S))
+    return web.ServerRunner(
+        web.Server(page, access_log=None, keepalive_timeout=_IDLE_S, logger=http_log)
+    )
 
 
 async def _piece(answer: aiohttp.ClientResponse) -> bytes:

@@ -289,3 +289,14 @@ def test_a_full_stages_own_words_say_when_to_come_again(door, upstream_http, mon
         answer = door.http.post(INFER, content=infer_json(TEXT))
         assert (answer.status_code, answer.content) == (status, body)
         assert answer.headers.get("Retry-After") == after
+
+
+def test_bytes_that_are_no_http_do_not_fill_the_log(door, caplog) -> None:
+    for url in (door.http_url, door.metrics_url.split("/")[2]):
+        host, _, port = url.rpartition(":")
+        for sent in (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"\xff\x00\r\n\r\n",
+                     b"POST / HTTP/1.1\r\nHost : x\r\n\r\n"):  # fmt: skip
+            with socket.create_connection((host, int(port)), timeout=5) as connection:
+                connection.sendall(sent)
+                assert connection.recv(100).startswith(b"HTTP/1.0 400")
+    assert [record.getMessage() for record in caplog.records] == []

@@ -6,7 +6,7 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from support.chaos.world import ASKED, BACK_S, Listener, Row, World, served, since
@@ -95,7 +95,7 @@ def _moved(world: World) -> bool:
 
 
 @contextlib.contextmanager
-def _movable(folder: Path) -> Iterator[tuple[dict[str, str], object]]:
+def _movable(folder: Path) -> Iterator[tuple[dict[str, str], Callable[[float], None]]]:
     """Variables of processes whose clock can be moved, and what moves it, in seconds from now."""
     folder.mkdir(parents=True, exist_ok=True)
     library, page = folder / "clock.so", folder / "clock"

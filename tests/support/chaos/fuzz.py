@@ -15,6 +15,7 @@ from support.chaos import requests
 from support.chaos.world import Row, World, since
 
 _IN_FLIGHT = 8  # requests side by side: an example
+_PAUSE_S = 0.3  # of a proxy that waits for the rest of a body
 _ANSWER_S = 10  # that an answer may take beside seven others
 _TELLS = re.compile(rb"Traceback|/home/|/tmp/|/root/|site-packages|voicereel_[0-9a-f]{8}")
 
@@ -86,13 +87,23 @@ def _ask_http(world: World, use: str, sent: bytes) -> str:
     try:
         with socket.create_connection((host, int(port)), timeout=_ANSWER_S + 5) as connection:
             connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
-            answer = connection.recv(65_536)
+            answer = _answer(connection)
     except (ConnectionResetError, BrokenPipeError):
         return ""  # the rest of a body that was refused
     except OSError as problem:
         return repr(problem)
     return _judged(answer, begin)
+
+
+def _answer(connection: socket.socket) -> bytes:
+    """The first bytes of an answer; after a pause, the end of what is asked is said."""
+    connection.settimeout(_PAUSE_S)
+    try:
+        return connection.recv(65_536)
+    except TimeoutError:
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(_ANSWER_S + 5)
+        return connection.recv(65_536)
 
 
 def _ask_grpc(channel: grpc.Channel, sent: requests.Call) -> str:

@@ -80,6 +80,9 @@ def _body(draw: Any, model: str) -> bytes:
             {"name": name, "shape": draw(_SHAPES), "datatype": draw(_DTYPES), "data": draw(_VALUES)}
             for name in names[:2]
         ]}  # fmt: skip
+        if "max_new_tokens" in names:
+            asked["inputs"].append({"name": "max_new_tokens", "shape": [1, 1], "datatype": "INT32",
+                                    "data": [1]})  # fmt: skip
     text = json.dumps(asked)
     if draw(st.integers(0, 4)) == 0:
         text = text.replace('"inputs"', '"id":1,"inputs"').replace("{", '{"text":"a",', 1)
@@ -143,6 +146,9 @@ def _message(draw: Any) -> bytes:
                            shape=[axis for axis in shape if abs(axis) < 2**62])  # fmt: skip
         if draw(st.booleans()):
             request.raw_input_contents.append(draw(st.binary(max_size=40)))
+    if "max_new_tokens" in _inputs(model):
+        request.inputs.add(name="max_new_tokens", datatype="INT32", shape=[1, 1])
+        request.raw_input_contents.append(b"\1\0\0\0")
     for name in draw(st.lists(st.sampled_from(
         ("timeout", "cancel_token", "priority", "sequence_id", "probe", "")
     ), max_size=2)):  # fmt: skip

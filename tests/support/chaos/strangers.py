@@ -112,7 +112,7 @@ def options(world: World) -> Row:
                 if wrong or time.monotonic() - begin > ERROR_S:
                     row.lost += 1
                     row.notes.append(f"{option.name} = {number} was not refused")
-    row.recovery_s = since(world.speaks, time.monotonic(), 60)
+    row.recovery_s = since(world.speaks, time.monotonic(), 120)
     row.lost += world.stubs() != pids
     return row
 
@@ -157,7 +157,7 @@ def port_taken(repository: Path) -> Row:
                     held.enter_context(socket.create_server(("127.0.0.1", port)))
                     ports.remove(port)
         row.notes.append(f"ports not taken in time: {ports}")
-        row.recovery_s = since(lambda: world.status() == 200 and world.speaks(), begin, 60)
+        row.recovery_s = since(lambda: world.status() == 200 and world.speaks(), begin, 120)
         row.notes.append(world.last_words())
     return row
 
@@ -179,7 +179,7 @@ def public_port_taken(repository: Path, seconds: float = 4) -> Row:
             with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
                 time.sleep(seconds)
                 break
-        row.recovery_s = since(lambda: world.status() == 200 and world.speaks(), begin, 60)
+        row.recovery_s = since(lambda: world.status() == 200 and world.speaks(), begin, 120)
         row.notes.append("; ".join(line.strip()[:120] for line in world.said[-3:]))
     return row
 
@@ -197,7 +197,7 @@ def folder_removed(repository: Path) -> Row:
             begin = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             time.sleep(1)
-            took = since(lambda: world.status() == 200 and world.speaks(), begin, 60)
+            took = since(lambda: world.status() == 200 and world.speaks(), begin, 120)
             row.recovery_s = max(row.recovery_s or 0, took)
         row.notes.append("; ".join(line.strip()[:120] for line in world.said[-3:]))
     return row
