@@ -25,16 +25,17 @@ from benchmarks.prepared import ROOT
 from benchmarks.report import console
 from voicereel.capacity import Machine, machines
 
-SHARES = (0.2, 0.3, 0.4, 0.5, 0.6)  # of the frames a second that full slots make
+SHARES = (0.2, 0.3, 0.4, 0.5)  # of the frames a second that full slots make
 SHARE = 0.3  # what is left to do is looked at with so much
-_GATEWAYS, _SETTLED_S, _SECONDS = 8, 8, 24  # the first seconds fill the replicas
-DIES_S, BACK_S = 12, 10
+_GATEWAYS, _SETTLED_S, _SECONDS = 8, 6, 20  # the first seconds fill the replicas
+DIES_S, BACK_S = 10, 10
+_SIZED_S = 10  # seconds of each size
 SIZES = (10, 100, 600)  # replicas; 600 of an H200 have 10,000 listeners
 
 
 def main(
     machine: Annotated[str, typer.Option(help="Of client/voicereel/capacity.json.")] = "h200-half",
-    replicas: Annotated[int, typer.Option(help="For the comparison of policies.")] = 12,
+    replicas: Annotated[int, typer.Option(help="For the comparison of policies.")] = 10,
     images: Annotated[Path, typer.Option(help="Folder.")] = ROOT / "docs" / "images",
 ) -> None:
     """Simulate, draw, tell."""
@@ -105,10 +106,12 @@ def growing(served: Machine) -> list[dict[str, float]]:
     """The same share of the load with more replicas."""
     rows = []
     for replicas in SIZES:
-        arrivals = poisson(rate_for(served, replicas, SHARE, MEAN_FRAMES), 16, speech, 3)
+        arrivals = poisson(rate_for(served, replicas, SHARE, MEAN_FRAMES), _SIZED_S, speech, 3)
         outcome = simulate(Scenario(served, replicas, gateways=_GATEWAYS), arrivals)
-        listeners = len(arrivals) / 16 * MEAN_FRAMES * FRAME_S  # each hears his stream in real time
-        first = {f"p{int(100 * q)}": outcome.first_audio(q, 8, 16) for q in (0.5, 0.95, 0.99)}
+        listeners = (
+            len(arrivals) / _SIZED_S * MEAN_FRAMES * FRAME_S
+        )  # each hears his stream in real time
+        first = {f"p{int(100 * q)}": outcome.first_audio(q, 4, _SIZED_S) for q in (0.5, 0.95, 0.99)}
         rows.append({"replicas": replicas, "listeners": listeners, **first})
         console.print(rows[-1])
     return rows

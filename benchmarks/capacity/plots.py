@@ -38,7 +38,7 @@ def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     ax = figure.subplots()
     for name, outcome in found.items():
-        edges = np.arange(4, 34, _BIN_S)
+        edges = np.arange(4, 30, _BIN_S)
         p95 = [outcome.first_audio(0.95, begin, begin + _BIN_S) for begin in edges]
         label = f"{name}: {outcome.failed} of {len(outcome.requests)} fail"
         ax.plot(edges, np.minimum(p95, 30), label=label)
