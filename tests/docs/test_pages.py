@@ -158,9 +158,10 @@ def test_links_lead_somewhere() -> None:
         here = (PROJECT / page).parent
         for link in links:
             path, _, anchor = link.partition("#")
-            assert (here / path).exists(), f"{page}: {link}"
+            target = here / path if path else PROJECT / page
+            assert target.exists(), f"{page}: {link}"
             if anchor:
-                headings = re.findall(r"^#+ (.+)$", (here / path).read_text("utf-8"), re.MULTILINE)
+                headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
                 assert anchor in {h.lower().replace(" ", "-") for h in headings}, f"{page}: {link}"
 
 
