@@ -121,7 +121,7 @@ def bars(axis: Any, found: dict[str, dict[str, float]]) -> None:
     axis.set_yticks(range(len(found)), list(found))
     axis.invert_yaxis()
     axis.set(xlabel="ms to the first audio of a request alone")
-    axis.legend(fontsize=7, ncols=2)
+    axis.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 if __name__ == "__main__":

@@ -107,10 +107,12 @@ def convolve(
 
 def _product(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """float64."""
-    if len(weight) == 1:
-        return x.double() @ weight[0].double()
-    kernel = weight.double().permute(2, 1, 0)
-    return F.conv1d(x.double().transpose(1, 2), kernel, dilation=dilation).transpose(1, 2)
+    x, taps = x.double(), weight.double()
+    time = x.shape[1] - (len(taps) - 1) * dilation
+    sums = x[:, :time] @ taps[0]
+    for i, tap in enumerate(taps[1:], 1):
+        sums += x[:, i * dilation : i * dilation + time] @ tap
+    return sums
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, known: Tensor) -> Tensor:

@@ -193,6 +193,36 @@ def test_where_kernels_cannot_be_had_the_file_is_served(monkeypatch, environment
     assert f"serving model.pt in float32, without kernels: {why}" in said[0]
 
 
+def test_a_server_decodes_by_kernels(repository, graph, codes, monkeypatch) -> None:
+    """As on a GPU, but for its kernels, whose place torch takes."""
+    import engine.kernels
+    from engine.lm import on_gpu as llama_on_gpu
+    from engine.lm import placement
+
+    stand_in_for_cuda(monkeypatch)
+    monkeypatch.setattr(on_gpu, "recorded_shapes", lambda: {(1, 8)})
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(llama_on_gpu, "fault", lambda: "")
+    monkeypatch.setattr(engine.kernels, "gpu_codec", rounded, raising=False)
+    placed = placement.Placement(CPU, torch.float16)
+    monkeypatch.setattr(placement, "placement_for", lambda settings, instance: placed)
+    said: list[str] = []
+    path = repository / "fish_decoder" / "1" / "model.pt"
+    served = model(path, ("codes", "new_frames"), 0)
+    served.signature.outputs = [SimpleNamespace(name="audio")]
+    run = serving.load_on_gpu(served, said.append)
+    assert run is not None, said
+    assert said[0].startswith("fish_decoder: serving model.pt by kernels for this GPU: products of")
+    split = "sum of three" in said[0]
+    windows = [(0, 8), (8, 16)]
+    audio = [
+        run({"codes": codes[None, :, :end], "new_frames": np.arange(begin, end)[None]})["audio"]
+        for begin, end in windows
+    ]
+    expected = spoken(session(graph, split=split), codes, (8, 16))
+    np.testing.assert_array_equal(np.concatenate(audio, 1), expected)
+
+
 def test_nothing_is_said_of_what_they_are_not_for() -> None:
     said: list[str] = []
     codes, waveform = ("codes", "new_frames"), ("waveform", "chunk_frames")
