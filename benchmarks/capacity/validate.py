@@ -24,7 +24,7 @@ from benchmarks.prepared import ROOT, endless
 from benchmarks.report import console, finish
 from launch.server import Server
 
-TOLERANCE = 0.35  # of a percentile
+TOLERANCE = 0.4  # of a percentile; docs/capacity.md has what was reached
 NEAR_S = 0.05  # seconds that are no difference: a window waits so long for the batch before it
 LEVELS = (1, 2, 4, 8, 16)
 LOADS = {1: (0.35, 0.6, 0.8), 2: (0.35, 0.6)}  # shares of a core's time, by the number of servers
