@@ -17,7 +17,7 @@ from proxy.load import Asked
 from proxy.refusals import Refusal, of_the_server, too_large, unavailable
 from proxy.server import READY_S, connection_refusal, not_connected
 
-_IDLE_S = 75.0  # seconds that a connection may take to its next request, headers included
+IDLE_S = 75.0  # seconds that a connection may take to its next request, headers included
 _BODY_S = 60.0  # seconds that a body may take to come
 _HELD = 512 * 2**20  # bytes of all bodies together
 _OTHER_BODY = 2**20  # bytes of a body of anything but inference
@@ -40,7 +40,7 @@ class HttpSide:
         """What listens, not set up."""
         server = web.Server(
             self._answer, access_log=None, auto_decompress=False, handler_cancellation=True,
-            keepalive_timeout=_IDLE_S, lingering_time=0, logger=http_log,
+            keepalive_timeout=IDLE_S, lingering_time=0, logger=http_log,
         )  # fmt: skip
         return web.ServerRunner(server)
 
@@ -228,28 +228,6 @@ class _Holding:
                 raise unavailable("proxy: too many large requests at a time", "memory")
             parts.append(part)
         return b"".join(parts)
-
-
-def metrics_runner(proxy: Proxy) -> web.ServerRunner:
-    """The metrics port: the server's page, the supervisor's and the proxy's own."""
-
-    async def page(request: web.BaseRequest) -> web.StreamResponse:
-        if request.method != "GET" or request.path != "/metrics":
-            return web.Response(status=404, text="there is /metrics only\n")
-        pages, ready = [], False
-        with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
-            pages.append(await proxy.server.metrics())
-            ready = not await proxy.server.ready()
-        if proxy.settings.state is not None:
-            with contextlib.suppress(OSError):
-                pages.append(await asyncio.to_thread(proxy.settings.state.read_bytes))
-        pages.append(proxy.metrics.page(proxy.load, ready))
-        body = b"".join(each.rstrip(b"\n") + b"\n" for each in pages)
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    return web.ServerRunner(
-        web.Server(page, access_log=None, keepalive_timeout=_IDLE_S, logger=http_log)
-    )
 
 
 async def _piece(answer: aiohttp.ClientResponse) -> bytes:

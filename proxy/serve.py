@@ -11,9 +11,10 @@ from aiohttp import web
 from proxy.account import Metrics
 from proxy.doors import Doors
 from proxy.grpc_side import GrpcSide
-from proxy.http_side import HttpSide, metrics_runner
+from proxy.http_side import HttpSide
 from proxy.inference import Proxy
 from proxy.load import Load
+from proxy.metrics_side import metrics_runner
 from proxy.server import Server
 from proxy.settings import Settings
 

@@ -111,15 +111,14 @@ class Scheduler:
     def warm_up(self) -> None:
         """Take the steps whose first time is slow, so that no caller waits for them."""
         facts, lengths = self.runner.facts, self.runner.warm_up_prompts()
-        most = min(self.batch.slots, self.max_waiting)
-        counts = self.runner.warm_up_counts(most)
+        counts = self.runner.warm_up_counts(most := min(self.batch.slots, self.max_waiting))
         if self.real_time is not None:  # it asks for the shape of their times
             counts |= {1 << i for i in range(most.bit_length())}
         alone = [(1, length) for length in lengths[1:] if length <= facts.max_prompt_length]
         for count, length in (*((n, lengths[0]) for n in sorted(counts)), *alone):
             prompt = np.zeros((1 + facts.num_codebooks, length), np.int32)
+            sampling = sampling_from(_WARM_UP, facts)
             for _ in range(count):
-                sampling = sampling_from(_WARM_UP, facts)
                 self.submit(Request(prompt, sampling, lambda _: None, _raise))
             while self.step():
                 pass
@@ -156,10 +155,9 @@ class Scheduler:
             self._wake.notify()
 
     def _refuse_late_stream(self, request: Request) -> None:
-        if not (self._refuses and request.is_listened_to):
-            return
         ahead = len(self.batch.members()) + len(self.waiting)
-        if ahead >= self.batch.places([request]):
+        is_late = ahead >= self.batch.places([request])
+        if self._refuses and request.is_listened_to and is_late:
             expected = max(1.0, self.expected_wait_s(request))
             raise OverloadedError(
                 f"with {ahead} in work no further stream can be played in time. "

@@ -1,9 +1,12 @@
 """A proxy in front of a fake server, for each test module."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
 from support.fake_server import FakeServer, chunk, whole
 from support.proxied import FakeHttp, Proxied, proxied
@@ -28,6 +31,13 @@ def door(upstream: FakeServer, upstream_http: FakeHttp) -> Iterator[Proxied]:
         probe_s=0, longest_wait_s=0, max_body_mib=4,
     ) as found:  # fmt: skip
         yield found
+
+
+@pytest.fixture
+def stub(door: Proxied) -> Iterator[Any]:
+    """gRPC through the proxy."""
+    with grpc.insecure_channel(door.grpc_url) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
 @pytest.fixture(autouse=True)

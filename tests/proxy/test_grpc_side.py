@@ -11,27 +11,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from support.fake_server import Refusal
 from support.launched import wait_until
-from support.proxied import proxied, timed
+from support.proxied import proxied, text_request, timed
 from support.raw import Stream, infer, tensors
 from voicereel import Client
 
 pb = service_pb2
 LARGE = 5 * 2**20
-
-
-@pytest.fixture
-def stub(door):
-    with grpc.insecure_channel(door.grpc_url) as channel:
-        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-
-def request(model: str = "fish_tts", **more) -> "pb.ModelInferRequest":
-    """A request of a text."""
-    asked = pb.ModelInferRequest(model_name=model, id="r1", **more)
-    asked.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
-    asked.raw_input_contents.append(b"\5\0\0\0whole")
-    asked.parameters["cancel_token"].string_param = "ab" * 16
-    return asked
 
 
 def refused(call) -> tuple[str, str]:
@@ -43,14 +28,14 @@ def refused(call) -> tuple[str, str]:
 
 
 def test_a_good_request_goes_on_unchanged(stub, upstream) -> None:
-    asked = request()
+    asked = text_request()
     answer = stub.ModelInfer(asked)
     assert upstream.requests == [asked]
     assert [o.name for o in answer.outputs] == ["audio", "finish_reason", "sample_rate"]
 
 
 def test_a_request_for_speech_gets_a_token_to_be_taken_back_by(stub, upstream) -> None:
-    asked = request()
+    asked = text_request()
     del asked.parameters["cancel_token"]
     stub.ModelInfer(asked)
     (came,) = upstream.requests
@@ -60,7 +45,9 @@ def test_a_request_for_speech_gets_a_token_to_be_taken_back_by(stub, upstream) -
 
 def test_metadata_ids_and_deadlines_go_on(stub, upstream) -> None:
     metadata = (("traceparent", "00-1"), ("triton_grpc_error", "true"), ("some-bin", b"\0\1"))
-    answers = list(stub.ModelStreamInfer(iter([request("fish_tts_stream")]), metadata=metadata))
+    answers = list(
+        stub.ModelStreamInfer(iter([text_request("fish_tts_stream")]), metadata=metadata)
+    )
     assert len(answers) == 1
     came = dict(upstream.metadata)
     assert came["traceparent"] == "00-1" and came["some-bin"] == b"\0\1"
@@ -74,11 +61,11 @@ def test_the_servers_errors_keep_their_status_and_words(stub, upstream) -> None:
 
     upstream.answer = answer
     words = "fish_prompt: invalid request: no words"
-    assert refused(lambda: stub.ModelInfer(request())) == ("INVALID_ARGUMENT", words)
-    (answer,) = stub.ModelStreamInfer(iter([request("fish_tts_stream")]))
+    assert refused(lambda: stub.ModelInfer(text_request())) == ("INVALID_ARGUMENT", words)
+    (answer,) = stub.ModelStreamInfer(iter([text_request("fish_tts_stream")]))
     assert answer.error_message == words
     typed = (("triton_grpc_error", "true"),)
-    call = stub.ModelStreamInfer(iter([request("fish_tts_stream")]), metadata=typed)
+    call = stub.ModelStreamInfer(iter([text_request("fish_tts_stream")]), metadata=typed)
     assert refused(lambda: list(call)) == ("INVALID_ARGUMENT", words)
 
 
@@ -130,7 +117,7 @@ def test_values_that_come_one_by_one_are_counted(stub, upstream) -> None:
 
 
 def test_a_name_comes_once_and_what_is_needed_comes(stub) -> None:
-    asked = request()
+    asked = text_request()
     asked.inputs.append(asked.inputs[0])
     asked.raw_input_contents.append(asked.raw_input_contents[0])
     assert "'text' came twice" in refused(lambda: stub.ModelInfer(asked))[1]
@@ -141,7 +128,7 @@ def test_a_name_comes_once_and_what_is_needed_comes(stub) -> None:
 
 @pytest.mark.parametrize("where", ["inputs", "outputs"])
 def test_shared_memory_is_refused(stub, where) -> None:
-    asked = request()
+    asked = text_request()
     if where == "outputs":
         asked.outputs.add(name="audio")
     getattr(asked, where)[0].parameters["shared_memory_region"].string_param = "theirs"
@@ -152,13 +139,13 @@ def test_shared_memory_is_refused(stub, where) -> None:
 
 @pytest.mark.parametrize("timeout", [-1, -(2**63)])
 def test_a_timeout_is_a_time(stub, timeout) -> None:
-    asked = request()
+    asked = text_request()
     asked.parameters["timeout"].int64_param = timeout
     assert "expected whole microseconds from 0" in refused(lambda: stub.ModelInfer(asked))[1]
 
 
 def test_messages_that_would_grow_in_a_parser(stub, door, upstream) -> None:
-    many = request()
+    many = text_request()
     many.inputs.extend([pb.ModelInferRequest.InferInputTensor()] * 10_000)
     assert "more than 8192 fields" in refused(lambda: stub.ModelInfer(many))[1]
     with grpc.insecure_channel(door.grpc_url) as channel:
@@ -172,7 +159,7 @@ def test_messages_that_would_grow_in_a_parser(stub, door, upstream) -> None:
 def test_packed_messages_are_unpacked_up_to_the_limit(door, upstream, how) -> None:
     with grpc.insecure_channel(door.grpc_url, compression=how) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        asked = request()
+        asked = text_request()
         stub.ModelInfer(asked)
         assert upstream.requests == [asked]
         asked.raw_input_contents[0] = bytes(12 * 2**20)
@@ -183,7 +170,7 @@ def test_packed_messages_are_unpacked_up_to_the_limit(door, upstream, how) -> No
 
 
 def test_a_message_above_the_limit_is_refused(stub) -> None:
-    asked = request()
+    asked = text_request()
     asked.raw_input_contents[0] = bytes(LARGE)
     assert refused(lambda: stub.ModelInfer(asked))[0] == "RESOURCE_EXHAUSTED"
 
@@ -217,50 +204,10 @@ def test_a_refused_request_leaves_its_stream_to_the_others(door) -> None:
     stream.close()
 
 
-def speaks_until_cancelled(upstream):
-    """An answer that goes on for ever."""
-
-    def answer(inputs):
-        index = 0
-        while index < 100_000:
-            yield {"audio": np.zeros((1, 20_000), np.float32)}
-            index += 1
-
-    upstream.answer = answer
-
-
-@pytest.mark.parametrize("has_token", [True, False])
-def test_the_request_of_a_caller_that_leaves_is_taken_back(door, stub, upstream, has_token) -> None:
-    speaks_until_cancelled(upstream)
-    asked = request("fish_tts_stream")
-    if not has_token:
-        del asked.parameters["cancel_token"]
-    call = stub.ModelStreamInfer(iter([asked]))
-    next(call)
-    call.cancel()
-    assert upstream.cancelled.wait(1)
-    wait_until(lambda: door.proxy.load.in_flight == 0)
-
-
-def test_a_unary_caller_that_leaves_is_taken_back(door, stub, upstream) -> None:
-    gone = threading.Event()
-
-    def answer(inputs):
-        gone.wait(10)
-        yield {}
-
-    upstream.answer = answer
-    call = stub.ModelInfer.future(request())
-    wait_until(lambda: upstream.requests)
-    call.cancel()
-    wait_until(lambda: upstream.taken_back, 1)
-    gone.set()
-
-
 def test_a_deadline_takes_the_request_back(door, stub, upstream) -> None:
     gone = threading.Event()
     upstream.answer = lambda inputs: iter([gone.wait(10) and {}])
-    assert refused(lambda: stub.ModelInfer(request(), timeout=0.3))[0] == "DEADLINE_EXCEEDED"
+    assert refused(lambda: stub.ModelInfer(text_request(), timeout=0.3))[0] == "DEADLINE_EXCEEDED"
     wait_until(lambda: upstream.taken_back, 1)
     gone.set()
 
@@ -281,7 +228,7 @@ def test_a_slow_reader_holds_the_server_back_and_is_ended(upstream, upstream_htt
         grpc.insecure_channel(door.grpc_url) as channel,
     ):
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        call = stub.ModelStreamInfer(iter([request("fish_tts_stream")]))
+        call = stub.ModelStreamInfer(iter([text_request("fish_tts_stream")]))
         next(call)
         assert upstream.cancelled.wait(5)
         assert len(made) < 200  # 40 MB: what lies in sockets and windows, and no more
@@ -290,8 +237,8 @@ def test_a_slow_reader_holds_the_server_back_and_is_ended(upstream, upstream_htt
 
 
 def test_a_line_for_each_request_of_a_stream(door, stub, caplog) -> None:
-    asked = [request("fish_tts_stream", model_version=v) for v in ("1", "2")]
-    bad = request("fish_llama")
+    asked = [text_request("fish_tts_stream", model_version=v) for v in ("1", "2")]
+    bad = text_request("fish_llama")
     with caplog.at_level("INFO", "voicereel.proxy"):
         assert len(list(stub.ModelStreamInfer(iter([*asked, bad])))) == 3
     lines = [json.loads(record.getMessage()) for record in caplog.records]
@@ -307,7 +254,7 @@ def test_a_full_stages_own_words_say_when_to_come_again(stub, upstream) -> None:
 
         upstream.answer = answer
         with pytest.raises(grpc.RpcError) as error:
-            stub.ModelInfer(request())
+            stub.ModelInfer(text_request())
         assert (error.value.code().name, error.value.details()) == ("UNAVAILABLE", said)
         return error.value
 

@@ -4,22 +4,17 @@ import gzip
 import http.client
 import json
 import socket
-import subprocess
-import sys
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from proxy import http_side
 from support.launched import wait_until
 from support.proxied import infer_json, proxied, timed
 
 MIB = 2**20
-ROOT = Path(__file__).resolve().parents[2]
 INFER = "/v2/models/fish_tts/infer"
 TEXT = {"text": ("BYTES", [1, 1], ["Hello."])}
 
@@ -247,28 +242,6 @@ def test_a_caller_that_asks_first_is_told_to_go_on(door) -> None:
         assert caller.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_a_connection_that_asks_nothing_is_closed(upstream, upstream_http, monkeypatch) -> None:
-    monkeypatch.setattr(http_side, "_IDLE_S", 0.3)
-    with proxied(server_grpc=upstream.url, server_http=upstream_http.url,
-                 server_metrics=upstream_http.url, probe_s=0) as door:  # fmt: skip
-        for url in (door.http_url, door.metrics_url.split("/")[2]):
-            for said in (b"", b"GET /metrics HTTP/1.1\r\nHost: "):
-                host, _, port = url.rpartition(":")
-                with socket.create_connection((host, int(port)), timeout=5) as connection:
-                    connection.sendall(said)
-                    assert connection.recv(100) == b""
-
-
-def test_idle_callers_do_not_use_up_the_descriptors() -> None:
-    script = (
-        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
-        "; import proxy.__main__ as m; m._allow_connections(); print(*r.getrlimit(r.RLIMIT_NOFILE))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    soft, hard = map(int, done.stdout.split())
-    assert soft == (min(hard, 65_536) if hard > 0 else 65_536)
-
-
 def test_a_full_stages_own_words_say_when_to_come_again(door, upstream_http, monkeypatch) -> None:
     """Triton's status is 400 where the answer is a stream."""
     for said, status, after in (
@@ -289,14 +262,3 @@ def test_a_full_stages_own_words_say_when_to_come_again(door, upstream_http, mon
         answer = door.http.post(INFER, content=infer_json(TEXT))
         assert (answer.status_code, answer.content) == (status, body)
         assert answer.headers.get("Retry-After") == after
-
-
-def test_bytes_that_are_no_http_do_not_fill_the_log(door, caplog) -> None:
-    for url in (door.http_url, door.metrics_url.split("/")[2]):
-        host, _, port = url.rpartition(":")
-        for sent in (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"\xff\x00\r\n\r\n",
-                     b"POST / HTTP/1.1\r\nHost : x\r\n\r\n"):  # fmt: skip
-            with socket.create_connection((host, int(port)), timeout=5) as connection:
-                connection.sendall(sent)
-                assert connection.recv(100).startswith(b"HTTP/1.0 400")
-    assert [record.getMessage() for record in caplog.records] == []

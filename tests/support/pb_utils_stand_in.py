@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -59,6 +60,15 @@ class Family:
         pass
 
     set = observe = increment
+
+
+class Clock:
+    """The time of a model, which a test can put forward."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
 
 
 class Sender:

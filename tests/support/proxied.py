@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
+from tritonclient.grpc import service_pb2
 
 from proxy.serve import Running, serve_until
 from proxy.settings import Settings
@@ -142,3 +143,12 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """What it returns, and the seconds it took."""
     begin = time.monotonic()
     return work(), time.monotonic() - begin
+
+
+def text_request(model: str = "fish_tts", **more: Any) -> Any:
+    """A gRPC message that asks for speech of a text, with a token to be taken back by."""
+    asked = service_pb2.ModelInferRequest(model_name=model, id="r1", **more)
+    asked.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+    asked.raw_input_contents.append(b"\5\0\0\0whole")
+    asked.parameters["cancel_token"].string_param = "ab" * 16
+    return asked
