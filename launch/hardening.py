@@ -53,9 +53,7 @@ def key_in(file: Path | None, folder: RunFolder) -> tuple[Path, str]:
     """
     if file is None:
         file = folder.path / _KEY
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as new:  # nobody else reads it, ever
-            new.write(secrets.token_hex(32))
+        write_key(folder.path, secrets.token_hex(32))
     try:
         key, mode = file.read_text("utf-8").strip(), file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
@@ -69,6 +67,19 @@ def key_in(file: Path | None, folder: RunFolder) -> tuple[Path, str]:
             f"and digits. Make one with: openssl rand -hex 32 > {file}"
         )
     return file, key
+
+
+def made_key(folder: Path) -> str:
+    """The key that `key_in` made there, or ""."""
+    file = folder / _KEY
+    return file.read_text("utf-8") if file.is_file() else ""
+
+
+def write_key(folder: Path, key: str) -> None:
+    """Write a key into a folder that has none."""
+    descriptor = os.open(folder / _KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as new:  # nobody else reads it, ever
+        new.write(key)
 
 
 def forget(folder: Path) -> None:

@@ -57,6 +57,14 @@ class RunFolder:
         finally:
             os.close(starting)
 
+    def restore(self) -> None:
+        """Make it again where something has cleared the folder for temporary files."""
+        if not self.path.is_dir():
+            self.release()
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.path.mkdir()
+            self.lock = _hold(self.path)
+
     def release(self) -> None:
         """Leave the lock to the processes that inherited it."""
         if self.lock >= 0:

@@ -50,7 +50,7 @@ class Supervisor:
             folder: Of what outlives a start of the server; removed at the end.
         """
         self.server, self.proxy, self.restarts = server, proxy, restarts
-        self._folder = folder
+        self._folder, self._key = folder, hardening.made_key(folder.path)
 
     def __enter__(self) -> "Supervisor":
         try:
@@ -168,7 +168,14 @@ class Supervisor:
             return
         raise LaunchError(_given_up(self.restarts.limit, death.what, last))
 
+    def _restore_folder(self) -> None:
+        """Log, key and state are in it, and something may clear temporary files."""
+        self._folder.restore()
+        if self._key and not hardening.made_key(self._folder.path):
+            hardening.write_key(self._folder.path, self._key)
+
     def _start_what_is_gone(self) -> None:
+        self._restore_folder()
         if not self.server.running:
             startup_log.keep(self._log)
             ports = dict(self.server.ports)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import hardening
 from launch import supervisor as supervising
 from launch import watch as watching
 from launch.address import ListenAddress
@@ -139,6 +141,20 @@ def test_nobody_reads_what_it_says(folder: RunFolder, monkeypatch) -> None:
         patched.setattr(sys, "stderr", Full())
         supervisor._start_again(supervising.Death("server", "planted"))
         assert server.starts == 2 and server.running
+
+
+def test_something_clears_the_folder_for_temporary_files(folder: RunFolder) -> None:
+    file, key = hardening.key_in(None, folder)
+    server = FakeServer(folder.path)
+    supervisor = Supervisor(server, None, Restarts(3, None), folder)  # type: ignore[arg-type]
+    with supervisor:
+        shutil.rmtree(folder.path.parent)
+        supervisor._start_again(supervising.Death("model", "planted"))
+        assert server.starts == 2 and server.running
+        assert hardening.key_in(file, folder) == (file, key)
+        RunFolder.create().remove()  # another start does not take it for an ended server's
+        assert file.is_file()
+    assert not folder.path.exists()
 
 
 def test_the_proxy_is_told_when_the_server_has_other_ports(folder: RunFolder) -> None:
