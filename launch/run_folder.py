@@ -7,6 +7,7 @@ server that has ended: it is removed, and with it the /dev/shm regions that carr
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -40,6 +41,18 @@ class RunFolder:
         It is gone as soon as they have done so.
         """
         return self.path / "drain"
+
+    def plain(self, repository: Path) -> Path:
+        """A path of the repository that a shell takes as one word: itself, or a link to it.
+
+        Triton 2.51 starts its stubs through a shell, without quotes; they end before they can say
+        why, and the server waits for them.
+        """
+        if re.fullmatch(r"[\w./@%+=:,-]+", str(repository), re.ASCII):
+            return repository
+        link = self.path / "repository"
+        link.symlink_to(repository)
+        return link
 
     @classmethod
     def create(cls) -> "RunFolder":

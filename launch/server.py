@@ -211,7 +211,7 @@ class Server:
         command = [
             str(installation.binary),
             *installation.flags,
-            f"--model-repository={self.repository.resolve()}",
+            f"--model-repository={folder.plain(self.repository.resolve())}",
             *([f"--model-config-name={self.profile}"] if self.profile else []),
             *(tritonserver.own_control() if self.drains else []),
             "--disable-auto-complete-config",  # every config is complete; saves a stub per model

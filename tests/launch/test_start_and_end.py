@@ -129,6 +129,21 @@ def test_a_running_servers_folder_is_left_alone(tmp_path, monkeypatch) -> None:
     assert not ended.path.exists() and not region.exists()
 
 
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME", "v1;ls", "wörter"])
+def test_a_repository_may_lie_at_any_path(tmp_path, monkeypatch, name) -> None:
+    """Triton's shell would take it for several words: its server hung until the deadline."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    repository = tmp_path / name / "repository"
+    (repository / "fish_tts").mkdir(parents=True)
+    folder = run_folder.RunFolder.create()
+    plain = folder.plain(repository)
+    assert plain.is_relative_to(folder.path) and (plain / "fish_tts").is_dir()
+    assert folder.plain(tmp_path / "v1+2" / "repository") == tmp_path / "v1+2" / "repository"
+    folder.release()
+    run_folder.RunFolder.create().release()  # removes what has ended, and not where it leads
+    assert not folder.path.exists() and (repository / "fish_tts").is_dir()
+
+
 class Stopping:
     """A server that a test stops; a second signal may come while it drains."""
 
