@@ -156,29 +156,6 @@ def test_a_full_queue(shared, prompt, waiting, monkeypatch) -> None:
     ended(shared, prompt, request.sender)
 
 
-def test_a_stream_that_would_be_late(module, repository, prompt, waiting, monkeypatch) -> None:
-    monkeypatch.setenv("VOICEREEL_REAL_TIME", "refuse")
-    model = started(module, repository)
-    monkeypatch.setattr(model.scheduler.real_time, "streams", lambda _: 1)
-    first, second = (Request(prompt=prompt, **MANY_CHUNKS) for _ in range(2))
-    late = Request(WITH_TOKEN, prompt=prompt)
-    model.execute([first])
-    while not first.sender.sent:
-        time.sleep(0.01)
-    model.execute([late])
-    assert late.sender.finals == [True]
-    said = (
-        "fish_llama: overloaded: with 1 in work no further stream can be played in time. Try again"
-    )
-    assert late.sender.error.startswith(said)
-    ended(model, prompt, first.sender)
-    model.execute([second])  # the place is free
-    ended(model, prompt, second.sender)
-    assert first.sender.error == second.sender.error == ""
-    assert list(waiting.iterdir()) == []
-    model.finalize()
-
-
 @pytest.mark.parametrize("by", ["connection", "token"])
 @pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
 def test_a_caller_who_leaves(shared, prompt, waiting, by, when) -> None:
