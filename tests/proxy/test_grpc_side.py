@@ -244,21 +244,3 @@ def test_a_line_for_each_request_of_a_stream(door, stub, caplog) -> None:
     lines = [json.loads(record.getMessage()) for record in caplog.records]
     outcomes = sorted((line["id"], line["model"], line["outcome"]) for line in lines)
     assert outcomes == [("r1", "fish_llama", "refused"), *[("r1", "fish_tts_stream", "done")] * 2]
-
-
-def test_a_full_stages_own_words_say_when_to_come_again(stub, upstream) -> None:
-    def full(said: str) -> grpc.RpcError:
-        def answer(_):
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, said)
-            yield
-
-        upstream.answer = answer
-        with pytest.raises(grpc.RpcError) as error:
-            stub.ModelInfer(text_request())
-        assert (error.value.code().name, error.value.details()) == ("UNAVAILABLE", said)
-        return error.value
-
-    late = full("fish_llama: overloaded: with 4 in work no further stream ... Try again in 7 s, or")
-    assert dict(late.trailing_metadata())["retry-after-ms"] == "7000"
-    unsaid = full("fish_llama: overloaded: 256 requests are waiting already. Try again later, or")
-    assert "retry-after-ms" not in dict(unsaid.trailing_metadata())

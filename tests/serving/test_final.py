@@ -4,7 +4,6 @@ The model runs in this process, on a stand-in for what Triton gives it.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,26 +142,6 @@ def test_a_full_queue(shared, prompt, waiting, monkeypatch) -> None:
     assert "overloaded: 0 requests are waiting already" in request.sender.error
     assert list(waiting.iterdir()) == []
     ended(shared, prompt, request.sender)
-
-
-def test_a_stream_that_would_be_late(module, repository, prompt, waiting, monkeypatch) -> None:
-    monkeypatch.setenv("VOICEREEL_REAL_TIME", "refuse")
-    model = started(module, repository)
-    monkeypatch.setattr(model.scheduler.real_time, "streams", lambda _: 1)
-    first, second = (Request(prompt=prompt, **MANY_CHUNKS) for _ in range(2))
-    late = Request(WITH_TOKEN, prompt=prompt)
-    model.execute([first])
-    while not first.sender.sent:
-        time.sleep(0.01)
-    model.execute([late])
-    assert late.sender.finals == [True]
-    assert "overloaded: with 1 in work no further stream can be played" in late.sender.error
-    ended(model, prompt, first.sender)
-    model.execute([second])  # the place is free
-    ended(model, prompt, second.sender)
-    assert first.sender.error == second.sender.error == ""
-    assert list(waiting.iterdir()) == []
-    model.finalize()
 
 
 @pytest.mark.parametrize("by", ["connection", "token"])
