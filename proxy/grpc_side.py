@@ -20,6 +20,7 @@ from proxy.server import (
     connection_refusal,
     not_connected,
     without_address,
+    without_region,
 )
 
 _OPTIONS = [
@@ -216,7 +217,7 @@ async def abort_with(context: Any, account: Account | None, error: Any) -> Any:
     """End a call as the server ended it."""
     if account is not None:
         account.end("failed", error.code().name)
-    words = error.details() or ""
+    words = without_region(error.details() or "")
     if error.code() is grpc.StatusCode.UNAVAILABLE and not words.startswith("fish_"):
         unsent = "failed to connect" in words
         refusal = not_connected() if unsent else connection_refusal(without_address(words))

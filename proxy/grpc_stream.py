@@ -16,9 +16,10 @@ from proxy.inference import Ask, Proxy, elsewhere, look_at_message, shorter
 from proxy.load import Asked, Load
 from proxy.protobuf import pb, stream_error
 from proxy.refusals import Refusal
-from proxy.server import GRACE_S, connection_refusal
+from proxy.server import GRACE_S, connection_refusal, without_region
 
 _CODES = {"INVALID_ARG": StatusCode.INVALID_ARGUMENT}  # where Triton's name is not gRPC's
+_LONGEST_ERROR = 16_384  # bytes
 _FINAL = "triton_final_response"
 
 
@@ -150,7 +151,7 @@ class Stream:
             if answer is EOF:
                 break
             self._look_at(answer)
-            await self._write(answer)
+            await self._write(_without_region(answer))
             if self._fatal is not None and self._typed:
                 raise self._fatal
         if self._fatal is not None:
@@ -197,6 +198,15 @@ def _typed(problem: str) -> Refusal:
     name = kind_in(problem).code
     code = _CODES.get(name) or getattr(StatusCode, name)
     return Refusal("server", problem, code)
+
+
+def _without_region(message: bytes) -> bytes:
+    """An answer that does not name the server's shared memory; audio is not looked at."""
+    if len(message) > _LONGEST_ERROR or b"voicereel_" not in message:
+        return message
+    answer = pb.ModelStreamInferResponse.FromString(message)
+    answer.error_message = without_region(answer.error_message)
+    return answer.SerializeToString()
 
 
 def _is_last(reply: Any) -> bool:

@@ -15,7 +15,7 @@ from proxy.doors import Door
 from proxy.inference import Ask, Proxy, elsewhere, look_at_body
 from proxy.load import Asked
 from proxy.refusals import Refusal, of_the_server, too_large, unavailable
-from proxy.server import READY_S, connection_refusal, not_connected
+from proxy.server import READY_S, connection_refusal, not_connected, without_region
 
 IDLE_S = 75.0  # seconds that a connection may take to its next request, headers included
 _BODY_S = 60.0  # seconds that a body may take to come
@@ -169,6 +169,8 @@ class HttpSide:
             while piece := piece or await _piece(answer):
                 if asked is not None and answer.status == 200 and piece[:40].find(b'"error"') < 0:
                     self._proxy.load.answered(asked)
+                if answer.status >= 400:
+                    piece = without_region(piece.decode("latin-1")).encode("latin-1")
                 await asyncio.wait_for(back.write(piece), slow_s)
                 account.got += len(piece)
                 piece = b""

@@ -34,6 +34,8 @@ _ABANDONED_S = 60.0  # seconds that a request may take to end after it was taken
 # taken back, which ends it without a cancel in the moment of its end. See `take_back`.
 GRACE_S = 60.0
 _SLOTS = re.compile(r"^fish_llama_slots(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+# Of the server's shared memory; the Python backend names it where that is full (CVE-2025-23319).
+_REGION = re.compile(r"voicereel_[0-9a-f]{8}_[0-9a-f-]{36}")
 _UNSENT = "proxy: failed to connect to all addresses of the server"  # gRPC's own words
 _OPTIONS = [
     ("grpc.max_send_message_length", MOST_BYTES),
@@ -226,3 +228,8 @@ def not_connected() -> Refusal:
 def without_address(words: str) -> str:
     """GRPC's words without where the server is, which callers need not know."""
     return re.sub(r"; last error:.*|\bipv[46]:\S+ ?", "", words)
+
+
+def without_region(words: str) -> str:
+    """The server's words without the name of its shared memory, as long as they were."""
+    return _REGION.sub(lambda found: "x" * len(found[0]), words)

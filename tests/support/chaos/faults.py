@@ -171,8 +171,8 @@ def flood(world: World, rate: float = 25, seconds: float = 30) -> Row:
             row.lost += 1
         return time.monotonic() - begin
 
-    slots = int(world.metric("fish_llama_slots"))
     alone_s = max(one(0) for _ in range(3))
+    slots = int(world.metric("fish_llama_slots"))  # published when something was spoken
     with ThreadPoolExecutor(slots) as pool:  # every slot is taken, and nobody waits for one
         pool.map(one, range(2 * slots))
     uncongested_s = float(np.percentile(waits, 95))
