@@ -98,7 +98,12 @@ def test_one_trace_from_the_caller_to_the_decoder(
         assert by_name[model].service == "voicereel-server"
     hops = list(to_first_audio(collected.of(trace)).values())
     assert hops == sorted(hops) and 0 < hops[-1] < 60
-    print([(s.name, s.id, s.parent) for s in collected.of(unary)])
+    behind = {span.name: span.parent for span in collected.of(unary)}
+    by_id = {span.id: span.name for span in collected.of(unary)}
+    for model in ("fish_prompt", "fish_llama", "fish_decoder"):
+        assert by_id[behind[model]] == "fish_tts_stream"
+    doors = [span for span in collected.of(unary) if span.name == "InferRequest"]
+    assert [by_id.get(door.parent, door.parent) for door in doors] == [CALLER, "fish_tts"]
     roots = {span.trace for span in collected.spans if span.name == "fish_tts"}
     assert roots == {unary}  # the call without a traceparent has none
 
