@@ -6,7 +6,7 @@ CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up serve gateway test test-distributions images test-images quick check audit export bench load chaos cost gpu-visit train quality clean
+.PHONY: help setup demo up serve gateway test test-long test-distributions images test-images quick check audit export bench load chaos cost gpu-visit train quality clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,7 +41,10 @@ audit:  ## known vulnerabilities of the pinned packages, or that no database can
 	python3 tools/audit.py
 
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
-	$(PYTHON_IN_VENV) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not weights and not root"
+	$(PYTHON_IN_VENV) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not weights and not root and not long"
+
+test-long: setup  ## what `make test` leaves out: the same at more shapes, and for longer; 10 minutes
+	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m long
 
 test-distributions:  ## `make demo` in bare Debian 12 and 13; needs root and debootstrap, 30 minutes
 	$(PYTHON_IN_VENV) -m pytest -s -m root tests/tools
@@ -53,7 +56,7 @@ test-images:  ## the CPU and gateway image, built and heard; needs root, deboots
 	$(PYTHON_IN_VENV) -m pytest -s -m root tests/deploy
 
 quick:  ## tests without a server, under 90 s: for the inner loop
-	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not server and not gpu and not weights and not root and not slow"
+	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not server and not gpu and not weights and not root and not slow and not long"
 
 bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]
 	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))

@@ -56,6 +56,7 @@ def test_what_passes_is_well_below_100_kb_per_request() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_a_leak_of_100_kb_per_request_fails(repository: Path, tmp_path: Path) -> None:
     """Planted in the lightest stage, which every request passes once."""
     copy = tmp_path / "repository"

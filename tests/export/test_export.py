@@ -25,7 +25,10 @@ from support.genuine import assert_same, greedy
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 PROJECT = Path(__file__).resolve().parents[2]
-WITH_TINYS_CODEC = ["tiny-mha", "tiny-fastdim", "tiny-noqknorm", "tiny-tied"]
+WITH_TINYS_CODEC = [
+    "tiny-fastdim",
+    *(pytest.param(n, marks=pytest.mark.long) for n in ("tiny-mha", "tiny-noqknorm", "tiny-tied")),
+]
 
 
 @pytest.fixture

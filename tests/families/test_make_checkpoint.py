@@ -16,6 +16,7 @@ from families.fish_s1.codec_config import build_codec, packaged_config
 from families.fish_s1.presets import PRESETS
 from families.registry import CheckpointError
 
+OFTEN = ("tiny", "tiny-8books")
 TINY = [name for name in PRESETS if name.startswith("tiny")]
 
 
@@ -48,7 +49,10 @@ def genuine_codec(folder):
     return codec.eval()
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(
+    scope="module",
+    params=[n if n in OFTEN else pytest.param(n, marks=pytest.mark.long) for n in TINY],
+)
 def genuine(request, folders):
     return request.param, genuine_llama(folders[request.param])
 

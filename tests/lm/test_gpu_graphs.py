@@ -27,7 +27,9 @@ from engine.lm.weights import Weights
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+TYPES = pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.long)], ids=str
+)
 NEAR: dict = {
     torch.float32: {"rtol": 1e-4, "atol": 1e-4},
     torch.float16: {"rtol": 1e-2, "atol": 1e-2},

@@ -30,6 +30,7 @@ def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_long_speech_stays_upstreams(llama, prompts, tiny_checkpoint, monkeypatch) -> None:
     """1,000 frames, beside requests that come and go; no end, which would come sooner."""
     from families.fish_s1.checkpoint import load_checkpoint, load_llama
