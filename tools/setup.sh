@@ -154,9 +154,10 @@ pip() {
 
 echo "setup: installing into $venv with $("$python" --version), some minutes"
 # torch alone brings what it needs: on a machine with CUDA libraries in the index, those it pins.
-pip install --constraint requirements/serve.txt "$(grep '^torch==' requirements/serve.txt)" setuptools
+# Python compiles what is imported when it is: most of these files never are.
+pip install --no-compile --constraint requirements/serve.txt "$(grep '^torch==' requirements/serve.txt)" setuptools
 # The lists are complete, so nothing is resolved: fish-speech alone would ask for 60 packages more.
-pip install --no-deps --no-build-isolation $(printf -- '--requirement %s ' requirements/*.txt)
+pip install --no-compile --no-deps --no-build-isolation $(printf -- '--requirement %s ' requirements/*.txt)
 pip install --no-deps --no-build-isolation --editable .
 "$venv/bin/python" -c "from benchmarks.load import perf_analyzer; perf_analyzer.install()" ||
   echo "setup: perf_analyzer lacks libraries; speech does not need it" >&2

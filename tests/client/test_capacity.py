@@ -100,7 +100,7 @@ def test_a_load_report_is_a_machine(tmp_path: Path) -> None:
     assert served.real_time_streams() == 2
     assert replace(served, without_gap=()).real_time_streams() == 8
     code, out, _ = run("capacity", "--report", str(path), "--streams", "10", "--spare", "0")
-    assert code == 0 and out.startswith("8 replicas for 10.0 streams at once")
+    assert code == 0 and out.startswith("15 replicas for 10.0 streams at once")
     assert "one replica on a box: make load, commit abc" in out
     assert out.endswith("- the checkpoint, texts and lengths of that load; others differ\n")
 

@@ -181,7 +181,7 @@ def model(path: Path, inputs: tuple[str, ...], gpu: int | None) -> Any:
     [
         ({"FISH_SPEECH_COMPILE": "false"}, "FISH_SPEECH_COMPILE is false"),
         ({"FISH_SPEECH_PRECISION": "full"}, "FISH_SPEECH_PRECISION is full"),
-        ({"FISH_SPEECH_PRECISION": "int8"}, "FISH_SPEECH_PRECISION is int8, which needs a CPU"),
+        ({"FISH_SPEECH_PRECISION": "int8"}, "FISH_SPEECH_PRECISION is int8, which is for CPUs"),
     ],
 )
 def test_where_kernels_cannot_be_had_the_file_is_served(monkeypatch, environment, why) -> None:

@@ -45,7 +45,10 @@ def stream(client: Client, text: str, voice, **options) -> Audio:
 # in chunks and one by one.
 @pytest.mark.parametrize(
     ("precision", "streamed", "sentences"),
-    [("half", False, SENTENCES), pytest.param("int8", True, SENTENCES[::4], marks=needs_int8)],
+    [
+        ("half", False, SENTENCES),
+        pytest.param("int8", True, SENTENCES[::4], marks=[needs_int8, pytest.mark.long]),
+    ],
     ids=["half", "int8"],
 )
 def test_it_says_the_words_in_the_voice(recogniser, precision, streamed, sentences) -> None:
