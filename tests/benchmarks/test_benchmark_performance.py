@@ -26,6 +26,7 @@ def run(folder: Path, *arguments: object, **environment: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.long
 def test_both_engines(server: Server, tiny_checkpoint: Path, tmp_path: Path) -> None:
     small = ["--segments", 15, "--runs", 2, "--engine", "both", "--regular-segments", 1]
     done = run(

@@ -115,6 +115,7 @@ def test_a_failed_load_says_why(tmp_path) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.long
 def test_a_quick_load_is_answered_counted_and_reported(repository, tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load", "--quick", "--repository", repository,

@@ -20,7 +20,9 @@ FRAME = 2048
 CHUNKS = [9, 16, 17, 64, 128, 200, 1000]  # the encoder's attention has a window of 128 frames
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-8books"])
+@pytest.fixture(
+    scope="module", params=["tiny", pytest.param("tiny-8books", marks=pytest.mark.long)]
+)
 def checkpoint(request, tiny_checkpoint, tmp_path_factory):
     if request.param == "tiny":
         return tiny_checkpoint

@@ -59,7 +59,8 @@ def test_a_server_serves_it_or_falls_back(kernel_repository, tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.torch
-@pytest.mark.parametrize("precision", ["full", "int8"])  # the encoder is always in float32
+# The encoder is always in float32.
+@pytest.mark.parametrize("precision", ["full", pytest.param("int8", marks=pytest.mark.long)])
 def test_the_encoder_in_any_chunks_gives_upstreams_codes(
     kernel_repository, tiny_checkpoint, monkeypatch, precision
 ) -> None:

@@ -16,7 +16,6 @@ from families.fish_s1.codec_config import build_codec, packaged_config
 from families.fish_s1.presets import PRESETS
 from families.registry import CheckpointError
 
-OFTEN = ("tiny", "tiny-8books")
 TINY = [name for name in PRESETS if name.startswith("tiny")]
 
 
@@ -51,7 +50,7 @@ def genuine_codec(folder):
 
 @pytest.fixture(
     scope="module",
-    params=[n if n in OFTEN else pytest.param(n, marks=pytest.mark.long) for n in TINY],
+    params=["tiny", *(pytest.param(n, marks=pytest.mark.long) for n in TINY if n != "tiny")],
 )
 def genuine(request, folders):
     return request.param, genuine_llama(folders[request.param])

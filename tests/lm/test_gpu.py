@@ -35,7 +35,9 @@ HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 NEAR: dict = {torch.float32: {}, torch.float16: {"rtol": 2e-3, "atol": 2e-3}}
-TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+TYPES = pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.long)], ids=str
+)
 
 
 def numbers(*extents: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -57,6 +57,7 @@ def test_errors_against_float32(repository) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_ends_in_one_json_line(tiny_checkpoint, repository) -> None:
     done = subprocess.run(
         [

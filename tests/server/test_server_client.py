@@ -149,6 +149,7 @@ def test_deadline(client: Client, voice: VoiceFeatures) -> None:
         client.synthesize("A long story. " * 10, voice, timeout_s=0.01)
 
 
+@pytest.mark.long
 def test_those_who_give_up_leave_nothing_behind(repository: Path, voice: VoiceFeatures) -> None:
     """At any moment, by their deadline or on their own; a request in flight would delay the end."""
 
