@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from proxy.load import Load, group_of, units_of
 from proxy.refusals import Refusal
 from support.fake_server import Refusal as Refused
-from support.proxied import proxied
+from support.proxied import proxied, text_request
 
 pb = service_pb2
 
@@ -159,21 +159,15 @@ def test_a_flood_is_refused_at_once_and_what_is_accepted_is_quick(upstream, upst
         assert 'refused_total{reason="overloaded"}' in door.metrics()
 
 
-def test_a_full_stages_own_words_say_when_to_come_again(door, upstream) -> None:
+def test_a_full_stages_own_words_say_when_to_come_again(stub, upstream) -> None:
     def full(said: str) -> grpc.RpcError:
         def answer(_):
             raise Refused(grpc.StatusCode.UNAVAILABLE, said)
             yield
 
         upstream.answer = answer
-        request = pb.ModelInferRequest(model_name="fish_tts")
-        request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
-        request.raw_input_contents.append(b"\1\0\0\0a")
-        with (
-            grpc.insecure_channel(door.grpc_url) as channel,
-            pytest.raises(grpc.RpcError) as error,
-        ):
-            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+        with pytest.raises(grpc.RpcError) as error:
+            stub.ModelInfer(text_request())
         assert (error.value.code().name, error.value.details()) == ("UNAVAILABLE", said)
         return error.value
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from engine.schedule import batch, generation, scheduler
 from engine.schedule.real_time import RealTime
 from engine.schedule.scheduler import Scheduler
 from ensemble.contract.errors import OverloadedError
@@ -16,22 +15,6 @@ from support.engine import GREEDY, Collected
 pytestmark = pytest.mark.torch
 SPEECH = replace(GREEDY, max_new_tokens=5)  # it would end by itself a little later
 FILE = replace(SPEECH, first_chunk_frames=LONGEST_CHUNK)  # as the unary front doors ask
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    """The scheduler's time, which passes when a test says so."""
-    clock = Clock()
-    for module in (batch, generation, scheduler):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 class Said(RealTime):

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from engine.schedule import batch, generation, scheduler
 from engine.schedule.queue_time import ServiceTime, expected_wait_s
 from engine.schedule.scheduler import Scheduler
 from ensemble.contract.errors import OverloadedError
-from support.engine import GREEDY, Collected
+from support.engine import GREEDY, Clock, Collected
 
 pytestmark = pytest.mark.torch
 
@@ -29,22 +28,6 @@ def test_the_last_requests_count_most() -> None:
     for _ in range(40):
         service.ended(2.0)
     assert 2.0 < service.seconds < 2.2
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch) -> Clock:
-    """The scheduler's time, which passes when a test says so."""
-    clock = Clock()
-    for module in (batch, generation, scheduler):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 def busy(llama, prompts, clock: Clock, slots: int = 2) -> tuple[Scheduler, list[Collected]]:

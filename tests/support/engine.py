@@ -80,3 +80,12 @@ def mixed(prompts: list[np.ndarray], count: int) -> list[tuple[int, np.ndarray, 
     return [
         (i % 3, prompts[i % 3], replace(GREEDY, max_new_tokens=limits[i % 7])) for i in range(count)
     ]
+
+
+class Clock:
+    """The time of a scheduler, which passes when a test says so."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now

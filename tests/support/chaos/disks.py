@@ -190,7 +190,7 @@ def _ends(world: World, row: Row) -> bool:
         world.process.wait(60)
     took = time.monotonic() - begin
     row.notes.append(f"a stop took {took:.1f} s, exit {world.process.returncode}")
-    return world.process.returncode == 0 and took < 20  # 30: something is in flight for ever
+    return world.process.returncode == 0 and took < 10  # 30: something is in flight for ever
 
 
 def _told(world: World, recording: Path) -> str:
