@@ -214,3 +214,13 @@ def test_files_that_are_not_those_exported(repository, tmp_path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
     (found,) = check.differences(copy)
     assert found.startswith(f"fish_prompt: {path} is not the file that was exported")
+
+
+def test_windows_of_a_stream_leave_several_decoders_in_order() -> None:
+    """Else an ensemble gives the audio of one window to another (Triton 24.10)."""
+    folder = COMMITTED / "fish_decoder"
+    configs = [folder / "config.pbtxt", *(folder / "configs").glob("*.pbtxt")]
+    assert len(configs) == 4
+    for config in configs:
+        batching = config.read_text("utf-8").split("dynamic_batching {")[1].split("\n}")[0]
+        assert "\n  preserve_ordering: true\n" in batching, config
