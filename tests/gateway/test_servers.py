@@ -18,6 +18,7 @@ from support.launched import wait_until
 from voicereel import InvalidRequest, ServerError, ServerUnavailable
 from voicereel.transport import names
 from voicereel.transport import servers as module
+from voicereel.transport.address import addresses_of
 
 
 @pytest.fixture
@@ -116,8 +117,13 @@ def test_the_least_busy_server_speaks(fakes: list[FakeServer]) -> None:
         resume.wait(10)
 
     for fake in fakes:
-        fake.answer = slow
+        fake.answer = saying(0.5)
+        fake.facts = {"checkpoint_id": "one"}
     servers = Servers([fake.url for fake in fakes], timeout_s=10)
+    said(servers)  # asks what the checkpoint is, which is kept
+    for fake in fakes:
+        fake.answer = slow
+        fake.requests.clear()
     with ThreadPoolExecutor(6) as pool:
         done = [pool.submit(lambda: list(servers.stream(lambda c: c.stream("Hello."))))
                 for _ in range(6)]  # fmt: skip
@@ -126,6 +132,21 @@ def test_the_least_busy_server_speaks(fakes: list[FakeServer]) -> None:
         resume.set()
         [each.result() for each in done]
     assert [server.in_flight for server in servers.all()] == [0, 0, 0]
+    servers.close()
+
+
+def test_calls_that_begin_together_are_spread(fakes: list[FakeServer], monkeypatch) -> None:
+    """Before any of them has left: each first asks its server which checkpoint it has."""
+    for fake in fakes:
+        fake.answer = saying(0.5)
+    servers = module.Servers(addresses_of([fake.url for fake in fakes]), 0)
+    in_flight = []
+    every = threading.Barrier(4, lambda: in_flight.extend(s.in_flight for s in servers.all()))
+    monkeypatch.setattr(module.Server, "told_checkpoint_id", lambda *_: str(every.wait(10) and ""))
+    first = servers.all()[0]
+    with first.busy(), first.busy(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: servers.infer("fish_encode", {}, 10), range(4)))
+    assert in_flight == [2, 2, 2]
     servers.close()
 
 

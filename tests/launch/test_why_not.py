@@ -20,7 +20,9 @@ def test_a_deadline_ends_what_hangs(toy, monkeypatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(toy.parent))
     place_slow(toy)
     server = Server(toy, deadline_s=4)
-    with pytest.raises(LaunchError, match=r"not ready after 4 s: still loading: slow\. Log: "):
+    # A busy machine may not have loaded the toy's other model either.
+    still = r"not ready after 4 s: still loading: (doubling, )?slow\. Log: "
+    with pytest.raises(LaunchError, match=still):
         server.start()
     assert "loading: slow:1" in server.log_path.read_text()  # kept, to be read
     assert not regions(server.log_path.parent.name)

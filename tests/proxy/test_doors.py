@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2
 from proxy.doors import GROUPS, Doors
 from proxy.refusals import Refusal
 from proxy.settings import key_of, opened_of
-from support.proxied import proxied
+from support.proxied import logged, proxied
 
 KEY = "0123456789abcdef"
 CLOSED = {  # group: HTTP doors, gRPC methods
@@ -127,7 +127,7 @@ def test_a_line_for_each_request(door, caplog) -> None:
     with caplog.at_level(logging.INFO, "voicereel.proxy"):
         door.http.get("/v2/models/fish_tts")
         door.http.get("/nothing")
-    done, refused = (record.getMessage() for record in caplog.records)
+    done, refused = logged(caplog)
     assert '"door": "http", "asked": "GET /v2/models/fish_tts", "model": "fish_tts"' in done
     assert '"status": "200", "outcome": "done"' in done and '"bytes_out": ' in done
     assert '"status": "404", "outcome": "refused"' in refused and '"reason": "unknown"' in refused

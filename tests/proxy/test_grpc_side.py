@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from support.fake_server import Refusal
 from support.launched import wait_until
-from support.proxied import proxied, text_request, timed
+from support.proxied import logged, proxied, text_request, timed
 from support.raw import Stream, infer, tensors
 from voicereel import Client
 
@@ -241,6 +241,6 @@ def test_a_line_for_each_request_of_a_stream(door, stub, caplog) -> None:
     bad = text_request("fish_llama")
     with caplog.at_level("INFO", "voicereel.proxy"):
         assert len(list(stub.ModelStreamInfer(iter([*asked, bad])))) == 3
-    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    lines = [json.loads(message) for message in logged(caplog)]
     outcomes = sorted((line["id"], line["model"], line["outcome"]) for line in lines)
     assert outcomes == [("r1", "fish_llama", "refused"), *[("r1", "fish_tts_stream", "done")] * 2]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from proxy import http_side
-from support.proxied import proxied
+from support.proxied import logged, proxied
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,4 +41,4 @@ def test_bytes_that_are_no_http_do_not_fill_the_log(door, caplog) -> None:
             with socket.create_connection((host, int(port)), timeout=5) as connection:
                 connection.sendall(sent)
                 assert connection.recv(100).startswith(b"HTTP/1.0 400")
-    assert [record.getMessage() for record in caplog.records] == []
+    assert logged(caplog) == []

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
+import pytest
 from tritonclient.grpc import service_pb2
 
 from proxy.serve import Running, serve_until
@@ -45,6 +46,12 @@ class Proxied:
             return work()
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, without gRPC's own noise: its event loops in one process wake each other."""
+    messages = [record.getMessage() for record in caplog.records]
+    return [message for message in messages if "PollerCompletionQueue" not in message]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ the same checkpoint: one that has another is passed over too, and the log says s
 
 import itertools
 import logging
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -51,6 +52,7 @@ class Servers:
         self._turns = defaultdict[str, Iterator[int]](itertools.count)
         self._known: set[str] = set()  # models that have answered; "" is a server's health
         self._checkpoint_id = ""
+        self._choosing = threading.Lock()
 
     def all(self) -> list[Server]:
         """Every server, names resolved; one that is no longer named may end its streams."""
@@ -80,9 +82,8 @@ class Servers:
     def infer(self, model: str, inputs: Tensors, timeout_s: float) -> Tensors:
         """Call a model that gives one response, within so many seconds."""
 
-        def ask(server: Server, left_s: float, request_id: str) -> Tensors:
-            with server.busy():
-                return server.transport.infer(model, inputs, left_s, request_id)
+        def ask(server: Server, _: ExitStack, left_s: float, request_id: str) -> Tensors:
+            return server.transport.infer(model, inputs, left_s, request_id)
 
         return self._repeated(model, timeout_s, ask)
 
@@ -96,15 +97,13 @@ class Servers:
         return self._stream(model, inputs, timeout_s)
 
     def _stream(self, model: str, inputs: Tensors, timeout_s: float) -> Generator[Tensors]:
-        def begun(server: Server, left_s: float, request_id: str):
-            with ExitStack() as held:
-                held.enter_context(server.busy())
-                seen = held.enter_context(current_caller().attempt(server.url))
-                responses = server.transport.stream(model, inputs, left_s, request_id)
-                held.enter_context(closing(responses))
-                first = next(responses, None)
-                seen.event("first chunk")
-                return server, held.pop_all(), responses, first
+        def begun(server: Server, held: ExitStack, left_s: float, request_id: str):
+            seen = held.enter_context(current_caller().attempt(server.url))
+            responses = server.transport.stream(model, inputs, left_s, request_id)
+            held.enter_context(closing(responses))
+            first = next(responses, None)
+            seen.event("first chunk")
+            return server, held.pop_all(), responses, first
 
         # Until the first response the call may be sent again.
         server, held, responses, first = self._repeated(model, timeout_s, begun)
@@ -154,14 +153,23 @@ class Servers:
             server.transport.close()
 
     def _repeated(
-        self, model: str, timeout_s: float, attempt: Callable[[Server, float, str], T]
+        self, model: str, timeout_s: float, attempt: Callable[[Server, ExitStack, float, str], T]
     ) -> T:
-        """Run `attempt(server, seconds left, request id)` until one succeeds, as `Repeats` says."""
+        """Run attempts until one succeeds, as `Repeats` says.
+
+        An attempt gets the server, what ends with it (the server's being busy), the seconds left
+        and the id of the request.
+        """
         request_id = current_caller().request_id or str(uuid.uuid4())
         repeats = Repeats(self._addresses[0], self._return_s, timeout_s, request_id)
         asked, turn = set[Server](), next(self._turns[model])
         while True:
-            left = [server for server in self.by_load(turn) if server not in asked]
+            self.all()  # names are resolved here, where nobody waits for it
+            with self._choosing, ExitStack() as chosen:  # calls that begin together are spread
+                left = [server for server in self.by_load(turn) if server not in asked]
+                if left:
+                    chosen.enter_context(left[0].busy())
+                held = chosen.pop_all()
             if not left:
                 asked.clear()
                 if not self._servers:
@@ -171,8 +179,9 @@ class Servers:
             asked.add(server)
             repeats.address = server.address
             try:
-                self._check(server, repeats.left_s, request_id)
-                result = attempt(server, repeats.left_s, request_id)
+                with held:
+                    self._check(server, repeats.left_s, request_id)
+                    result = attempt(server, held, repeats.left_s, request_id)
             except (NoConnection, ServerUnavailable, Overloaded) as problem:
                 is_away = isinstance(problem, NoConnection)
                 known = bool(self._known) if is_away else model in self._known
