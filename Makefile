@@ -4,6 +4,9 @@ REPOSITORY ?= model_repository
 PROFILE ?=
 CHECKPOINT ?=
 PYTHON_IN_VENV = $(VENV)/bin/python
+# Many processes import the same packages; without what Python keeps of them, PyTorch's alone take
+# each of them seconds. Container images like to forbid that.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up serve gateway test test-long test-distributions images test-images quick check audit export bench load chaos cost gpu-visit train quality clean

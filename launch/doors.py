@@ -19,6 +19,7 @@ _WORDLESS: dict[str, dict[str, object]] = {
 # One frame of speech: it goes through fish_prompt, fish_llama and fish_decoder.
 _SPOKEN: dict[str, object] = {"text": "Hello.", "max_new_tokens": 1}
 _FULL = re.compile("exceeds maximum queue size|timeout expired", re.IGNORECASE)
+_PAGE_S = 5
 _TIMEOUT_S = 60  # the first request of a process may be slow
 
 
@@ -58,6 +59,12 @@ def is_live(host: str, http_port: int, timeout_s: float) -> str:
     """Why nobody answers at all; "" if somebody does."""
     status, answer = _ask(host, http_port, "GET", "/v2/health/live", None, timeout_s)
     return "" if status else answer
+
+
+def page(host: str, port: int, path: str) -> str | None:
+    """What an HTTP port answers to a GET; None if it does not, or with an error."""
+    status, answer = _ask(host, port, "GET", path, None, _PAGE_S)
+    return answer if status == http.HTTPStatus.OK else None
 
 
 def _is_in(repository: Path, model: str) -> bool:

@@ -6,7 +6,6 @@ Example:
 """
 
 import contextlib
-import http.client
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from launch import exported, processes, startup_log, tritonserver
 from launch.address import ListenAddress
-from launch.doors import try_doors
+from launch.doors import page, try_doors
 from launch.drain import drain
 from launch.run_folder import RunFolder
 from launch.tritonserver import LaunchError
@@ -29,6 +28,10 @@ EXIT_TIMEOUT_S = 30  # seconds that a stopping server waits for requests in flig
 # with long spins the LLaMA stage and the codec would take the cores from each other. A value in the
 # caller's environment wins.
 _OPENMP = {"GOMP_SPINCOUNT": "3000"}  # turns of the loop
+
+
+class AbortedError(LaunchError):
+    """The server ended by abort(), which no fault of a model does."""
 
 
 class Server:
@@ -135,9 +138,20 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until every model is ready.
 
+        A server that aborts meanwhile is started once more: Triton 2.51 itself does so now and
+        then, seldom, with "boost::interprocess::lock_exception".
+
         Raises:
             LaunchError: If that fails or takes too long; nothing is left running.
         """
+        named = self.log_path
+        try:
+            self._start()
+        except AbortedError:
+            self.log_path = named
+            self._start()
+
+    def _start(self) -> None:
         exported.check(self.repository, self.profile)
         self.ports = self._free_ports()
         self._folder = folder = RunFolder.create()
@@ -254,7 +268,8 @@ class Server:
         while not self._is_ready():
             status = process.poll()
             if status is not None:
-                raise LaunchError(startup_log.why_it_ended(log_path, status))
+                kind = AbortedError if status == -signal.SIGABRT else LaunchError
+                raise kind(startup_log.why_it_ended(log_path, status))
             if time.monotonic() > give_up:
                 raise LaunchError(
                     f"not ready after {self.deadline_s:g} s: "
@@ -268,16 +283,7 @@ class Server:
         return all(self._answer(use, path) is not None for use, path in services)
 
     def _answer(self, use: str, path: str) -> str | None:
-        """The answer of a service, or None if there is none or it is an error."""
-        connection = http.client.HTTPConnection(self._listen.host, self.ports[use], timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.read().decode() if answer.status == http.HTTPStatus.OK else None
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            connection.close()
+        return page(self._listen.host, self.ports[use], path)
 
     def _end(self, patience_s: float) -> None:
         """End the server, then any stub that has not ended with it, even if a signal interrupts."""

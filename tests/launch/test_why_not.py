@@ -52,6 +52,33 @@ def test_serve_says_that_a_stub_ended(toy) -> None:
     assert "dying: Stub process 'dying_0_0' ended" in failed_serve("--repository", toy)
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_server_that_aborts_is_started_once_more(toy, tmp_path, times) -> None:
+    text = toys.config("python", {"x": "FP32 1"}, {"y": "FP32 1"})
+    tried = tmp_path / "tried"
+    (toys.place(toy, "aborting", text) / "model.py").write_text(
+        "import os, time\n"
+        f"with open({str(tried)!r}, 'a+') as tried:\n"
+        "    tried.write('.')\n"
+        f"    is_last = tried.tell() > {times}\n"
+        "if not is_last:\n"
+        "    os.kill(os.getppid(), 6)\n"
+        "    time.sleep(9)\n"
+        "class TritonPythonModel:\n"
+        "    def execute(self, requests):\n"
+        "        return []\n"
+    )
+    server = Server(toy)
+    if times == 1:
+        with server:
+            assert server.running
+    else:
+        with pytest.raises(LaunchError, match="tritonserver ended with signal SIGABRT"):
+            server.start()
+    assert tried.read_text() == ".."
+
+
 @pytest.mark.parametrize("use", ["http", "grpc", "metrics"])
 def test_serve_says_which_port_is_taken(toy, use) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
