@@ -27,7 +27,7 @@ class Scenario:
     deaths: When which replica dies, and for how many seconds.
     notices_s: Seconds after which a router notices that a replica has died; 0: its port refuses.
     repeats: Whether routers repeat requests that had no audio yet.
-    firsts_first: Whether decoders take first windows before others, which the product's do not.
+    firsts_first: Whether decoders take first windows before others, as the product nearly does.
     seed: Of the routers' choices.
     """
 

@@ -9,8 +9,9 @@ own. The last line of stdout is one JSON object.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +19,14 @@ import typer
 from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 from rich.table import Table
 
-from benchmarks.answers import GAPS_MS, Answer, gapless, heard, summary
+from benchmarks.answers import GAPS_MS, Answer, gapless, heard, played, summary
 from benchmarks.load.breakdown import breakdown
 from benchmarks.prepared import PATIENCE_S, prepared, served
 from benchmarks.report import console, finish
 from benchmarks.server_stats import snapshot
 from ensemble.contract.settings import REAL_TIME
 from launch.server import Server
-from voicereel import Client, Overloaded
+from voicereel import AudioChunk, Client, Overloaded
 
 VARIABLE = "VOICEREEL_REAL_TIME"
 TEXTS = (
@@ -41,15 +42,60 @@ _COLUMNS = {  # of the table: heading -> column of a row
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Asks for one text after the other.
+
+    Attributes:
+        client: To a server.
+        texts: In turn.
+        max_frames: Longest answer, 2048 samples each.
+        listening: Whether it hears an answer to its end before it asks again.
+    """
+
+    client: Client
+    texts: Sequence[str]
+    max_frames: int
+    listening: bool = False
+
+    def answers(self, number: int, until: float) -> tuple[list[Answer], int]:
+        """Answers to one of several callers, and how often it was refused."""
+        answers: list[Answer] = []
+        refusals = 0
+        if self.listening:
+            time.sleep(number * 0.37 % 1)  # they do not begin together
+        while time.monotonic() < until or not (answers or number):  # the first has one in any case
+            begin, turn = time.monotonic(), len(answers) + number
+            try:
+                answers.append(heard(lambda t=turn: self._asked(t, 100 * number + len(answers))))
+            except Overloaded as refusal:
+                refusals += 1
+                time.sleep(refusal.retry_after_s or 1.0)
+            else:
+                if self.listening:
+                    heard_s = answers[-1].ttfa_s + answers[-1].audio_s
+                    heard_s += played(answers[-1]).underrun_s
+                    time.sleep(max(0.0, begin + heard_s - time.monotonic()))
+        return answers, refusals
+
+    def _asked(self, turn: int, seed: int) -> Iterator[AudioChunk]:
+        text = self.texts[turn % len(self.texts)]
+        return self.client.stream(text, seed=seed, max_new_tokens=self.max_frames)
+
+
 def main(
     repository: Annotated[Path | None, typer.Option(help="Left out: the demo voice.")] = None,
     callers: Annotated[str, typer.Option(help="At a time, one load for each number.")] = "2,4,8,16",
     seconds: Annotated[float, typer.Option(min=0, help="Of each load.")] = 10.0,
     max_frames: Annotated[int, typer.Option(help="Longest answer, 2048 samples each.")] = 129,
     settings: Annotated[str, typer.Option(help="Of VOICEREEL_REAL_TIME.")] = ",".join(REAL_TIME),
+    listening: Annotated[
+        bool, typer.Option(help="A caller hears an answer to its end before it asks again.")
+    ] = False,
     image: Annotated[Path | None, typer.Option(help="For the plot.")] = None,
 ) -> None:
     """Measure every setting with each number of callers."""
+    texts = (" ".join(TEXTS),) if listening else TEXTS  # long, so that streams get far ahead
     repository = repository or prepared("demo", "demo")[1]
     counts, rows = [int(count) for count in callers.split(",")], []
     for setting in settings.split(","):
@@ -57,10 +103,11 @@ def main(
             served(repository, {VARIABLE: setting}) as (server, _),
             Client(server.grpc_url, timeout_s=PATIENCE_S, return_s=0) as client,
         ):
-            measured(server, client, max(counts), seconds / 3, max_frames)  # the first are slow
+            warm = Caller(client, texts, max_frames)
+            measured(server, warm, max(counts), seconds / 3)  # the first are slow
             for count in counts:
                 row = {"setting": setting, "callers": count}
-                row |= measured(server, client, count, seconds, max_frames)
+                row |= measured(server, replace(warm, listening=listening), count, seconds)
                 rows.append(row)
                 console.print(json.dumps(row), soft_wrap=True, highlight=False)
     console.print(_table(rows))
@@ -69,15 +116,11 @@ def main(
     finish({"rows": rows})
 
 
-def measured(
-    server: Server, client: Client, callers: int, seconds: float, max_frames: int
-) -> dict[str, Any]:
+def measured(server: Server, caller: Caller, callers: int, seconds: float) -> dict[str, Any]:
     """What so many callers heard in so many seconds, and how often they were refused."""
     before, until = snapshot(server), time.monotonic() + seconds
     with ThreadPoolExecutor(callers) as pool:
-        ended = list(
-            pool.map(lambda number: _caller(client, number, until, max_frames), range(callers))
-        )
+        ended = list(pool.map(lambda number: caller.answers(number, until), range(callers)))
     after = snapshot(server)
     used = breakdown(after - before)
     heard_by_all = summary([answer for answers, _ in ended for answer in answers])
@@ -96,23 +139,6 @@ def measured(
         **{name: heard_by_all[name] for name in kept},
         **{name: used[name] for name in ("llama_batch", "decoder_batch")},
     }
-
-
-def _caller(client: Client, number: int, until: float, max_frames: int) -> tuple[list[Answer], int]:
-    """Answers of one caller, and how often it was refused."""
-    answers: list[Answer] = []
-    refusals = 0
-    while time.monotonic() < until or not (answers or number):  # the first has one in any case
-        turn = len(answers) + number
-        text, seed = TEXTS[turn % len(TEXTS)], 100 * number + len(answers)
-        try:
-            answers.append(
-                heard(lambda t=text, s=seed: client.stream(t, seed=s, max_new_tokens=max_frames))
-            )
-        except Overloaded as refusal:
-            refusals += 1
-            time.sleep(refusal.retry_after_s or 1.0)
-    return answers, refusals
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

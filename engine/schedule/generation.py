@@ -24,6 +24,7 @@ class Generation:
         prefilled: How many of them the request's row of the cache holds.
         arrived_s: When it came, by the monotonic clock.
         begun_s: When it was first given a row; None while it waits for that.
+        played_s: When a listener will have played all windows so far, by the monotonic clock.
         kept: Keys and values of the first positions, (layers, kv heads, positions, head_dim) each,
             if the request had to give its row back.
     """
@@ -34,6 +35,7 @@ class Generation:
         self.request = request
         self.arrived_s = time.monotonic()
         self.begun_s: float | None = None
+        self.played_s = 0.0
         self.parity = facts.full_vocabulary
         # Upstream's `generate_long` takes the last frame for the end and cuts it.
         self.max_frames = max(1, min(sampling.max_new_tokens, room) - self.parity)

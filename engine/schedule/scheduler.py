@@ -12,24 +12,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from engine.lm.runner import Runner
 from engine.schedule.batch import Batch
 from engine.schedule.generation import Generation
 from engine.schedule.memory import kv_bytes_per_position, out_of_memory
-from engine.schedule.queue_time import ServiceTime, expected_wait_s, in_words
+from engine.schedule.outbox import Outbox
+from engine.schedule.queue_time import expected_wait_s, in_words
 from engine.schedule.real_time import RealTime
 from engine.schedule.request import Request
 from engine.schedule.stats import EngineStats
 from engine.schedule.step import PREFILL_SLICE, Stepper
 from ensemble.contract.errors import CancelledError, OverloadedError
-from ensemble.contract.options import LONGEST_CHUNK, sampling_from
 
 log = logging.getLogger("fish_llama")
-# Nobody listens to these, so that all slots are filled.
-_WARM_UP = {"max_new_tokens": 4, "first_chunk_frames": LONGEST_CHUNK}
-CHECKS_PER_STEP = 4  # waiting requests; each check is a round trip to Triton of about 0.1 ms
+# Waiting requests, and as many whose windows wait; each is a round trip to Triton of about 0.1 ms.
+CHECKS_PER_STEP = 4
 
 
 class TooLargeError(RuntimeError):
@@ -43,6 +40,7 @@ class Scheduler:
         batch: The requests that have a row.
         waiting: Those that have none yet, in the order of their arrival.
         stepper: What computes.
+        outbox: Windows that wait for the decoder.
     """
 
     def __init__(
@@ -75,6 +73,7 @@ class Scheduler:
         self.batch = Batch(runner, slots, max_positions)
         self.waiting: deque[Generation] = deque()
         self.stepper = Stepper(runner, self.batch, prefill_slice)
+        self.outbox = Outbox(runner.facts.samples_per_frame / runner.facts.sample_rate)
         self.real_time, self._refuses = real_time, refuses
         self._wake = threading.Condition()
         self._closed = False
@@ -106,27 +105,10 @@ class Scheduler:
 
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.waiting or self.batch.active or self.batch.prefilling)
+        return self._computes() or bool(self.outbox)
 
-    def warm_up(self) -> None:
-        """Take the steps whose first time is slow, so that no caller waits for them."""
-        facts, lengths = self.runner.facts, self.runner.warm_up_prompts()
-        counts = self.runner.warm_up_counts(most := min(self.batch.slots, self.max_waiting))
-        if self.real_time is not None:  # it asks for the shape of their times
-            counts |= {1 << i for i in range(most.bit_length())}
-        alone = [(1, length) for length in lengths[1:] if length <= facts.max_prompt_length]
-        for count, length in (*((n, lengths[0]) for n in sorted(counts)), *alone):
-            prompt = np.zeros((1 + facts.num_codebooks, length), np.int32)
-            sampling = sampling_from(_WARM_UP, facts)
-            for _ in range(count):
-                self.submit(Request(prompt, sampling, lambda _: None, _raise))
-            while self.step():
-                pass
-        self.stepper.reset_stats()
-        self.batch.service = ServiceTime()
-        if self.real_time is not None:
-            self.real_time.warmed_up()
-            self.batch.in_time = self.real_time.streams(self.batch.slots)
+    def _computes(self) -> bool:
+        return bool(self.waiting or self.batch.active or self.batch.prefilling)
 
     def submit(self, request: Request) -> None:
         """Queue a request.
@@ -184,7 +166,8 @@ class Scheduler:
         """Work until `close`; a step that fails takes its requests with it, not the engine."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self.busy())
+                pause_s = self.outbox.pause_s() if self.outbox else None
+                self._wake.wait_for(lambda: self._closed or self._computes(), pause_s)
                 if self._closed:
                     break
             try:
@@ -209,17 +192,20 @@ class Scheduler:
             self.real_time.begin()
             self.batch.in_time = self.real_time.streams(self.batch.slots)
         try:
-            self.stepper.step(self.waiting)
+            for generation, window in self.stepper.step(self.waiting):
+                self.outbox.put(generation, window)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             trouble = str(error).partition("\n")[0]
         if trouble:  # the error is gone by now, and with it the tensors that its traceback held
             self._free_memory(trouble)
+        for generation, window in self.outbox.leaving():
+            generation.request.on_window(window)
         self.batch.shrink_if_idle()
         if self.real_time is not None:
             prompts_s = self.stepper.seconds.get("prefill", 0.0)
-            self.real_time.end(self.stepper.last_count, prompts_s, self.busy())
+            self.real_time.end(self.stepper.last_count, prompts_s, self._computes())
         return self.busy()
 
     def _free_memory(self, trouble: str) -> None:
@@ -238,6 +224,7 @@ class Scheduler:
             members = [self.waiting.popleft()]
         log.warning("fish_llama: out of memory with one slot; its request fails (%s)", trouble)
         for member in members:
+            self.outbox.drop(member)
             positions = member.request.prompt.shape[1] + member.num_frames
             member.request.on_error(
                 TooLargeError(
@@ -249,15 +236,23 @@ class Scheduler:
     def _drop_cancelled(self) -> None:
         batch = self.batch
         for row in reversed(range(len(batch.active))):
-            request = batch.active[row].request
-            if reason := request.why_cancelled():
+            generation = batch.active[row]
+            if reason := generation.request.why_cancelled():
                 batch.end(row)
-                request.on_error(CancelledError(reason))
+                self._cancelled(generation, reason)
         if batch.prefilling and (reason := batch.prefilling.request.why_cancelled()):
-            request = batch.prefilling.request
+            generation = batch.prefilling
             batch.drop_prefilling()
-            request.on_error(CancelledError(reason))
+            self._cancelled(generation, reason)
+        ended = (g for g in self.outbox.next_ones(CHECKS_PER_STEP) if g not in batch.members())
+        for generation in ended:
+            if reason := generation.request.why_cancelled():
+                self._cancelled(generation, reason)
         self._drop_cancelled_of_queue()
+
+    def _cancelled(self, generation: Generation, reason: str) -> None:
+        self.outbox.drop(generation)
+        generation.request.on_error(CancelledError(reason))
 
     def _drop_cancelled_of_queue(self) -> None:
         """Check a few waiting requests, in turn; now and then one, where to wait is usual."""
@@ -289,12 +284,8 @@ class Scheduler:
     def _abandon(self, error: Exception) -> None:
         """Give every request an error, and start from a clean slate."""
         with self._wake:
-            requests = [member.request for member in (*self.batch.members(), *self.waiting)]
+            members = (*self.batch.members(), *self.waiting, *self.outbox.clear())
             self.waiting.clear()
             self.batch.clear()
-        for request in requests:
-            request.on_error(error)
-
-
-def _raise(error: Exception) -> None:
-    raise error
+        for generation in dict.fromkeys(members):
+            generation.request.on_error(error)

@@ -53,15 +53,20 @@ class Stepper:
         self.seconds: dict[str, float] = {}
 
     @torch.inference_mode()
-    def step(self, waiting: deque[Generation]) -> None:
+    def step(self, waiting: deque[Generation]) -> list[tuple[Generation, Window]]:
         """Schedule, run, postprocess.
 
         Args:
             waiting: Requests without a row; those that are admitted leave it.
+
+        Returns:
+            The windows that were due.
         """
         slices = self._schedule(waiting)
         chosen = self._run(slices)
-        waiting.extendleft(self._postprocess(chosen))
+        due, next_turns = self._postprocess(chosen)
+        waiting.extendleft(next_turns)
+        return due
 
     def _schedule(self, waiting: deque[Generation]) -> list[Slice]:
         """Admit requests, and choose the prompt positions of this step.
@@ -199,16 +204,18 @@ class Stepper:
             chosen = torch.cat([choices[:, None], tokens[:, None], codes], dim=1).cpu().numpy()
         return chosen[:count]
 
-    def _postprocess(self, chosen: np.ndarray) -> list[Generation]:
-        """Add the frames, send the windows that are due, retire the requests that have ended.
+    def _postprocess(
+        self, chosen: np.ndarray
+    ) -> tuple[list[tuple[Generation, Window]], list[Generation]]:
+        """Add the frames, cut the windows that are due, retire the requests that have ended.
 
         Returns:
-            Requests whose turn has ended, and that have another one to speak.
+            The windows, and the requests whose turn has ended and that have another one to speak.
         """
         active, count = self._batch.active, len(chosen)
         self.last_count = count
         if not count:
-            return []
+            return [], []
         self.frames += count
         self.steps[1 << (count - 1).bit_length()] += 1
         self.number += 1
@@ -232,14 +239,9 @@ class Stepper:
                 due.append((generation, generation.last_window(reason)))
             elif window := generation.due_window(self.number, count):
                 due.append((generation, window))
-        # First windows go first: their listeners hear nothing yet, others still have some to play.
-        due.sort(key=lambda pair: pair[1].index > 0)
-        windows = [window for _, window in due]
-        self.windows += len(windows)
-        windows = of_equal_shape(windows, longest, count, self._runner.facts)
-        for (generation, _), window in zip(due, windows, strict=True):
-            generation.request.on_window(window)
-        return next_turns
+        self.windows += len(due)
+        windows = of_equal_shape([w for _, w in due], longest, count, self._runner.facts)
+        return list(zip((generation for generation, _ in due), windows, strict=True)), next_turns
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

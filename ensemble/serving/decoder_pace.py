@@ -1,4 +1,4 @@
-"""Tells the LLaMA stage how long its decoder takes, from Triton's own statistics of it.
+"""Tells the LLaMA stage how far its decoder is, from Triton's own statistics of it.
 
 Windows leave the stage, and nothing comes back to it: what the decoder makes of them only the
 server knows.
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from tritonclient.grpc import InferenceServerClient
 
-from engine.schedule.real_time import RealTime
 from engine.schedule.scheduler import Scheduler
 from ensemble.serving import own_server
 
 DECODER, STAGE = "fish_decoder", "fish_llama"
 LOOK_S = 0.5  # seconds between two looks; each is a message to the server
 FEWEST = 4  # windows that must have been decoded between two looks that are compared
+NO_WAIT_S = 0.02  # before windows that wait for less on average, Triton's 3 ms among it, is nothing
 _TIMEOUT_S = 5.0
 
 
@@ -25,12 +25,14 @@ class Counters(NamedTuple):
     """What was done so far.
 
     Attributes:
+        waited_s: Seconds that all windows have waited for the decoder.
         decoding_s: Seconds of all the decoder's instances.
         decoded: Windows that it has decoded.
         frames: That the stage has made.
         cut: Windows that the stage has cut of them.
     """
 
+    waited_s: float
     decoding_s: float
     decoded: int
     frames: int
@@ -49,29 +51,31 @@ def frame_s(before: Counters, now: Counters, stages: int, decoders: int) -> floa
     Returns:
         0 while too few windows have been decoded since.
     """
-    seconds, decoded, frames, cut = (b - a for a, b in zip(before, now, strict=True))
+    _, seconds, decoded, frames, cut = (b - a for a, b in zip(before, now, strict=True))
     if decoded < FEWEST or not cut or not frames:
         return 0.0
     return seconds / (decoded * frames / cut) * stages / decoders
 
 
 class DecoderPace:
-    """Looks at the decoder for one scheduler, which has an estimate of its streams in time."""
+    """Looks at the decoder for one scheduler."""
 
-    def __init__(self, scheduler: Scheduler, estimate: RealTime) -> None:
-        self._scheduler, self._estimate = scheduler, estimate
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._client: Any = None
         self._stages = self._decoders = 1
-        self._before: Counters | None = None
+        self._last: Counters | None = None
+        self._compared: Counters | None = None  # with which the pace was told the last time
 
     def look(self) -> None:
-        """Compare with the last look, and tell the estimate.
+        """Compare with the last look, and tell the scheduler.
 
         Raises:
             RuntimeError: If the server cannot be reached, or InferenceServerException.
         """
-        if not self._scheduler.busy():
-            self._before = None  # from before a pause
+        backlog, estimate = self._scheduler.outbox.backlog, self._scheduler.real_time
+        if not (self._scheduler.busy() or backlog.seconds()):
+            self._last = self._compared = None  # from before a pause
             return
         if self._client is None:  # not earlier: the server opens its ports after loading models
             self._client = InferenceServerClient(
@@ -79,19 +83,30 @@ class DecoderPace:
             )
             self._stages, self._decoders = self._instances(STAGE), self._instances(DECODER)
         now = self._counters()
-        if self._before is None:
-            self._before = now
-        elif seconds := frame_s(self._before, now, self._stages, self._decoders):
-            self._estimate.decoded(seconds)
-            self._before = now
+        pace_s = 0.0
+        if self._compared is None:
+            self._compared = now
+        elif pace_s := frame_s(self._compared, now, self._stages, self._decoders):
+            self._compared = now
+            if estimate is not None:
+                estimate.decoded(pace_s)
+        backlog.looked(now.decoded // self._stages, self._was_idle(now), pace_s)
+        self._last = now
+
+    def _was_idle(self, now: Counters) -> bool:
+        if self._last is None:
+            return False
+        decoded = now.decoded - self._last.decoded
+        return decoded > 0 and now.waited_s - self._last.waited_s < decoded * NO_WAIT_S
 
     def _counters(self) -> Counters:
         found = self._client.get_inference_statistics(DECODER, client_timeout=_TIMEOUT_S)
         models = found.model_stats
         done = sum(batch.compute_infer.ns for model in models for batch in model.batch_stats)
+        waited = sum(model.inference_stats.queue.ns for model in models)
         decoded = sum(model.inference_count for model in models)
         stepper = self._scheduler.stepper
-        return Counters(done / 1e9, decoded, stepper.frames, stepper.windows)
+        return Counters(waited / 1e9, done / 1e9, decoded, stepper.frames, stepper.windows)
 
     def _instances(self, model: str) -> int:
         config = self._client.get_model_config(model, client_timeout=_TIMEOUT_S).config
@@ -99,15 +114,13 @@ class DecoderPace:
 
 
 def watch_decoder(scheduler: Scheduler, warn: Callable[[str], object]) -> None:
-    """Look in a thread, while there is work; does nothing for one that admits all streams.
+    """Look in a thread, while there is work.
 
     Args:
         scheduler: Of the LLaMA stage.
         warn: Told the first time that the server does not answer; what was known then counts on.
     """
-    if (estimate := scheduler.real_time) is None:
-        return
-    pace = DecoderPace(scheduler, estimate)
+    pace = DecoderPace(scheduler)
 
     def watch() -> None:
         told = False

@@ -1,11 +1,13 @@
 """The benchmark of VOICEREEL_REAL_TIME: who is refused asks again, and every answer is heard."""
 
+import time
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from benchmarks.answers import played
 from benchmarks.load import real_time
 from benchmarks.server_stats import Snapshot
 from voicereel import Overloaded
@@ -36,7 +38,8 @@ def test_refusals_are_counted_and_asked_again(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(real_time, "snapshot", lambda _: Snapshot())
     monkeypatch.setattr(real_time, "breakdown", lambda _: defaultdict(float))
     client: Any = Client()
-    row = real_time.measured(None, client, 1, 0.4, 20)  # type: ignore[arg-type]
+    caller = real_time.Caller(client, real_time.TEXTS, 20)
+    row = real_time.measured(None, caller, 1, 0.4)  # type: ignore[arg-type]
     assert row["refused"] == (len(client.asked) + 1) // 2 and row["answers"] >= 2
     assert row["underruns"] == row["answers"]
     assert row["share_without_gap_over_200_ms"] == 1 and row["underrun_s"] > 0
@@ -47,3 +50,12 @@ def test_refusals_are_counted_and_asked_again(monkeypatch, tmp_path) -> None:
     real_time.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     assert real_time._table(rows).row_count == 4
+
+
+def test_a_caller_who_listens_asks_again_when_it_has_heard_all() -> None:
+    client: Any = Client()
+    caller = real_time.Caller(client, real_time.TEXTS, 20, listening=True)
+    begin = time.monotonic()
+    answers, refusals = caller.answers(0, begin + 0.3)
+    heard_s = sum(a.ttfa_s + a.audio_s + played(a).underrun_s for a in answers)
+    assert refusals and 0.15 <= heard_s <= time.monotonic() - begin

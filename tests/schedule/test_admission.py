@@ -8,6 +8,7 @@ import pytest
 
 from engine.schedule.real_time import RealTime
 from engine.schedule.scheduler import Scheduler
+from engine.schedule.warm_up import warm_up
 from ensemble.contract.errors import OverloadedError
 from ensemble.contract.options import LONGEST_CHUNK, Sampling
 from support.engine import GREEDY, Collected
@@ -152,7 +153,7 @@ def test_steps_are_measured_and_the_warm_up_is_not_held_back(llama, prompts) -> 
     for frame_s, streams in ((0.092, 8), (0.030, 1)):
         real_time = RealTime(frame_s, clock)
         made = Scheduler(llama, 8, real_time=real_time)
-        made.warm_up()
+        warm_up(made)
         assert set(real_time._warm) == {1, 2, 4, 8}
         assert made.batch.in_time == streams
         for _ in range(3):

@@ -10,6 +10,7 @@ from engine.lm.load import load_runner
 from engine.lm.placement import Placement
 from engine.lm.runner import NewPositions
 from engine.schedule.scheduler import Scheduler
+from engine.schedule.warm_up import warm_up
 from ensemble.contract.errors import OverloadedError
 from ensemble.contract.options import Sampling
 from support.engine import GREEDY, Collected, mixed, needs_int8, run
@@ -169,7 +170,7 @@ def test_prefill_in_slices_equals_prefill_at_once(llama, prompts) -> None:
 
 def test_warm_up_leaves_no_trace(llama, prompts) -> None:
     scheduler = Scheduler(llama, 3)
-    scheduler.warm_up()
+    warm_up(scheduler)
     stats = scheduler.stats()
     assert (stats.frames, stats.steps, stats.seconds, stats.active) == (0, {}, {}, 0)
     got = Collected()

@@ -21,6 +21,7 @@ from engine.schedule.memory import MAX_SLOTS, positions_that_fit
 from engine.schedule.real_time import RealTime
 from engine.schedule.request import Request
 from engine.schedule.scheduler import Scheduler
+from engine.schedule.warm_up import warm_up
 from ensemble.contract.manifest import refuse_changed
 from ensemble.contract.options import OPTIONS, sampling_from
 from ensemble.contract.settings import ServerSettings, server_settings
@@ -44,7 +45,7 @@ def _loaded(folder: Path, settings: ServerSettings, instance: str) -> tuple[Torc
         real_time=None if settings.real_time == "off" else RealTime(frame_s),
         refuses=settings.real_time == "refuse",
     )  # fmt: skip
-    scheduler.warm_up()
+    warm_up(scheduler)
     return runner, scheduler
 
 
