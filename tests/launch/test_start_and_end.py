@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
+import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from tritonclient import grpc
@@ -11,6 +13,7 @@ from tritonclient import grpc
 from launch import run_folder
 from launch import serve as launch_serve
 from launch.server import LaunchError, Server
+from support import toys
 from support.launched import (
     alive,
     children,
@@ -188,3 +191,37 @@ def test_a_wrong_limit_is_refused_before_anything_starts(
         output, errors = process.communicate(timeout=60)
     assert process.returncode in (1, 2) and output == ""
     assert ("--drain" if arguments else f"serve: VOICEREEL_DRAIN_S is {value!r}") in errors
+
+
+@pytest.mark.server
+def test_a_model_that_waits_with_pythons_lock_ends_with_its_server(toy) -> None:
+    """As one that asks Triton something when the server is killed; its own threads cannot act."""
+    begin = "from ensemble.serving.own_server import end_with_it\n"
+    held = "ctypes.PyDLL(None).sleep(600)"
+    model = (
+        "import ctypes, threading, time\n"
+        "class TritonPythonModel:\n"
+        "    def initialize(self, args):\n"
+        "        end_with_it()\n"
+        "        threading.Timer(2, lambda: {}).start()\n"
+    )
+    text = toys.config("python", {"x": "FP32 1"}, {"y": "FP32 1"})
+    for name, does in (("holding", held), ("other", "None")):
+        (toys.place(toy, name, text) / "model.py").write_text(begin + model.format(does))
+    server = Server(toy)
+    server.start()
+    try:
+        stubs = children(server.pid)
+        assert len(stubs) >= 2
+        time.sleep(3)
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(alive_process, stubs)))
+    finally:
+        server.stop()
+
+
+def alive_process(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.kill(pid, 0)
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return False

@@ -35,11 +35,12 @@ class _Planted(TritonPythonModel):
         step = self.scheduler.stepper.step
 
         def planted(waiting):
-            step(waiting)
+            due = step(waiting)
             active = self.scheduler.batch.active
             seeds = {{generation.request.sampling.seed for generation in active}}
             if seeds & {{{STUCK}, {LATE}}}:
                 raise ZeroDivisionError("planted")
+            return due
 
         self.scheduler.stepper.step = planted
 
