@@ -4,20 +4,17 @@ A Python model is a child process of its tritonserver, whose command line names 
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensemble.contract.settings import server_settings
 
 VARIABLE = "VOICEREEL_GRPC_URL"
-_STUB = "triton_python_backend_stub"
 _ENDING_S = 3  # seconds that a model has to end by itself
 # For a connection to this server: no proxy is on this machine's way to itself, and a response may
 # be of any size, as in tritonclient's own defaults, which these replace.
@@ -33,22 +30,17 @@ def end_with_it() -> None:
     """End this process when its server has ended, whatever this process is waiting for then.
 
     A model that was about to send a response when the server was killed would wait for ever. One
-    that was asking whether its caller has left does so with Python's lock held, so that no thread
-    of its own can end it; the server's other models do.
+    that logs then does so with Python's lock held, and no thread of its own could end it: the
+    kernel does.
     """
     try:
-        server = _server()
-        handle = os.pidfd_open(server)
+        server = os.pidfd_open(_server())
     except (OSError, RuntimeError):
         return  # outside a server, as in tests
 
     def wait() -> None:
-        select.select([handle], [], [])
-        time.sleep(_ENDING_S)
-        for pid in _stubs(server):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        os._exit(1)
+        select.select([server], [], [])
+        signal.alarm(_ENDING_S)  # which nobody here handles
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -123,17 +115,6 @@ def _server() -> int:
         status = Path(f"/proc/{pid}/stat").read_text("utf-8")
         pid = int(status.rpartition(")")[2].split()[1])
     raise RuntimeError(f"the tritonserver that runs this model was not found. {_FIX}")
-
-
-def _stubs(server: int) -> list[int]:
-    """Process ids of a server's models, but this one. They name it, also after its end."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            program, *arguments = _command_of(pid := int(folder.name))
-            if Path(program).name == _STUB and str(server) in arguments and pid != os.getpid():
-                found.append(pid)
-    return found
 
 
 def _command_of(pid: int) -> list[str]:

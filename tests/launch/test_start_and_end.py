@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import time
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tritonclient import grpc
 
 from launch import run_folder
 from launch import serve as launch_serve
+from launch.processes import stubs
 from launch.server import LaunchError, Server
 from support import toys
 from support.launched import (
@@ -195,33 +195,32 @@ def test_a_wrong_limit_is_refused_before_anything_starts(
 
 @pytest.mark.server
 def test_a_model_that_waits_with_pythons_lock_ends_with_its_server(toy) -> None:
-    """As one that asks Triton something when the server is killed; its own threads cannot act."""
-    begin = "from ensemble.serving.own_server import end_with_it\n"
-    held = "ctypes.PyDLL(None).sleep(600)"
-    model = (
-        "import ctypes, threading, time\n"
+    """As one that logs when the server is killed; its own threads can do nothing then."""
+    (toys.place(toy, "holding", toys.config("python", {"x": "FP32 1"}, {"y": "FP32 1"}))
+     / "model.py").write_text(
+        "import ctypes, os, select, threading\n"
+        "from ensemble.serving.own_server import end_with_it\n"
+        "def hold(server):\n"
+        "    select.select([server], [], [])\n"
+        "    select.select([], [], [], 0.1)\n"
+        "    ctypes.PyDLL(None).sleep(600)\n"
         "class TritonPythonModel:\n"
         "    def initialize(self, args):\n"
         "        end_with_it()\n"
-        "        threading.Timer(2, lambda: {}).start()\n"
-    )
-    text = toys.config("python", {"x": "FP32 1"}, {"y": "FP32 1"})
-    for name, does in (("holding", held), ("other", "None")):
-        (toys.place(toy, name, text) / "model.py").write_text(begin + model.format(does))
+        "        server = os.pidfd_open(os.getppid())\n"
+        "        threading.Thread(target=hold, args=[server]).start()\n"
+    )  # fmt: skip
     server = Server(toy)
     server.start()
     try:
-        stubs = children(server.pid)
-        assert len(stubs) >= 2
-        time.sleep(3)
+        (stub,) = (p for p, name in stubs(server.pid).items() if name == "holding_0_0")
         os.kill(server.pid, signal.SIGKILL)
-        wait_until(lambda: not any(map(alive_process, stubs)))
+        wait_until(lambda: not runs(stub))
     finally:
         server.stop()
 
 
-def alive_process(pid: int) -> bool:
+def runs(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        os.kill(pid, 0)
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return False
