@@ -165,7 +165,9 @@ def streamed(
     stream: Callable[[str], Generator[AudioChunk]],
     facts: Callable[[], SpeechFacts],
 ) -> Generator[AudioChunk]:
-    """Stream a text's parts as one stream; the next part is made while one is heard.
+    """Stream a text's parts as one stream; the next part is asked for when one has been made.
+
+    Not before: the listener needs the part that plays now, and so do other listeners.
 
     Args:
         cut: Gives the parts; called with the first `next`, since it may ask the server.
@@ -182,7 +184,7 @@ def streamed(
         yield from _judged(parts[0], stream(parts[0]), facts)
         return
     index, reasons, warnings = 0, [], ()
-    with closing(_ordered(len(parts), sounds, at_a_time=2)) as found:
+    with closing(_ordered(len(parts), sounds, at_a_time=1)) as found:
         for number, chunk in found:
             if not isinstance(chunk, AudioChunk):
                 continue

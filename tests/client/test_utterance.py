@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import threading
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -269,3 +271,33 @@ def test_a_language_that_there_is_not_is_refused(client, language, hint) -> None
         InvalidRequest, match=f"language is '{language}', expected .* as en.{ending}"
     ):
         synthesize_script(client, script, {"A": None}, language=language)
+
+
+def test_a_stream_asks_for_a_sentence_when_the_one_before_has_been_made(
+    fake: FakeServer, client: Client
+) -> None:
+    """Beside it, it would take from what is heard now."""
+    resume = threading.Event()
+
+    def held(inputs) -> Iterator[dict]:
+        first, *rest = in_chunks(inputs)
+        yield first
+        resume.wait(10)
+        yield from rest
+
+    fake.answer, fake.facts = held, FACTS
+    chunks = client.stream(TWO)
+    heard = [next(chunks)]
+    assert not wait_until_two(fake)
+    resume.set()
+    heard += chunks
+    assert [text_of(inputs_of(request)) for request in fake.requests] == [FIRST, SECOND]
+    assert sum(len(chunk.waveform) for chunk in heard) == len(speech(FIRST)) + len(speech(SECOND))
+
+
+def wait_until_two(fake: FakeServer) -> bool:
+    """Whether a second request comes within a moment."""
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end and len(fake.requests) < 2:
+        time.sleep(0.01)
+    return len(fake.requests) >= 2

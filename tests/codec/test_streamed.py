@@ -121,7 +121,7 @@ def three_instances(repository, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.server
-@pytest.mark.parametrize("length", [1, 43, 400])
+@pytest.mark.parametrize("length", [1, 43, pytest.param(400, marks=pytest.mark.long)])
 def test_windows_in_any_order_by_any_instance(three_instances, decoder, codes, whole, length):
     """All at once, shuffled; streams of several schedules at the same time."""
     jobs = [

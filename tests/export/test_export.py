@@ -26,8 +26,8 @@ from support.genuine import assert_same, greedy
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 PROJECT = Path(__file__).resolve().parents[2]
 WITH_TINYS_CODEC = [
-    "tiny-fastdim",
-    *(pytest.param(n, marks=pytest.mark.long) for n in ("tiny-mha", "tiny-noqknorm", "tiny-tied")),
+    pytest.param(name, marks=pytest.mark.long)
+    for name in ("tiny-fastdim", "tiny-mha", "tiny-noqknorm", "tiny-tied")
 ]
 
 

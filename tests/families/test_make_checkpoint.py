@@ -87,6 +87,7 @@ def test_genuine_loader_generates_and_ends(genuine):
     assert len(set(codes[0][0].tolist())) > 5
 
 
+@pytest.mark.long
 def test_endless_speech_ends_at_the_limit_alone(tmp_path):
     maker.make_checkpoint("tiny", tmp_path / "endless", endless=True)
     model = genuine_llama(tmp_path / "endless")

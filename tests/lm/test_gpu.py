@@ -107,6 +107,7 @@ def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_nor
     torch.testing.assert_close(found, wanted, **NEAR[dtype])
 
 
+@pytest.mark.long
 def test_choices_are_those_of_the_distribution() -> None:
     """Against torch's sampler: the same choices possible, equally often."""
     rows = 500 if HAS_GPU else 120  # which the interpreter takes one by one, 0.1 s each
@@ -177,7 +178,7 @@ def test_the_same_noise_gives_torchs_choice() -> None:
     assert torch.equal(gpu_kernels.sample(logits, previous, *options, draws), wanted)
 
 
-@pytest.mark.parametrize("choices", [65, 257])
+@pytest.mark.parametrize("choices", [65, pytest.param(257, marks=pytest.mark.long)])
 def test_top_k_leaves_the_same_choices_as_torch(choices) -> None:
     """With the same noise the same choice, equal logits included."""
     rows, width = 12, 1 << choices.bit_length()
