@@ -43,18 +43,20 @@ def test_folding_can_be_switched_off(monkeypatch, setting, expected) -> None:
 
 def test_an_export_from_before_fish_checkpoint_tells_nothing(tmp_path, capsys) -> None:
     model = load(MODELS / "fish_checkpoint" / "1" / "model.py").TritonPythonModel()
-    model.initialize({"model_repository": str(tmp_path), "model_version": "1"})
+    folder = tmp_path / "repository" / "fish_checkpoint"
+    model.initialize({"model_repository": str(folder), "model_version": "1"})
     assert "fish_checkpoint: nothing to tell" in capsys.readouterr().out
     (answer,) = model.execute([Request()])
     assert "checkpoint.json" in answer.error.text
 
 
 def test_a_recording_without_a_rate_is_noted_once(tmp_path, capsys) -> None:
-    version = tmp_path / "1"
-    version.mkdir()
+    folder = tmp_path / "repository" / "fish_reference"  # beside it are its models alone
+    version = folder / "1"
+    version.mkdir(parents=True)
     FACTS.save(version)
     model = load(MODELS / "fish_reference" / "1" / "model.py").TritonPythonModel()
-    model.initialize({"model_repository": str(tmp_path), "model_version": "1"})
+    model.initialize({"model_repository": str(folder), "model_version": "1"})
     audio = np.random.default_rng(0).normal(0, 0.1, 44_100).astype(np.float32)
     model.execute([Request(reference_audio=audio, reference_sample_rate=[44_100])])
     assert capsys.readouterr().out == ""
