@@ -16,6 +16,8 @@ _SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -49,6 +51,25 @@ time_t time(time_t *into) {
     if (into) *into = precise.tv_sec;
     return precise.tv_sec;
 }
+// The kernel's own clock has not jumped, and it is what a deadline is compared with.
+static struct timespec kernels(const struct timespec *deadline) {
+    struct timespec moved = *deadline;
+    if (ahead && moved.tv_sec > 1000000000) moved.tv_sec -= (time_t)*ahead;  // else monotonic
+    return moved;
+}
+#define TIMED(name, parameters, arguments) \
+    int name parameters { \
+        static int (*genuine) parameters; \
+        if (!genuine) genuine = dlsym(RTLD_NEXT, #name); \
+        struct timespec moved = kernels(deadline); \
+        return genuine arguments; \
+    }
+TIMED(pthread_mutex_timedlock, (pthread_mutex_t *mutex, const struct timespec *deadline),
+      (mutex, &moved))
+TIMED(pthread_cond_timedwait,
+      (pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *deadline),
+      (condition, mutex, &moved))
+TIMED(sem_timedwait, (sem_t *semaphore, const struct timespec *deadline), (semaphore, &moved))
 """
 _JUMPS_S = (3600.0, -86_400.0, 10 * 365 * 86_400.0, 0.0)
 
