@@ -47,7 +47,9 @@ def exported(tmp_path: Path) -> Path:
     """A repository that looks as if everything had been exported into it."""
     repository = tmp_path / "repository"
     shutil.copytree(
-        TEMPLATE, repository, ignore=shutil.ignore_patterns("*.onnx", "*.pt", "onnx", "*.json")
+        TEMPLATE,
+        repository,
+        ignore=shutil.ignore_patterns("*.onnx", "*.pt", "onnx", "*.json", "__pycache__"),
     )
     for model in ("fish_encoder", "fish_decoder"):
         (repository / model / "1" / "model.onnx").touch()
