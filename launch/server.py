@@ -31,7 +31,7 @@ _OPENMP = {"GOMP_SPINCOUNT": "3000"}  # turns of the loop
 
 
 class AbortedError(LaunchError):
-    """The server ended by abort(), which no fault of a model does."""
+    """The server ended by abort(): a fault of Triton itself or of a native backend."""
 
 
 class Server:
@@ -138,8 +138,8 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until every model is ready.
 
-        A server that aborts meanwhile is started once more: Triton 2.51 itself does so now and
-        then, seldom, with "boost::interprocess::lock_exception".
+        A server that aborts meanwhile is started once more: Triton 2.51 was seen to do so by
+        itself, with "boost::interprocess::lock_exception".
 
         Raises:
             LaunchError: If that fails or takes too long; nothing is left running.

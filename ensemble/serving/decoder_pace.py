@@ -17,7 +17,7 @@ from ensemble.serving import own_server
 DECODER, STAGE = "fish_decoder", "fish_llama"
 LOOK_S = 0.5  # seconds between two looks; each is a message to the server
 FEWEST = 4  # windows that must have been decoded between two looks that are compared
-NO_WAIT_S = 0.02  # before windows that wait for less on average, Triton's 3 ms among it, is nothing
+NO_WAIT_S = 0.02  # who waits for less, Triton's 3 ms for a batch included, finds the decoder idle
 _TIMEOUT_S = 5.0
 
 
