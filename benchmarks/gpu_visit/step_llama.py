@@ -69,7 +69,7 @@ class Waits:
 def run(visit: Visit, results: Results) -> None:
     """Measure every precision, the one that is served first."""
     made, plan = artefacts.served(visit), TINY if visit.tiny else FULL
-    work, rates = LlamaWork.of(made.checkpoint), step_card.rates(visit)
+    work, rates = LlamaWork.of(made.repository), step_card.rates(visit)
     steps: list[dict[str, Any]] = []
     prompts: list[dict[str, Any]] = []
     for precision in PRECISIONS[visit.device]:

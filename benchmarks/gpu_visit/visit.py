@@ -21,6 +21,7 @@ class Visit:
         device: `cuda` or `cpu`.
         tiny: Measure the tiny checkpoint by few and short runs: to try the visit out.
         commit: Of the code, where the checkout does not know it.
+        shape: Preset of `python -m export make-checkpoint`, whose shape is measured.
     """
 
     out: Path
@@ -28,11 +29,12 @@ class Visit:
     device: str
     tiny: bool
     commit: str = ""
+    shape: str = "s1mini"
 
     @property
     def preset(self) -> str:
-        """Of `python -m export make-checkpoint`, whose shape is measured."""
-        return "tiny" if self.tiny else "s1mini"
+        """What is measured: the shape, or the tiny one."""
+        return "tiny" if self.tiny else self.shape
 
     def to_json(self) -> str:
         """For a step's command line."""

@@ -101,7 +101,7 @@ def main(
         with_encoding = bench.run()
     result: dict[str, Any] = {"workload": "brief-15x43" + "-tiny" * quick, "precision": precision}
     result |= _speed(done, with_encoding, streams) | _against(upstream, done)
-    result["bound_s"] = _bound(upstream, checkpoint, prompt.shape[2], precision, rates)
+    result["bound_s"] = _bound(upstream, repository, prompt.shape[2], precision, rates)
     result["bound_ratio"] = result["wall_s"] / result["bound_s"]
     _show(result, done)
     finish(result | {"machine": rates.described()}, record)
@@ -166,10 +166,10 @@ def stages(done: list[Run]) -> dict[str, float]:
 
 
 def _bound(
-    upstream: "Upstream", checkpoint: Path, positions: int, precision: str, rates: Rates
+    upstream: "Upstream", repository: Path, positions: int, precision: str, rates: Rates
 ) -> float:
     """Every stage at the machine's best rate, one after the other; each voice prefilled once."""
-    work, segments = LlamaWork.of(checkpoint), len(workload.TEXTS)
+    work, segments = LlamaWork.of(repository), len(workload.TEXTS)
     kind = {"half": "bf16", "full": "fp32"}.get(precision, precision)
     llama = workload.FRAMES * work.step_s(segments, positions, kind, rates)
     prefill = work.prefill_s(len(workload.SPEAKERS) * positions, kind, rates)

@@ -1,6 +1,5 @@
 """Lower bounds: the time that this machine needs to read and to multiply what the workload must."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import torch
 
 from benchmarks import machine
 from engine.kernels.cpu import int8_fault
+from engine.lm.weights import GRAPHS_FILE, load
 
 BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-RESIDUAL_CHOICES = 1024  # logits of the fast transformer that can be sampled
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,17 @@ class LlamaWork:
     kv_values: int
 
     @classmethod
-    def of(cls, checkpoint: Path) -> "LlamaWork":
-        """Counted from a checkpoint's config.json."""
-        from families.fish_s1.upstream import DualARModelArgs  # slow, and needed only here
+    def of(cls, repository: Path) -> "LlamaWork":
+        """Counted from what a repository's export has written; no weights are read."""
+        shape, tensors = load(repository / "fish_llama" / "1" / GRAPHS_FILE)
 
-        c: Any = DualARModelArgs(**json.loads((checkpoint / "config.json").read_text("utf-8")))
-        slow_layer = _layer(c.dim, c.n_head, c.n_local_heads, c.head_dim, c.intermediate_size)
-        fast_layer = _layer(
-            c.fast_dim, c.fast_n_head, c.fast_n_local_heads, c.fast_head_dim,
-            c.fast_intermediate_size,
-        )  # fmt: skip
-        return cls(
-            c.n_layer * slow_layer + (c.codebook_size + 1) * c.dim,
-            c.n_fast_layer * fast_layer + min(RESIDUAL_CHOICES, c.codebook_size) * c.fast_dim,
-            c.num_codebooks - 1,
-            2 * c.n_layer * c.n_local_heads * c.head_dim,
-        )
+        def matrices(part: str) -> int:
+            names = f"{part}.layers.", f"{part}.head."
+            return sum(t.numel() for n, t in tensors.items() if n.startswith(names) and t.dim() > 1)
+
+        slow = shape.slow
+        kv_values = 2 * slow.layers * slow.kv_heads * slow.head_dim
+        return cls(matrices("slow"), matrices("fast"), shape.num_codebooks - 1, kv_values)
 
     def step_s(self, batch: int, kv: int, precision: str, rates: Rates) -> float:
         """Lower bound of one decode step: it reads weights and live cache, and multiplies."""
@@ -95,6 +89,3 @@ class LlamaWork:
         """Lower bound of pushing so many prompt positions through the slow transformer."""
         return 2 * self.slow * positions / rates.best_multiply(precision)
 
-
-def _layer(dim: int, heads: int, kv_heads: int, head_dim: int, intermediate: int) -> int:
-    return dim * head_dim * (2 * heads + 2 * kv_heads) + 3 * dim * intermediate
