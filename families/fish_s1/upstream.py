@@ -2,14 +2,15 @@
 
 Upstream's inference modules import transformers, loralib, librosa, audiotools and argbind, and use
 nothing of them but a base class and a decorator. While the modules load, an empty module stands in
-for each of these packages that is not installed; afterwards it is removed from `sys.modules`, so
-that no other library takes it for the real package.
+for each of these packages, installed or not: to import transformers takes seconds, and some of its
+versions fail beside a stand-in. Afterwards it is removed from `sys.modules`, so that no other
+library takes it for the real package.
 
 Importing this module also silences upstream's log, which prints whole configurations and every
 text it speaks, and its progress bar. `loguru.logger.enable("fish_speech")` brings the log back.
 """
 
-import importlib.util
+import importlib.machinery
 import sys
 import types
 import warnings
@@ -48,18 +49,16 @@ _STAND_INS: dict[str, dict[str, object]] = {
 }
 
 
-def _is_installed(package: str) -> bool:
-    return package in sys.modules or importlib.util.find_spec(package) is not None
-
-
 @contextmanager
-def _missing_packages_stood_in() -> Iterator[None]:
+def _unused_packages_stood_in() -> Iterator[None]:
     added: dict[str, types.ModuleType] = {}
     for name, attributes in _STAND_INS.items():
         parent, _, child = name.rpartition(".")
-        if parent not in added if parent else _is_installed(name):
+        if parent not in added if parent else name in sys.modules:
             continue
         added[name] = sys.modules[name] = types.ModuleType(name)
+        # Or who asks whether the package is installed gets a ValueError.
+        added[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
         vars(added[name]).update(attributes)
         if parent:
             setattr(added[parent], child, added[name])
@@ -87,7 +86,7 @@ def _inductor_settings_kept() -> Iterator[None]:
 
 logger.disable("fish_speech")
 with (
-    _missing_packages_stood_in(),
+    _unused_packages_stood_in(),
     _inductor_settings_kept(),
     warnings.catch_warnings(),
 ):

@@ -1,7 +1,10 @@
 """What `make-checkpoint` writes: the genuine loaders take it, and ours gives the same models."""
 
+import os
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from families.fish_s1.codec_config import build_codec, packaged_config
 from families.fish_s1.presets import PRESETS
 from families.registry import CheckpointError
 
+PROJECT = Path(__file__).resolve().parents[2]
 TINY = [name for name in PRESETS if name.startswith("tiny")]
 
 
@@ -224,6 +228,24 @@ def test_stand_ins_do_not_stay():
 
     for name in ("transformers", "audiotools", "librosa", "argbind", "loralib"):
         assert importlib.util.find_spec(name) or name not in sys.modules
+
+
+def test_an_installed_package_that_upstream_does_not_use_is_not_imported(tmp_path):
+    """As on a machine with transformers and without librosa, which transformers looks for."""
+    for name in ("transformers", "audiotools"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ValueError('librosa.__spec__ is None')")
+    script = (
+        "import importlib.util, sys, families.fish_s1.upstream as upstream\n"
+        "assert 'transformers' not in sys.modules\n"
+        "print(importlib.util.find_spec('transformers').origin)"
+    )
+    path = os.pathsep.join([str(tmp_path), str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(tmp_path / "transformers" / "__init__.py"), done.stderr
 
 
 def test_trained_weights_are_expanded(tmp_path) -> None:
