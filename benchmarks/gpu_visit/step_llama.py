@@ -152,7 +152,7 @@ def _prefill(llama: TorchRunner, bound: Bound, positions: int) -> dict[str, Any]
     books, device = llama.facts.num_codebooks, llama.device
     tokens = torch.zeros(1, 1 + books, positions, dtype=torch.int64, device=device)
     lengths, past = (torch.tensor([n], device=device) for n in (positions, 0))
-    cache = [llama.new_cache(1, positions) for _ in range(2)]
+    cache = [llama.new_cache(1, max(positions, llama.fixed_positions)) for _ in range(2)]
     inputs = NewPositions(tokens, lengths, past, *cache)
     spent_s = clock.seconds(lambda: llama.extend(inputs), device.type, repeats=5)
     bound_s = bound.work.prefill_s(positions, bound.dtype, bound.rates)

@@ -88,4 +88,3 @@ class LlamaWork:
     def prefill_s(self, positions: int, precision: str, rates: Rates) -> float:
         """Lower bound of pushing so many prompt positions through the slow transformer."""
         return 2 * self.slow * positions / rates.best_multiply(precision)
-

@@ -214,8 +214,21 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tenso
         WIDTH=width, BLOCK=_BLOCK, SPLITS=_SPLITS,
     )  # fmt: skip
     out = queries.new_empty(tokens, heads * head_dim)
-    _join[(tokens * heads,)](parts, sums, out, head_dim, WIDTH=width, SPLITS=_SPLITS)
+    join(parts, sums, out)
     return out
+
+
+def join(parts: Tensor, sums: Tensor, out: Tensor) -> None:
+    """Put together what different blocks of threads have found for the same queries.
+
+    Args:
+        parts: float32 (tokens, heads, splits, head_dim), not divided by their sums.
+        sums: float32 (tokens, heads, splits, 2), the largest score, and the sum of all shares.
+        out: (tokens, heads * head_dim), written.
+    """
+    tokens, heads, splits, head_dim = parts.shape
+    width = triton.next_power_of_2(head_dim)
+    _join[(tokens * heads,)](parts, sums, out, head_dim, WIDTH=width, SPLITS=splits)
 
 
 @triton.jit

@@ -195,6 +195,10 @@ class FastGraph(nn.Module):
             present.append(kv)
         return x[:, -1], present
 
+    def scores(self, x: Tensor) -> Tensor:
+        """Logits of the next code, of states (batch, fast_dim)."""
+        return self.head(self.norm(x))
+
     def forward(
         self,
         state: Tensor,
@@ -225,7 +229,7 @@ class FastGraph(nn.Module):
         more = () if top_k is None else (top_k,)
         for i in range(self.codebooks - 1):
             last, past = self.advance(x, i + 1 if past else 0, past)
-            logits.append(self.head(self.norm(last)))
+            logits.append(self.scores(last))
             code = self.choose(
                 logits[-1], previous[:, i], temperature, top_p, repetition_penalty, noise[:, i],
                 *more,

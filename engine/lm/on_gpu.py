@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def through(
     keys: Any,
     values: Any,
     mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Run new positions through layers, which write keys and values behind those cached.
 
     Args:
@@ -69,29 +69,62 @@ def through(
         mask: What `Attention` takes, for many new positions; without it there are few.
 
     Returns:
-        Two parts whose sum is the output.
+        (rows * time, dim).
     """
-    from engine.kernels.gpu import add_norm, attend, gated, place
-
-    added = None
     for i, layer in enumerate(layers):
         module: Any = layer
         attention = module.attention
-        norm = module.attention_norm
-        x, y = add_norm(x, added, norm.weight, norm.eps)
         norms = None
         if attention.q_norm is not None:
             norms = attention.q_norm.weight, attention.k_norm.weight
-        q = place(attention.wqkv(y), norms, attention.eps, cos_sin, past, keys[i], values[i])
-        if mask is None:
-            y = attend(q, keys[i], values[i], past)
-        else:
-            y = _attend_many(q, keys[i], values[i], mask)
-        norm = module.ffn_norm
-        x, y = add_norm(x, attention.wo(y), norm.weight, norm.eps)
-        added = module.down(gated(module.gate_up(y)))
-    assert added is not None
-    return x, added
+        place = _Place(norms, attention.eps, cos_sin, past, keys[i], values[i])
+        x = _few(module, x, place) if mask is None else _many(module, x, place, mask)
+    return x
+
+
+class _Place(NamedTuple):
+    """Where a layer's new positions go: see `engine.kernels.gpu.place`."""
+
+    norms: tuple[Tensor, Tensor] | None
+    eps: float
+    cos_sin: Tensor
+    past: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+def _few(layer: Any, x: Tensor, at: _Place) -> Tensor:
+    """A layer for a decode step: a matrix is read once, with what lies before and behind it."""
+    from engine.kernels.gpu import attend, place
+    from engine.kernels.gpu_step import attend_one, project
+
+    attention, norm = layer.attention, layer.attention_norm
+    qkv = project(x, *_of(attention.wqkv), norm=(norm.weight, norm.eps))
+    if len(x) == len(at.past):
+        y = attend_one(qkv, *at)
+    else:
+        y = attend(place(qkv, *at), at.keys, at.values, at.past)
+    x = project(y, *_of(attention.wo), residual=x)
+    norm = layer.ffn_norm
+    y = project(x, *_of(layer.gate_up), norm=(norm.weight, norm.eps), gated=True)
+    return project(y, *_of(layer.down), residual=x)
+
+
+def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor) -> Tensor:
+    """A layer for a prompt: products are torch's."""
+    from engine.kernels.gpu import add_norm, gated, place
+
+    attention, norm = layer.attention, layer.attention_norm
+    y = add_norm(x, None, norm.weight, norm.eps)[1]
+    q = place(attention.wqkv(y), *at)
+    added = attention.wo(_attend_many(q, at.keys, at.values, mask))
+    norm = layer.ffn_norm
+    x, y = add_norm(x, added, norm.weight, norm.eps)
+    return x + layer.down(gated(layer.gate_up(y)))
+
+
+def _of(linear: Linear) -> tuple[Tensor, Tensor | None]:
+    return linear.weight, linear.bias
 
 
 def _attend_many(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
@@ -120,13 +153,20 @@ class GpuSlow(SlowGraph):
             positions = past_lengths[:, None] + self.count[:time]
             mask = self.mask(self.count[: keys.shape[3]] <= positions[:, :, None], x)
         cache = past_lengths, self.cos_sin, keys, values
-        x, added = through(self.layers, x.flatten(0, 1), *cache, mask)
-        return self.ends((x + added).view(len(tokens), time, -1), lengths)
+        x = through(self.layers, x.flatten(0, 1), *cache, mask)
+        return self.ends(x.view(len(tokens), time, -1), lengths)
 
     def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] > 1:
             return super().ends(x, lengths)
         return self.outputs(x[:, 0])
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        from engine.kernels.gpu_step import project
+
+        head: Any = self.head
+        normed = self.norm(x) if self.norm_fast_input else x
+        return project(x, *_of(head), norm=(self.norm.weight, self.norm.eps)), self.to_fast(normed)
 
 
 class GpuFast(FastGraph):
@@ -144,8 +184,14 @@ class GpuFast(FastGraph):
             past = [(x.new_empty(extents), x.new_empty(extents)) for _ in self.layers]
         lengths = torch.full((rows,), begin, device=x.device)
         keys, values = zip(*past, strict=True)
-        x, added = through(self.layers, x.flatten(0, 1), lengths, self.cos_sin, keys, values)
-        return (x + added).view(rows, time, -1)[:, -1], past
+        x = through(self.layers, x.flatten(0, 1), lengths, self.cos_sin, keys, values)
+        return x.view(rows, time, -1)[:, -1], past
+
+    def scores(self, x: Tensor) -> Tensor:
+        from engine.kernels.gpu_step import project
+
+        head: Any = self.head
+        return project(x.contiguous(), *_of(head), norm=(self.norm.weight, self.norm.eps))
 
 
 class GpuGraphs(DualArGraphs):
@@ -174,6 +220,8 @@ class GpuRunner(TorchRunner):
     def _ready(self, graphs: DualArGraphs) -> tuple[Any, Any, Any]:
         pool = torch.cuda.graph_pool_handle()
         self._prefill = graphs.slow.extend
+        positions = min(self.fixed_positions, self.facts.max_seq_len)
+        self._aside = self.new_cache(1, positions), self.new_cache(1, positions)
         return (
             Replay(graphs.slow.extend, pool, in_place=(3, 4)),
             Replay(graphs.sample_token, pool),
@@ -181,16 +229,27 @@ class GpuRunner(TorchRunner):
         )
 
     def extend(self, inputs: NewPositions) -> tuple[Tensor, Tensor]:
-        """See `Runner.extend`: a decode step is replayed, and so is the prompt of a request alone.
+        """See `Runner.extend`: a decode step is replayed, and so is the prompt of one request.
 
-        A recording holds the address of its rows, and every row's would be too many. Beside other
-        requests a prompt is run directly: then the GPU is busy, and launching is hidden.
+        A recording holds the address of its rows, and every row's would be too many: so a prompt is
+        run in a row of its own, and what it adds is copied. Prompts of several requests together
+        are launched one kernel after the other, and those behind more positions than are recorded.
         """
         *given, _ = inputs
         rows, _, time = inputs.tokens.shape
-        alone = rows == 1 and time in SLICES and not inputs.keys.storage_offset()
-        run = self._extend if time == 1 or alone else self._prefill
-        return run(*given)
+        if time == 1:
+            return self._extend(*given)
+        if rows > 1 or time not in SLICES or inputs.keys.shape != self._aside[0].shape:
+            return self._prefill(*given)
+        past = int(inputs.past_lengths)
+        before, new = slice(past), slice(past, past + time)
+        caches = (inputs.keys, inputs.values)
+        for aside, cache in zip(self._aside, caches, strict=True):
+            aside[:, :, :, before] = cache[:, :, :, before]
+        ends = self._extend(*given[:3], *self._aside)
+        for aside, cache in zip(self._aside, caches, strict=True):
+            cache[:, :, :, new] = aside[:, :, :, new]
+        return ends
 
     def positions_for(self, time: int) -> int:
         """See `Runner.positions_for`: one of `SLICES`, so that few are recorded."""

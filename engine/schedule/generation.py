@@ -54,7 +54,9 @@ class Generation:
         self.prefix_key = PrefixCache.key(request.prompt, request.prefix_length)
         self.prefix_length = request.prefix_length if self.prefix_key else 0
         self.num_frames = 0
-        self._columns = np.zeros((self.max_frames, request.prompt.shape[0]), np.int64)
+        # In front of them what `recent` has for frames that there are not.
+        extents = PENALTY_FRAMES + self.max_frames, request.prompt.shape[0]
+        self._columns = np.full(extents, -1, np.int64)
 
     @property
     def positions_needed(self) -> int:
@@ -82,7 +84,7 @@ class Generation:
     @property
     def columns(self) -> np.ndarray:
         """int64 (frames so far, 1 + codebooks), each a token and its codes."""
-        return self._columns[: self.num_frames]
+        return self._columns[PENALTY_FRAMES : PENALTY_FRAMES + self.num_frames]
 
     @property
     def frames(self) -> np.ndarray:
@@ -99,9 +101,11 @@ class Generation:
 
         Upstream (`decode_n_tokens`) leaves the first frame out, and has zeros for frames to come.
         """
-        blank = 0 if self.parity and self.num_frames else -1
+        if not self.parity:
+            return self._columns[self.num_frames : self.num_frames + PENALTY_FRAMES].T
+        blank = 0 if self.num_frames else -1
         recent = np.full((self._columns.shape[1], PENALTY_FRAMES), blank, np.int64)
-        known = self.columns[self.parity :][-PENALTY_FRAMES:].T
+        known = self.columns[1:][-PENALTY_FRAMES:].T
         recent[:, : known.shape[1]] = known
         return recent
 
@@ -118,7 +122,7 @@ class Generation:
 
     def add(self, column: np.ndarray) -> None:
         """Append a frame, int64 (1 + codebooks,)."""
-        self._columns[self.num_frames] = column
+        self._columns[PENALTY_FRAMES + self.num_frames] = column
         self.num_frames += 1
 
     def finish_reason(self) -> str:

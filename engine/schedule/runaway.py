@@ -19,6 +19,7 @@ def runs_away(frames: np.ndarray) -> bool:
         return False
     tail = frames[-LOOP_FRAMES - MAX_PERIOD :, 0]
     return any(
-        np.array_equal(tail[MAX_PERIOD:], tail[MAX_PERIOD - period : -period])
+        tail[-1] == tail[-1 - period]  # most often not, and then nothing else need be compared
+        and np.array_equal(tail[MAX_PERIOD:], tail[MAX_PERIOD - period : -period])
         for period in range(1, MAX_PERIOD + 1)
     )

@@ -121,7 +121,9 @@ class Stepper:
         """Run slices of prompts; requests whose prompts end here become active."""
         batch, row = self._batch, len(self._batch.active)
         columns = [g.prompt[:, g.prefilled : end] for g, end in slices]
-        logits, state = self._extend("prefill", row, columns)
+        times = torch.tensor([c.shape[1] for c in columns])
+        tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
+        logits, state = self._extend("prefill", row, tokens, times)
         batch.joining.clear()
         for i, (generation, end) in enumerate(slices):
             generation.prefilled = end
@@ -133,43 +135,47 @@ class Stepper:
     def _decode(self, count: int) -> None:
         """Run the last frames of rows 0 to count - 1."""
         rows = self._batch.rows
-        columns = [torch.from_numpy(g.columns[-1:].T) for g in self._batch.active[:count]]
-        padding = self._runner.rows_for(count, self._batch.slots) - count
-        logits, state = self._extend("decode_step", 0, columns, padding)
+        computed = self._runner.rows_for(count, self._batch.slots)
+        tokens = np.zeros((computed, 1 + self._runner.facts.num_codebooks, 1), np.int64)
+        for row, generation in zip(tokens, self._batch.active[:count], strict=False):
+            row[:, 0] = generation.columns[-1]
+        times = torch.ones(count, dtype=torch.int64)
+        logits, state = self._extend("decode_step", 0, torch.from_numpy(tokens), times)
         rows.logits[:count], rows.state[:count] = logits[:count], state[:count]
 
     def _extend(
-        self, phase: str, first: int, columns: list[Tensor], padding: int = 0
+        self, phase: str, first: int, tokens: Tensor, times: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Run new positions through the slow transformer.
 
         Args:
             phase: What the time is counted as.
             first: The first row.
-            columns: int64 (1 + codebooks, time) of each row.
-            padding: Rows behind them that are computed as well. What that writes behind the
-                positions of a request in prefill is overwritten by its next slice. The same holds
-                for positions that fill up a slice (`Runner.positions_for`).
+            tokens: int64 (rows, 1 + codebooks, time), padded on the right. Rows beyond those of
+                `times` are padding, and computed as well: what that writes behind the positions of
+                a request in prefill is overwritten by its next slice. The same holds for positions
+                that fill up a slice (`Runner.positions_for`).
+            times: int64 (rows,), positions of each row that count.
 
         Returns:
             Logits and the fast transformer's input at the last position of each row.
         """
-        cache, device, count = self._batch.cache, self._runner.device, len(columns)
-        rows = slice(first, first + count + padding)
-        columns = columns + [torch.zeros_like(columns[0])] * padding
-        times = torch.tensor([c.shape[1] for c in columns])
-        time = int(times.max())
+        cache, device = self._batch.cache, self._runner.device
+        count, time = len(times), tokens.shape[2]
+        padding = len(tokens) - count
+        rows = slice(first, first + len(tokens))
         computed = self._runner.positions_for(time)
         if int(cache.lengths[rows].max()) + computed > cache.row_limit:
             computed = time
         with self._timed(phase):
-            tokens = pad_sequence([c.T for c in columns], batch_first=True).transpose(1, 2)
-            tokens = F.pad(tokens, (0, computed - time))
             past = cache.room(rows, computed)
             shared = None if padding else shared_prefixes(self._batch.members()[rows]).to(device)
-            inputs = NewPositions(tokens.to(device), times.to(device), *past, shared)
+            inputs = NewPositions(
+                F.pad(tokens, (0, computed - time)).to(device),
+                F.pad(times, (0, padding), value=time).to(device), *past, shared,
+            )  # fmt: skip
             ends = self._runner.extend(inputs)
-        cache.lengths[first : first + count] += times[:count]
+        cache.lengths[first : first + count] += times
         return ends
 
     def _sample(self, count: int) -> np.ndarray:

@@ -40,13 +40,12 @@ class Window:
 
     def padded(self, history: int, new: int) -> "Window":
         """The same frames in a shape that is no smaller: the decoder gives the same audio."""
-        more = new - len(self.new_frames)
-        around = ((0, 0), (history - self.history, more))
-        return replace(
-            self,
-            codes=np.pad(self.codes, around),
-            new_frames=np.pad(self.new_frames, (0, more), constant_values=-1),
-        )
+        codes = np.zeros((len(self.codes), history + new), np.int64)
+        begin = history - self.history
+        codes[:, begin : begin + self.codes.shape[1]] = self.codes
+        new_frames = np.full(new, -1, np.int64)
+        new_frames[: len(self.new_frames)] = self.new_frames
+        return replace(self, codes=codes, new_frames=new_frames)
 
 
 def is_warm_up(codes: np.ndarray, new_frames: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
+import math
 import time
 
 import numpy as np
@@ -15,11 +16,14 @@ from ensemble.serving import wire
 from ensemble.serving.cancel import CancelToken
 from ensemble.serving.metrics import LlamaMetrics
 
+ASK_S = 0.1  # seconds between two questions to Triton, 0.1 ms each, whether the caller has left
+
 
 class Stream:
     """A decoupled response stream, closed with FINAL exactly once.
 
-    It is called from the scheduler's thread, but for a `fail` before the request is queued.
+    What answers is called from the thread that sends, but for a `fail` before the request is
+    queued; `why_cancelled` from the scheduler's.
 
     Attributes:
         token: The request's cancel token, once its parameters have been read.
@@ -34,6 +38,7 @@ class Stream:
         self.timeout_s = 0.0
         self._num_sent = 0
         self._problem: Exception | None = None  # a window could not be sent
+        self._asked_s, self._has_left = -math.inf, False
 
     def obey(self, request, asked: wire.Accepted) -> None:
         """Take the cancel token and the timeout of the request.
@@ -46,11 +51,19 @@ class Stream:
 
     def why_cancelled(self) -> str:
         """Why the caller does not want the rest, or "". The scheduler asks once per step."""
-        if self._sender.is_cancelled() or (self.token is not None and self.token.taken_back):
+        if self._caller_has_left():
             return "by the caller"
         if self._timed_out:
             return f"its timeout of {self.timeout_s:g} s has passed"
         return "" if self._problem is None else str(self._problem)
+
+    def _caller_has_left(self) -> bool:
+        if self.token is not None and self.token.taken_back:
+            return True
+        now = time.monotonic()
+        if now - self._asked_s >= ASK_S:
+            self._asked_s, self._has_left = now, self._sender.is_cancelled()
+        return self._has_left
 
     @property
     def _timed_out(self) -> bool:

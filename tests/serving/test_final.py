@@ -144,9 +144,21 @@ def test_a_full_queue(shared, prompt, waiting, monkeypatch) -> None:
     ended(shared, prompt, request.sender)
 
 
+def test_triton_is_asked_seldom_whether_a_caller_has_left(shared, prompt, monkeypatch) -> None:
+    """Each question takes as long as a part of a GPU's step, and there is one for each stream."""
+    monkeypatch.setattr("ensemble.serving.stream.ASK_S", 1e9)
+    request, asked = Request(prompt=prompt, **MANY_CHUNKS), []
+    monkeypatch.setattr(request.sender, "is_cancelled", lambda: bool(asked.append(0)))
+    shared.execute([request])
+    ended(shared, prompt, request.sender)
+    assert len(request.sender.sent) > 2
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("by", ["connection", "token"])
 @pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
-def test_a_caller_who_leaves(shared, prompt, waiting, by, when) -> None:
+def test_a_caller_who_leaves(shared, prompt, waiting, by, when, monkeypatch) -> None:
+    monkeypatch.setattr("ensemble.serving.stream.ASK_S", 0)  # the tiny speech would be over first
     options = LONG if when == "before the first chunk" else MANY_CHUNKS
     request = Request(WITH_TOKEN, prompt=prompt, **options)
 
@@ -165,7 +177,7 @@ def test_a_caller_who_leaves(shared, prompt, waiting, by, when) -> None:
     if options is LONG:
         assert request.sender.error == "fish_llama: cancelled: by the caller"
     else:
-        assert len(request.sender.sent) == 2
+        assert len(request.sender.sent) < 20  # of 400: windows that were on their way still leave
         assert reason(request.sender) == "cancelled"
     assert [f for f in waiting.iterdir() if not f.suffix] == []
 
