@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.gpu_visit import report, smi, steps, unpack
 from benchmarks.gpu_visit.results import FILE_NAME
-from benchmarks.gpu_visit.visit import Visit
+from benchmarks.gpu_visit.visit import SHAPES, Visit
 from launch.run_folder import RunFolder
 
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=9.0, help="for the whole visit [9]")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="[cuda]")
     add("--tiny", action="store_true", help="the tiny checkpoint, few and short runs")
-    add("--preset", default="s1mini", help="shape of the random weights, or s2-pro [s1mini]")
+    add("--preset", choices=SHAPES, default=SHAPES[0], help="shape of the random weights [s1mini]")
     add("--only", default="", help="steps, by comma: " + ",".join(s.name for s in steps.STEPS))
     add("--python", default="3.12", help="of the machine to visit, for the pack [3.12]")
     return parser

@@ -23,7 +23,7 @@ from ensemble.contract.facts import Facts
 from ensemble.contract.reference import CHUNK_FRAMES
 from export import parity
 from export.parity import Run
-from families.fish_s1.checkpoint import load_checkpoint, load_codec
+from families.registry import family_of
 
 PRECISION = "fp32"  # of what is exported; TF32 is off in every trace
 _COUNTED = 8  # frames of which operations are counted
@@ -108,7 +108,8 @@ def run(visit: Visit, results: Results) -> None:
 
 def _works(visit: Visit, made: artefacts.Artefacts) -> dict[str, Work]:
     """Both artefacts; operations are counted on the CPU, in the genuine codec."""
-    genuine = load_codec(load_checkpoint(made.checkpoint))
+    family = family_of(made.checkpoint)
+    genuine = family.load_codec(family.load_checkpoint(made.checkpoint))
     codes = torch.zeros(1, len(quantizers(genuine)), _COUNTED, dtype=torch.int64)
     audio = torch.zeros(1, 1, _COUNTED * int(genuine.frame_length))
     counted = {

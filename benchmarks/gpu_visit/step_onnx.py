@@ -17,7 +17,7 @@ from benchmarks.speed.bench import Bench
 from engine.codec.decoder import DecoderGraph
 from ensemble.contract.facts import Facts
 from export.codec import export_decoder, export_encoder
-from families.fish_s1.checkpoint import load_checkpoint, load_codec
+from families.registry import family_of
 from launch.server import Server
 from voicereel import Client
 
@@ -82,7 +82,8 @@ def tensorrt(visit: Visit, graph: Path) -> Any:
 
 def _export(visit: Visit, made: artefacts.Artefacts) -> dict[str, float]:
     """Put `model.onnx` beside the codec's `model.pt`; how far each file is from upstream."""
-    codec = load_codec(load_checkpoint(made.checkpoint))
+    family = family_of(made.checkpoint)
+    codec = family.load_codec(family.load_checkpoint(made.checkpoint))
     facts = Facts.load(made.repository / "fish_llama" / "1")
     decoder = DecoderGraph(codec).eval()
     with tempfile.TemporaryDirectory(dir=visit.work) as new:

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+_TINY = {"s1mini": "tiny", "s2-pro": "s2-tiny"}
+SHAPES = tuple(_TINY)
 
 
 class Skipped(Exception):
@@ -21,7 +23,7 @@ class Visit:
         device: `cuda` or `cpu`.
         tiny: Measure the tiny checkpoint by few and short runs: to try the visit out.
         commit: Of the code, where the checkout does not know it.
-        shape: Preset of `python -m export make-checkpoint`, whose shape is measured.
+        shape: Preset of `python -m export make-checkpoint`, whose shape is measured: one of SHAPES.
     """
 
     out: Path
@@ -33,8 +35,8 @@ class Visit:
 
     @property
     def preset(self) -> str:
-        """What is measured: the shape, or the tiny one."""
-        return "tiny" if self.tiny else self.shape
+        """What is measured: the shape, or a tiny one of its kind."""
+        return _TINY[self.shape] if self.tiny else self.shape
 
     def to_json(self) -> str:
         """For a step's command line."""
