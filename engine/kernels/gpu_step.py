@@ -13,7 +13,8 @@ from torch import Tensor
 from engine.kernels.gpu import join
 
 _DOT = 16  # the smallest side of a tile that `tl.dot` takes
-_INPUTS = 128  # of a matrix that a block of threads takes at a time
+_INPUTS = 256  # of a matrix that a block of threads takes at a time
+_NORMED = 512  # of a row whose norm it takes: more at a time, for each waits for the one before
 _MANY_OUTPUTS = 4096  # from which on blocks of threads take 32 each and still keep the GPU busy
 _BLOCK = 64  # positions that attention takes at a time
 SPLITS = 8  # parts of a row's positions, which different blocks of threads attend to
@@ -25,6 +26,7 @@ def _project(
     x, weight, bias, scale, residual, out, rows, width, outputs, eps,
     HAS_NORM: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     IS_GATED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    NORMED: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -32,8 +34,8 @@ def _project(
     dtype = x.dtype.element_ty
     if HAS_NORM:
         squares = tl.zeros((BLOCK_M,), tl.float32)
-        for first in range(0, width, BLOCK_K):
-            k = first + tl.arange(0, BLOCK_K)
+        for first in range(0, width, NORMED):
+            k = first + tl.arange(0, NORMED)
             a = tl.load(x + m[:, None] * width + k[None], is_row & (k < width)[None], 0.0)
             a = a.to(tl.float32)
             squares += tl.sum(a * a, 1)
@@ -93,7 +95,7 @@ def project(
         *(out, rows, width, outputs, eps),
         HAS_NORM=norm is not None, HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None, IS_GATED=gated,
-        BLOCK_M=m, BLOCK_N=n, BLOCK_K=_INPUTS, num_warps=4, num_stages=4,
+        BLOCK_M=m, BLOCK_N=n, BLOCK_K=_INPUTS, NORMED=_NORMED, num_warps=4, num_stages=4,
     )  # fmt: skip
     return out
 

@@ -78,8 +78,14 @@ def through(
         if attention.q_norm is not None:
             norms = attention.q_norm.weight, attention.k_norm.weight
         place = _Place(norms, attention.eps, cos_sin, past, keys[i], values[i])
-        x = _few(module, x, place) if mask is None else _many(module, x, place, mask)
+        is_few = mask is None and joins(x)
+        x = _few(module, x, place) if is_few else _many(module, x, place, mask)
     return x
+
+
+def joins(x: Tensor) -> bool:
+    """Whether products take in what lies around them: not in float32, where torch's are faster."""
+    return x.dtype != torch.float32
 
 
 class _Place(NamedTuple):
@@ -110,17 +116,28 @@ def _few(layer: Any, x: Tensor, at: _Place) -> Tensor:
     return project(y, *_of(layer.down), residual=x)
 
 
-def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor) -> Tensor:
+def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor | None) -> Tensor:
     """A layer for a prompt: products are torch's."""
-    from engine.kernels.gpu import add_norm, gated, place
+    from engine.kernels.gpu import add_norm, attend, gated, place
 
     attention, norm = layer.attention, layer.attention_norm
     y = add_norm(x, None, norm.weight, norm.eps)[1]
     q = place(attention.wqkv(y), *at)
-    added = attention.wo(_attend_many(q, at.keys, at.values, mask))
+    if mask is None:
+        y = attend(q, at.keys, at.values, at.past)
+    else:
+        y = _attend_many(q, at.keys, at.values, mask)
+    added = attention.wo(y)
     norm = layer.ffn_norm
     x, y = add_norm(x, added, norm.weight, norm.eps)
     return x + layer.down(gated(layer.gate_up(y)))
+
+
+def _scores(graph: SlowGraph | FastGraph, x: Tensor) -> Tensor:
+    from engine.kernels.gpu_step import project
+
+    head: Any = graph.head
+    return project(x, *_of(head), norm=(graph.norm.weight, graph.norm.eps))
 
 
 def _of(linear: Linear) -> tuple[Tensor, Tensor | None]:
@@ -162,11 +179,10 @@ class GpuSlow(SlowGraph):
         return self.outputs(x[:, 0])
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        from engine.kernels.gpu_step import project
-
-        head: Any = self.head
+        if not joins(x):
+            return super().outputs(x)
         normed = self.norm(x) if self.norm_fast_input else x
-        return project(x, *_of(head), norm=(self.norm.weight, self.norm.eps)), self.to_fast(normed)
+        return _scores(self, x), self.to_fast(normed)
 
 
 class GpuFast(FastGraph):
@@ -188,10 +204,7 @@ class GpuFast(FastGraph):
         return x.view(rows, time, -1)[:, -1], past
 
     def scores(self, x: Tensor) -> Tensor:
-        from engine.kernels.gpu_step import project
-
-        head: Any = self.head
-        return project(x.contiguous(), *_of(head), norm=(self.norm.weight, self.norm.eps))
+        return _scores(self, x.contiguous()) if joins(x) else super().scores(x)
 
 
 class GpuGraphs(DualArGraphs):

@@ -4,6 +4,8 @@ Upstream's main does so for S2, and its rules are these: the second draw is at t
 top_p 0.9, with the caller's top_k, and stands whatever it is; the first frame is never looked at.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,14 +16,44 @@ from engine.schedule.generation import Generation
 TEMPERATURE, TOP_P = 1.0, 0.9  # of the second draw
 
 
+class SecondDraw(NamedTuple):
+    """What a second draw of a step's tokens is made with.
+
+    Attributes:
+        recent: int64 (rows, PENALTY_FRAMES), tokens that are drawn once more; -1 is none.
+        noise: See `Runner.second_noise`.
+    """
+
+    recent: Tensor
+    noise: Tensor
+
+
+def second_draw(runner: Runner, active: list[Generation], rows: int) -> SecondDraw | None:
+    """Prepare the next tokens' second draw; None if no request asks for one.
+
+    Args:
+        runner: The language model.
+        active: Of the first rows.
+        rows: That are computed.
+    """
+    recent = [generation.said_recently() for generation in active]
+    if not any(len(tokens) for tokens in recent):
+        return None
+    said = np.full((rows, PENALTY_FRAMES), -1, np.int64)
+    for row, tokens in zip(said, recent, strict=False):
+        row[: len(tokens)] = tokens
+    noise = runner.second_noise([generation.draw for generation in active], rows)
+    return SecondDraw(torch.from_numpy(said).to(runner.device), noise)
+
+
 def without_repeats(
-    runner: Runner, active: list[Generation], logits: Tensor, choices: Tensor, top_k: Tensor
+    runner: Runner, second: SecondDraw, logits: Tensor, choices: Tensor, top_k: Tensor
 ) -> Tensor:
     """Replace repeated choices of the requests that ask for it; greedy ones are left alone.
 
     Args:
         runner: The language model.
-        active: Of the first rows.
+        second: Of these rows.
         logits: (rows, choices), of the slow transformer.
         choices: int64 (rows,), the first draws.
         top_k: int64 (rows,).
@@ -29,20 +61,12 @@ def without_repeats(
     Returns:
         int64 (rows,).
     """
-    recent = [generation.said_recently() for generation in active]
-    if not any(len(tokens) for tokens in recent):
-        return choices
-    said = np.full((len(logits), PENALTY_FRAMES), -1, np.int64)
-    for row, tokens in zip(said, recent, strict=False):
-        row[: len(tokens)] = tokens
-    window = torch.from_numpy(said).to(choices.device)
     first = choices.clone()  # the next draw may be written where this one is
-    draws = [generation.draw for generation in active]
     ones = torch.ones(len(logits), device=logits.device)
-    second = runner.sample_token(
-        logits, torch.full_like(window, -1), TEMPERATURE * ones, TOP_P * ones, ones,
-        runner.second_noise(draws, len(logits)), top_k,
+    again = runner.sample_token(
+        logits, torch.full_like(second.recent, -1), TEMPERATURE * ones, TOP_P * ones, ones,
+        second.noise, top_k,
     )  # fmt: skip
     tokens = runner.vocabulary.token_of(first)
-    repeated = (tokens[:, None] == window).any(dim=1) & runner.vocabulary.is_semantic(tokens)
-    return torch.where(repeated, second, first)
+    repeated = (tokens[:, None] == second.recent).any(dim=1)
+    return torch.where(repeated & runner.vocabulary.is_semantic(tokens), again, first)

@@ -16,7 +16,7 @@ from engine.lm.runner import NewPositions, Runner
 from engine.schedule.batch import Batch
 from engine.schedule.chunk_schedule import of_equal_shape
 from engine.schedule.generation import Generation
-from engine.schedule.repeats import without_repeats
+from engine.schedule.repeats import SecondDraw, second_draw, without_repeats
 from ensemble.contract.window import Window
 
 PREFILL_SLICE = 512  # prompt positions per step; running streams wait for no more than this
@@ -27,6 +27,21 @@ class Slice(NamedTuple):
 
     generation: Generation
     end: int
+
+
+class _Draw(NamedTuple):
+    """What the choices of a step are made with, of all rows that are computed.
+
+    Attributes:
+        previous: int64 (rows, 1 + codebooks, PENALTY_FRAMES), see `Generation.recent`.
+        slow_noise, fast_noise: See `Runner.noise`.
+        second: See `repeats.second_draw`.
+    """
+
+    previous: Tensor
+    slow_noise: Tensor
+    fast_noise: Tensor
+    second: SecondDraw | None
 
 
 class Stepper:
@@ -113,9 +128,12 @@ class Stepper:
         decoding = len(self._batch.active)
         if slices:
             self._prefill(slices)
+        if not self._batch.active:
+            return np.zeros((0, 2 + self._runner.facts.num_codebooks), np.int64)
+        draw = self._draw(len(self._batch.active))
         if decoding:
             self._decode(decoding)
-        return self._sample(len(self._batch.active))
+        return self._sample(len(self._batch.active), draw)
 
     def _prefill(self, slices: list[Slice]) -> None:
         """Run slices of prompts; requests whose prompts end here become active."""
@@ -178,35 +196,38 @@ class Stepper:
         cache.lengths[first : first + count] += times
         return ends
 
-    def _sample(self, count: int) -> np.ndarray:
-        """Choose a token and the codes of a frame for every active request."""
-        runner, rows, active = self._runner, self._batch.rows, self._batch.active
-        if not count:
-            return np.zeros((0, 2 + runner.facts.num_codebooks), np.int64)
+    def _draw(self, count: int) -> _Draw:
+        """What choices are made with. Taken to the device before it has something to do, for to
+        bring it there waits until the device is idle.
+        """
+        runner, active = self._runner, self._batch.active
         computed = runner.rows_for(count, self._batch.slots)
         slow_noise, fast_noise = runner.noise([g.draw for g in active], computed)
-        temperature, top_p, penalty = rows.options[:, :computed].unbind()
-        options = temperature, top_p, penalty
-        more = ()
-        if any(g.request.sampling.top_k for g in active):
-            more = (rows.top_k[:computed],)
         recent = [g.recent() for g in active]
         recent += [np.full_like(recent[0], -1)] * (computed - count)
         previous = torch.from_numpy(np.stack(recent)).to(runner.device)
+        return _Draw(previous, slow_noise, fast_noise, second_draw(runner, active, computed))
+
+    def _sample(self, count: int, draw: _Draw) -> np.ndarray:
+        """Choose a token and the codes of a frame for every active request."""
+        runner, rows, active = self._runner, self._batch.rows, self._batch.active
+        computed = len(draw.previous)
+        logits, top_k = rows.logits[:computed], rows.top_k[:computed]
+        temperature, top_p, penalty = rows.options[:, :computed].unbind()
+        options = temperature, top_p, penalty
+        more = (top_k,) if any(g.request.sampling.top_k for g in active) else ()
         with self._timed("sample"):
-            choices = runner.sample_token(
-                rows.logits[:computed], runner.vocabulary.previous_choices(previous), *options,
-                slow_noise, *more,
-            )  # fmt: skip
-            choices = without_repeats(
-                runner, active, rows.logits[:computed], choices, rows.top_k[:computed]
-            )
+            previous = runner.vocabulary.previous_choices(draw.previous)
+            choices = runner.sample_token(logits, previous, *options, draw.slow_noise, *more)
+            if draw.second is not None:
+                choices = without_repeats(runner, draw.second, logits, choices, top_k)
             tokens = runner.vocabulary.token_of(choices)
         with self._timed("fast_loop"):
             semantic = runner.vocabulary.semantic_code(tokens)
             codes, _ = runner.fast_loop(
-                rows.state[:computed], semantic, previous[:, 2:], *options, fast_noise, *more
-            )
+                rows.state[:computed], semantic, draw.previous[:, 2:], *options, draw.fast_noise,
+                *more,
+            )  # fmt: skip
             chosen = torch.cat([choices[:, None], tokens[:, None], codes], dim=1).cpu().numpy()
         return chosen[:count]
 

@@ -34,6 +34,7 @@ class Stream:
         self._sender, self._facts, self._metrics = request.get_response_sender(), facts, metrics
         self._request_id = request.request_id()
         self.token: CancelToken | None = None
+        self._largest = np.array(facts.codebook_sizes, np.int64)[:, None] - 1
         self._begin = time.monotonic()
         self.timeout_s = 0.0
         self._num_sent = 0
@@ -90,7 +91,9 @@ class Stream:
         samples = window.num_frames * self._facts.samples_per_frame
         response = pb_utils.InferenceResponse(
             [
-                wire.tensor("codes", window.codes, np.int64),
+                # A language model may have more codes than the codec has entries: S2-Pro's does.
+                # Upstream's codec takes the last entry for those, and the next frame knows them.
+                wire.tensor("codes", np.minimum(window.codes, self._largest), np.int64),
                 wire.tensor("new_frames", window.new_frames, np.int64),
                 wire.tensor("chunk_index", [window.index], np.int32),
                 wire.tensor("num_samples", [samples], np.int32),

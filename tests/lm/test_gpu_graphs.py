@@ -29,9 +29,7 @@ from engine.lm.weights import Weights
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TYPES = pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.long)], ids=str
-)
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)  # two ways
 NEAR: dict = {
     torch.float32: {"rtol": 1e-4, "atol": 1e-4},
     torch.float16: {"rtol": 1e-2, "atol": 1e-2},
@@ -157,10 +155,10 @@ def test_a_frames_codes_are_torchs(dtype, heads, rows, monkeypatch) -> None:
     assert torch.equal(codes, wanted_codes)
 
 
-@TYPES
 @torch.inference_mode()
-def test_a_row_of_a_decode_step_is_the_same_in_any_batch(dtype) -> None:
-    """It has the same bits alone and together."""
+def test_a_row_of_a_decode_step_is_the_same_in_any_batch() -> None:
+    """It has the same bits alone and together; not in float32, whose products are torch's."""
+    dtype = torch.float16
     heads = HEADS[2]
     kernels, _ = graphs_of(heads, dtype)
     tokens, lengths, past, *cache = inputs_of(2, 1, heads, dtype)

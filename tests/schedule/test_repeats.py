@@ -12,7 +12,7 @@ from engine.lm.runner import Draw
 from engine.lm.sampler import exponential_noise, sample
 from engine.lm.vocabulary import Vocabulary
 from engine.schedule.generation import Generation
-from engine.schedule.repeats import without_repeats
+from engine.schedule.repeats import second_draw, without_repeats
 from engine.schedule.request import Request
 from ensemble.contract.options import Sampling
 from support.facts import FACTS
@@ -25,7 +25,7 @@ RAS = Sampling(seed=5, ras_window=10, max_new_tokens=64)
 class Drawing:
     """A runner that only draws; `calls` are its draws' inputs."""
 
-    facts, vocabulary = FACTS, Vocabulary(FACTS)
+    facts, vocabulary, device = FACTS, Vocabulary(FACTS), torch.device("cpu")
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -55,8 +55,10 @@ def after(generations: list[Generation], choices: list[int]) -> tuple[list[int],
     runner: Any = Drawing()
     logits = 2 * torch.randn(len(choices), CHOICES, generator=torch.Generator().manual_seed(1))
     top_k = torch.tensor([g.request.sampling.top_k for g in generations])
+    if (second := second_draw(runner, generations, len(choices))) is None:
+        return choices, runner
     first = torch.tensor(choices)
-    return without_repeats(runner, generations, logits, first, top_k).tolist(), runner
+    return without_repeats(runner, second, logits, first, top_k).tolist(), runner
 
 
 def is_drawn_again(codes: list[int], choice: int, sampling: Sampling = RAS) -> bool:

@@ -5,6 +5,7 @@ The model runs in this process, on a stand-in for what Triton gives it.
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,21 @@ def test_a_full_queue(shared, prompt, waiting, monkeypatch) -> None:
     assert "overloaded: 0 requests are waiting already" in request.sender.error
     assert list(waiting.iterdir()) == []
     ended(shared, prompt, request.sender)
+
+
+def test_codes_that_the_codec_lacks_are_its_last_entries(shared, prompt, monkeypatch) -> None:
+    """S2-Pro samples each residual code from 4096, and its codec has 1024; its upstream clamps."""
+    options = {"seed": [3], "max_new_tokens": [20], "first_chunk_frames": [20]}
+    whole, cut = (Request(prompt=prompt, **options) for _ in range(2))
+    shared.execute([whole])
+    ended(shared, prompt, whole.sender)
+    sizes = (shared.facts.codebook_sizes[0], *(5,) * (shared.facts.num_codebooks - 1))
+    monkeypatch.setattr(shared, "facts", replace(shared.facts, codebook_sizes=sizes))
+    shared.execute([cut])
+    ended(shared, prompt, cut.sender)
+    codes, found = (r.sender.sent[0][0].tensors["codes"] for r in (whole, cut))
+    assert codes[1:].max() > 4
+    assert np.array_equal(found, np.minimum(codes, np.array(sizes)[:, None] - 1))
 
 
 def test_triton_is_asked_seldom_whether_a_caller_has_left(shared, prompt, monkeypatch) -> None:
