@@ -308,6 +308,7 @@ def sample(
         *(logits, previous, temperature, top_p, repetition_penalty, draws),
         *(draws if top_k is None else top_k.contiguous(), out),
         *(choices, previous.shape[1], logits.stride(0), previous.stride(0), draws.stride(0)),
-        HAS_TOP_K=top_k is not None, WIDTH=width, num_warps=8 if width > 2048 else 4,
+        HAS_TOP_K=top_k is not None, WIDTH=width,
+        num_warps=max(4, min(32, width // 512)),  # 16 logits for a thread: more fill its registers
     )  # fmt: skip
     return out
