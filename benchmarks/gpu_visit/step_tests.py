@@ -12,15 +12,7 @@ from typing import Any
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import ROOT, Skipped, Visit
 
-_GRAPHS = "tests/lm/test_gpu_graphs.py"
-TESTS = (
-    "tests/lm/test_gpu.py",
-    "tests/kernels/test_gpu_codec.py",
-    f"{_GRAPHS}::test_attention_of_one_new_position",
-    f"{_GRAPHS}::test_a_product_with_what_lies_around_it",
-    f"{_GRAPHS}::test_a_rows_product_has_the_same_bits_beside_any_number_of_others",
-    f"{_GRAPHS}::test_a_prompt_is_run_in_a_row_of_its_own",
-)
+TESTS = ("tests/lm/test_gpu.py", "tests/kernels/test_gpu_codec.py")
 _KINDS = ("failure", "error", "skipped")  # elements of a case that did not pass
 
 
