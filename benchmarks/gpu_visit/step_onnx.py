@@ -1,5 +1,6 @@
 """The codec by ONNX Runtime, served by the committed config.pbtxt as it is."""
 
+import importlib
 import importlib.util
 import os
 import tempfile
@@ -47,6 +48,10 @@ def require_runtime(device: str) -> None:
     for module, package in (("onnx", "onnx"), ("onnxruntime", "onnxruntime-gpu")):
         if importlib.util.find_spec(module) is None:
             raise Skipped(f"needs {package}, which is neither in the pack nor on this machine")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:  # of another protobuf or numpy than the pack's
+            raise Skipped(f"needs {package}, whose import fails here: {error}") from error
     import onnxruntime
 
     found = onnxruntime.get_available_providers()

@@ -12,10 +12,11 @@ import pytest
 
 from benchmarks import first_audio
 from benchmarks.answers import Answer
-from benchmarks.gpu_visit import step_exact, step_serve
+from benchmarks.gpu_visit import step_exact, step_onnx, step_serve
 from benchmarks.gpu_visit.goals import GOALS
 from benchmarks.gpu_visit.results import OUTCOME, read
 from benchmarks.gpu_visit.steps import STEPS
+from benchmarks.gpu_visit.visit import Skipped
 from benchmarks.server_stats import ModelStats, Snapshot
 from benchmarks.workload import FRAMES, TEXTS
 
@@ -209,3 +210,11 @@ def test_a_listener_who_waits_is_counted(monkeypatch) -> None:
     assert row["audio_s_per_s"] == pytest.approx(4.0 / 1.8)
     assert (row["llama_batch"], row["decoder_batch"]) == (2.0, pytest.approx(4 / 3))
     assert row["batches"]["fish_decoder"] == {1: 2, 2: 1}
+
+
+def test_a_package_that_cannot_be_imported_is_a_reason_to_skip(monkeypatch) -> None:
+    """As onnx of the machine beside the pack's protobuf."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(step_onnx.importlib.util, "find_spec", lambda _: object())
+    with pytest.raises(Skipped, match="needs onnx, whose import fails here: import of onnx halted"):
+        step_onnx.require_runtime("cpu")

@@ -1,5 +1,6 @@
 """Recordings of a GPU's steps, with a stand-in for CUDA's graphs (tests/support/recorded.py)."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,10 +133,18 @@ class Graphs:
         return state + 1, state - 1
 
 
-def test_a_frame_is_replayed_and_a_prompt_is_not() -> None:
-    graphs: Any = Graphs()
-    runner = object.__new__(GpuRunner)
+def of(graphs: Any, max_seq_len: int = 1) -> GpuRunner:
+    """A runner of these graphs and of nothing else."""
+    runner: Any = object.__new__(GpuRunner)
+    runner.facts = SimpleNamespace(max_seq_len=max_seq_len)
+    runner.new_cache = lambda rows, positions: torch.zeros(1, rows, 1, positions, 1)
     runner._extend, runner.sample_token, runner.fast_loop = runner._ready(graphs)
+    return runner
+
+
+def test_a_frame_is_replayed_and_prompts_of_two_are_not() -> None:
+    graphs: Any = Graphs()
+    runner: Any = of(graphs)
     keys, values = torch.zeros(3, 2), torch.zeros(3, 2)
     for time, runs in ((1, 2), (1, 2), (4, 3), (4, 4), (1, 4)):
         tokens = torch.arange(2 * 3 * time).view(2, 3, time) + runs
@@ -154,20 +163,34 @@ def test_a_frame_is_replayed_and_a_prompt_is_not() -> None:
         assert torch.equal(less, x - 1)
 
 
-def test_the_prompt_of_a_request_alone_is_replayed() -> None:
-    """In the first row, which never moves; not in another row, nor of a length between slices."""
-    graphs: Any = Graphs()
-    runner = object.__new__(GpuRunner)
-    runner._extend, *_ = runner._ready(graphs)
-    keys, values = torch.zeros(3, 2), torch.zeros(3, 2)
-    for time, first, runs in ((16, 0, 2), (16, 0, 2), (16, 1, 3), (17, 0, 4), (32, 0, 6)):
+class Prompts(Graphs):
+    """Writes the tokens of one row behind its past: (layers, rows, heads, positions, head_dim)."""
+
+    def extend(self, tokens, lengths, past, keys, values):
+        self.runs += 1
+        places = past + torch.arange(tokens.shape[2])
+        keys[0, 0, 0, places, 0] = values[0, 0, 0, places, 0] = tokens[0, 0].float()
+        return tokens.sum(dim=(1, 2)) + lengths, keys.sum()
+
+
+def test_the_prompt_of_one_request_is_replayed_in_any_row() -> None:
+    """It is run in a row of its own; not of a length between slices, nor in longer rows."""
+    graphs: Any = Prompts()
+    runner: Any = of(graphs, max_seq_len=70)
+    for time, row, past, room, runs in (
+        (16, 0, 0, 70, 2), (16, 0, 3, 70, 2), (16, 1, 5, 70, 2), (17, 0, 0, 70, 3),
+        (32, 2, 1, 70, 5), (16, 0, 3, 80, 6),
+    ):  # fmt: skip
+        keys, values = torch.zeros(1, 3, 1, room, 1), torch.zeros(1, 3, 1, room, 1)
         tokens = torch.arange(3 * time).view(1, 3, time) + runs
-        lengths, past = torch.tensor([time]), torch.tensor([runs])
-        views = keys[first : first + 1], values[first : first + 1]
-        total, _ = runner.extend(NewPositions(tokens, lengths, past, *views))
+        views = keys[:, row : row + 1], values[:, row : row + 1]
+        inputs = NewPositions(tokens, torch.tensor([time]), torch.tensor([past]), *views)
+        total, _ = runner.extend(inputs)
         assert graphs.runs == runs
-        assert torch.equal(total, tokens.sum(dim=(1, 2)) + lengths)
-        assert keys[first, 0] == tokens[0, 0, -1] + runs
+        assert torch.equal(total, tokens.sum(dim=(1, 2)) + time)
+        for cache in (keys, values):
+            assert cache[0, row, 0, past : past + time, 0].tolist() == tokens[0, 0].tolist()
+            assert cache.sum() == tokens[0, 0].sum()
 
 
 def test_slices_are_filled_up_to_few_lengths() -> None:
