@@ -46,6 +46,10 @@ _STAND_INS: dict[str, dict[str, object]] = {
     "argbind": {"bind": _undecorated},
     "audiotools": {"AudioSignal": object, "STFTParams": object},
     "audiotools.ml": {"BaseModel": _BaseModel, "Accelerator": object},
+    # Upstream's `inference` sets options of torch's compiler for the whole process. To import that
+    # takes 2.7 s.
+    "torch._inductor": {},
+    "torch._inductor.config": {"triton": types.SimpleNamespace()},
 }
 
 
@@ -54,13 +58,13 @@ def _unused_packages_stood_in() -> Iterator[None]:
     added: dict[str, types.ModuleType] = {}
     for name, attributes in _STAND_INS.items():
         parent, _, child = name.rpartition(".")
-        if parent not in added if parent else name in sys.modules:
+        if name in sys.modules or (parent in _STAND_INS and parent not in added):
             continue
         added[name] = sys.modules[name] = types.ModuleType(name)
         # Or who asks whether the package is installed gets a ValueError.
         added[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
         vars(added[name]).update(attributes)
-        if parent:
+        if parent in added:
             setattr(added[parent], child, added[name])
     try:
         yield
@@ -69,25 +73,9 @@ def _unused_packages_stood_in() -> Iterator[None]:
             del sys.modules[name]
 
 
-@contextmanager
-def _inductor_settings_kept() -> Iterator[None]:
-    """Undo the settings that upstream's `inference` makes for the whole process on import."""
-    import torch._inductor.config as inductor
-
-    kept = (
-        "coordinate_descent_tuning",
-        "triton.unique_kernel_names",
-        "fx_graph_cache",
-    )
-    before = {name: inductor.get_config_copy()[name] for name in kept}
-    with inductor.patch(before):
-        yield
-
-
 logger.disable("fish_speech")
 with (
     _unused_packages_stood_in(),
-    _inductor_settings_kept(),
     warnings.catch_warnings(),
 ):
     warnings.simplefilter("ignore")  # deprecations inside upstream and its dependencies
