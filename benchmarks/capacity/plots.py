@@ -1,13 +1,15 @@
 """Plots of the simulation."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
 from voicereel.capacity import Machine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BIN_S = 1.0
 _TICKS_S = (0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
@@ -17,8 +19,7 @@ def against_load(
     found: dict[str, list[dict[str, float]]], served: Machine, replicas: int, path: Path
 ) -> None:
     """First audio against load, a line for each policy."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _panel()
     for policy, rows in found.items():
         ax.plot(
             [r["share"] * 100 for r in rows], [r["p95"] for r in rows], marker="o", label=policy
@@ -35,8 +36,7 @@ def against_load(
 
 def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
     """First audio by the time of arrival, around the death of replicas."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _panel()
     for name, outcome in found.items():
         edges = np.arange(4, 30, _BIN_S)
         p95 = [outcome.first_audio(0.95, begin, begin + _BIN_S) for begin in edges]
@@ -51,8 +51,7 @@ def deaths(found: dict[str, Any], at_s: float, path: Path) -> None:
 
 def validation(rows: list[dict[str, float]], tolerance: float, path: Path) -> None:
     """Real first audio beside simulated, of each load."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = _panel()
     places = np.arange(len(rows))
     for q, colour, by in ((50, "tab:blue", -0.15), (95, "tab:orange", 0.15)):
         real = [row[f"real_p{q}"] for row in rows]
@@ -73,7 +72,14 @@ def validation(rows: list[dict[str, float]], tolerance: float, path: Path) -> No
     figure.savefig(path, dpi=80)
 
 
-def _finish(figure: Figure, ax: Axes, path: Path) -> None:
+def _panel() -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure  # slow; without pyplot it needs no display and no backend
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _finish(figure: "Figure", ax: "Axes", path: Path) -> None:
     low, high = ax.get_ylim()
     ticks = [tick for tick in _TICKS_S if low <= tick <= high]
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
 import numpy as np
-import openai
 import pytest
 import soundfile
 import soxr
@@ -27,6 +27,9 @@ from support.launched import wait_until
 from support.raw import llama_metrics
 from voicereel import Client, VoiceFeatures
 from voicereel.library import VoiceLibrary
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 pytestmark = pytest.mark.server
 
@@ -57,7 +60,9 @@ def real(server: Server, alice: VoiceFeatures, voices: Path) -> Iterator[Gateway
 
 
 @pytest.fixture
-def app(real: Gateway) -> Iterator[openai.OpenAI]:
+def app(real: Gateway) -> "Iterator[OpenAI]":
+    import openai  # takes 1.5 s, in every process that collects tests
+
     with openai.OpenAI(base_url=f"{real.url}/v1", api_key="any", max_retries=0) as app:
         yield app
 
@@ -72,7 +77,7 @@ def expected(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_official_package_hears_the_same_whole_and_streamed(
-    app: openai.OpenAI, client: Client, alice: VoiceFeatures, format: str
+    app: "OpenAI", client: Client, alice: VoiceFeatures, format: str
 ) -> None:
     asked = {"model": "gpt-4o-mini-tts", "voice": "Alice", "input": TEXT, "extra_body": ASKED}
     whole = app.audio.speech.create(response_format=format, **asked).content
@@ -106,7 +111,9 @@ def test_events_carry_the_audio_and_its_hash(real: Gateway) -> None:
     assert done["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_errors_arrive_as_the_packages_own(app: openai.OpenAI, real: Gateway) -> None:
+def test_errors_arrive_as_the_packages_own(app: "OpenAI", real: Gateway) -> None:
+    import openai
+
     asked = {"model": "tts-1", "voice": "alloy", "input": TEXT}
     with pytest.raises(openai.NotFoundError) as error:
         app.audio.speech.create(**asked | {"voice": "nobody"})
