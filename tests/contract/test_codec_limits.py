@@ -66,7 +66,8 @@ def test_windows_that_mean_nothing(case) -> None:
 
 def recording(rows: int = 1, samples: int = 44100, chunk: int = 64, value: float = 0.1) -> dict:
     chunks = np.full((rows, 1), chunk)
-    return {"waveform": np.full((rows, samples), value, np.float32), "chunk_frames": chunks}
+    waveform = np.broadcast_to(np.float32(value), (rows, samples))  # of which it takes one number
+    return {"waveform": waveform, "chunk_frames": chunks}
 
 
 LONGEST = FACTS.max_reference_frames

@@ -91,7 +91,7 @@ CLONE = [
     ({"reference_audio": GOOD * 0 + 0.5}, "is silent"),
     ({"reference_audio": GOOD / 500}, "is soft .* and steady: no voice rises above its noise"),
     ({"reference_audio": GOOD, "reference_text": " "}, r"reference_text\[0\] is empty"),
-    ({"reference_audio": np.tile(GOOD, 600)}, "lasts 600.0 s, expected at most"),
+    ({"reference_audio": np.broadcast_to(GOOD[1], 600 * len(GOOD))}, "lasts 600.0 s, expected at most"),
     ({"reference_audio": GOOD, "reference_sample_rate": 16000}, "16000 Hz, expected 44100"),
     ({"reference_audio": GOOD, "chunk_size_s": 0.0}, "chunk_size_s is 0, expected seconds above 0"),
     ({"reference_audio": GOOD, "chunk_size_s": np.nan}, "chunk_size_s is nan, expected"),

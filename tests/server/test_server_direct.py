@@ -19,7 +19,8 @@ def window(rows: int, books: int, frames: int, begin: int = 0, value: int = 1) -
 
 
 def sound(rows: int, frames: int, value: float = 0.1, chunk: int = 64) -> dict:
-    return {"waveform": np.full((rows, frames * 2048), value), "chunk_frames": [[chunk]] * rows}
+    waveform = np.broadcast_to(value, (rows, frames * 2048))  # which takes one number's memory
+    return {"waveform": waveform, "chunk_frames": [[chunk]] * rows}
 
 
 DIRECT = [
