@@ -13,6 +13,7 @@ from support.raw import Stream, infer
 pytestmark = pytest.mark.server
 TEXT = "Hello there."
 GOOD = np.sin(np.arange(44100) / 20).astype(np.float32) * 0.3
+TOO_LONG = np.broadcast_to(GOOD[1], 600 * len(GOOD))  # takes no memory before it is sent
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +92,7 @@ CLONE = [
     ({"reference_audio": GOOD * 0 + 0.5}, "is silent"),
     ({"reference_audio": GOOD / 500}, "is soft .* and steady: no voice rises above its noise"),
     ({"reference_audio": GOOD, "reference_text": " "}, r"reference_text\[0\] is empty"),
-    ({"reference_audio": np.broadcast_to(GOOD[1], 600 * len(GOOD))}, "lasts 600.0 s, expected at most"),
+    ({"reference_audio": TOO_LONG}, "lasts 600.0 s, expected at most"),
     ({"reference_audio": GOOD, "reference_sample_rate": 16000}, "16000 Hz, expected 44100"),
     ({"reference_audio": GOOD, "chunk_size_s": 0.0}, "chunk_size_s is 0, expected seconds above 0"),
     ({"reference_audio": GOOD, "chunk_size_s": np.nan}, "chunk_size_s is nan, expected"),
