@@ -12,7 +12,11 @@ from typing import Any
 from benchmarks.gpu_visit.results import Results
 from benchmarks.gpu_visit.visit import ROOT, Skipped, Visit
 
-TESTS = ("tests/lm/test_gpu.py", "tests/kernels/test_gpu_codec.py")
+TESTS = (
+    "tests/lm/test_gpu.py",
+    "tests/kernels/test_gpu_step.py",
+    "tests/kernels/test_gpu_codec.py",
+)
 _KINDS = ("failure", "error", "skipped")  # elements of a case that did not pass
 
 

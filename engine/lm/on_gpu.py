@@ -89,7 +89,7 @@ def joins(x: Tensor) -> bool:
 
 
 class _Place(NamedTuple):
-    """Where a layer's new positions go: see `engine.kernels.gpu.place`."""
+    """Where a layer's new positions go: see `engine.kernels.gpu_attention.place`."""
 
     norms: tuple[Tensor, Tensor] | None
     eps: float
@@ -101,8 +101,8 @@ class _Place(NamedTuple):
 
 def _few(layer: Any, x: Tensor, at: _Place) -> Tensor:
     """A layer for a decode step: a matrix is read once, with what lies before and behind it."""
-    from engine.kernels.gpu import attend, place
-    from engine.kernels.gpu_step import attend_one, project
+    from engine.kernels.gpu_attention import attend, attend_one, place
+    from engine.kernels.gpu_product import project
 
     attention, norm = layer.attention, layer.attention_norm
     qkv = project(x, *_of(attention.wqkv), norm=(norm.weight, norm.eps))
@@ -118,7 +118,8 @@ def _few(layer: Any, x: Tensor, at: _Place) -> Tensor:
 
 def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor | None) -> Tensor:
     """A layer for a prompt: products are torch's."""
-    from engine.kernels.gpu import add_norm, attend, gated, place
+    from engine.kernels.gpu import add_norm, gated
+    from engine.kernels.gpu_attention import attend, place
 
     attention, norm = layer.attention, layer.attention_norm
     y = add_norm(x, None, norm.weight, norm.eps)[1]
@@ -134,7 +135,7 @@ def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor | None) -> Tensor:
 
 
 def _scores(graph: SlowGraph | FastGraph, x: Tensor) -> Tensor:
-    from engine.kernels.gpu_step import project
+    from engine.kernels.gpu_product import project
 
     head: Any = graph.head
     return project(x, *_of(head), norm=(graph.norm.weight, graph.norm.eps))

@@ -81,7 +81,8 @@ def test_the_machine_is_named_and_measured(found) -> None:
 def test_what_needs_a_gpu_says_so(found) -> None:
     tests = found["tests"]
     if not tests["passed"]:  # with a GPU they run here too
-        names = {"tests.lm.test_gpu", "tests.kernels.test_gpu_codec"}
+        files = ("lm.test_gpu", "kernels.test_gpu_step", "kernels.test_gpu_codec")
+        names = {f"tests.{file}" for file in files}
         assert (tests["failed"], tests["skipped"].keys()) == ({}, names)
         assert all("needs a GPU" in why for why in tests["skipped"].values())
 

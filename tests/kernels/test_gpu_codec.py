@@ -1,24 +1,15 @@
 """The codec's kernels of a GPU against torch; without one in OpenAI's Triton's interpreter."""
 
-import os
-
 import pytest
 
 torch = pytest.importorskip("torch")
-if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
-    pytest.skip("needs a GPU, or TRITON_INTERPRET=1 without one", allow_module_level=True)
 pytest.importorskip("triton")
 
 from engine.kernels import gpu_codec, rounded
+from support.gpu_kernels import DEVICE, HAS_GPU, numbers
 
 pytestmark = pytest.mark.torch
-HAS_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 gpu = pytest.mark.skipif(not HAS_GPU, reason="the interpreter multiplies no bfloat16")
-
-
-def numbers(*extents: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(extents, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def conv(taps: int, channels: int, outputs: int, dtype=torch.float16, split=False, **how):

@@ -3,14 +3,11 @@
 Without a GPU the kernels run on the CPU, in the interpreter of OpenAI's Triton: see conftest.py.
 """
 
-import os
 from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch")
-if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
-    pytest.skip("needs a GPU, or TRITON_INTERPRET=1 without one", allow_module_level=True)
 pytest.importorskip("triton")
 
 import torch.nn.functional as F
@@ -18,7 +15,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels import gpu as gpu_kernels
-from engine.kernels import gpu_step
+from engine.kernels import gpu_attention
 from engine.kernels.norm import rms_norm
 from engine.kernels.rotary import rotate, rotation
 from engine.lm import sampler
@@ -30,20 +27,13 @@ from engine.lm.runner import PENALTY_FRAMES, NewPositions
 from ensemble.contract.options import Sampling
 from support.engine import mixed, run
 from support.genuine import assert_same
+from support.gpu_kernels import DEVICE, HAS_GPU, needs_gpu, numbers
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-HAS_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
-gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 NEAR: dict = {torch.float32: {}, torch.float16: {"rtol": 2e-3, "atol": 2e-3}}
 TYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.long)], ids=str
 )
-
-
-def numbers(*extents: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    chance = torch.Generator().manual_seed(seed)
-    return torch.randn(extents, generator=chance).to(DEVICE, dtype)
 
 
 @TYPES
@@ -93,76 +83,19 @@ def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_nor
         wanted_keys[row, :, positions[row]] = k[row]
         wanted_values[row, :, positions[row]] = v[row]
 
-    queries = gpu_kernels.place(qkv, norms, 1e-6, cos_sin, past, keys, values)
+    queries = gpu_attention.place(qkv, norms, 1e-6, cos_sin, past, keys, values)
     torch.testing.assert_close(
         queries.view(rows, time, heads, head_dim).transpose(1, 2), q, **NEAR[dtype]
     )
     torch.testing.assert_close(keys, wanted_keys, **NEAR[dtype])
     assert torch.equal(values, wanted_values)
 
-    found = gpu_kernels.attend(queries, keys, values, past)
+    found = gpu_attention.attend(queries, keys, values, past)
     mask = (torch.arange(room, device=DEVICE) <= positions[:, :, None])[:, None]
     shared = (t.float().repeat_interleave(heads // kv_heads, 1) for t in (keys, values))
     wanted = F.scaled_dot_product_attention(q.float(), *shared, mask)
     found = found.view(rows, time, heads, head_dim).transpose(1, 2).float()
     torch.testing.assert_close(found, wanted, **NEAR[dtype])
-
-
-@TYPES
-@pytest.mark.parametrize(
-    ("past", "room"), [(0, 640), (1, 640), (63, 640), (64, 640), (128, 640), (600, 640), (0, 16),
-                       (15, 16)]
-)  # fmt: skip
-def test_attention_of_one_new_position(dtype, past, room) -> None:
-    """Which is cached by the way; a row's room decides whether it is cut."""
-    heads, dim = 3, 24
-    keys, values = (numbers(1, 1, room, dim, seed=s, dtype=dtype) for s in (1, 2))
-    q = numbers(1, heads, dim, dtype=dtype)
-    wanted = F.scaled_dot_product_attention(
-        q.float(), keys[0, :, : past + 1].float(), values[0, :, : past + 1].float()
-    )
-    new = keys[0, 0, past].clone(), values[0, 0, past].clone()
-    for tensor in (keys, values):
-        tensor[:, :, past:] = float("nan")
-    still = torch.tensor([1.0, 0.0], device=DEVICE).expand(room, dim // 2, 2).contiguous()
-    found = gpu_step.attend_one(
-        torch.cat([q.flatten(), *new])[None], None, 0.0, still,
-        torch.tensor([past], device=DEVICE), keys, values,
-    )  # fmt: skip
-    torch.testing.assert_close(found.float(), wanted.flatten()[None], rtol=2e-3, atol=2e-3)
-    assert torch.equal(keys[0, 0, past], new[0])
-    assert torch.equal(values[0, 0, past], new[1])
-    assert keys[:, :, past + 1 :].isnan().all()
-
-
-@TYPES
-@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 40, 20), (17, 300, 33)])
-def test_a_product_with_what_lies_around_it(dtype, rows, width, outputs) -> None:
-    """Of sizes that fill no tile."""
-    x, weight = numbers(rows, width, dtype=dtype), numbers(2 * outputs, width, seed=1, dtype=dtype)
-    weight *= width**-0.5
-    scale, bias = numbers(width, seed=2, dtype=dtype), numbers(2 * outputs, seed=3, dtype=dtype)
-    residual = numbers(rows, 2 * outputs, seed=4, dtype=dtype)
-    y = F.linear(rms_norm(x, scale, 1e-6), weight)
-    near: dict = {"rtol": 5e-3, "atol": 5e-3} if dtype == torch.float16 else {}
-    torch.testing.assert_close(gpu_step.project(x, weight, norm=(scale, 1e-6)), y, **near)
-    gate, up = y.chunk(2, dim=1)
-    found = gpu_step.project(x, weight, norm=(scale, 1e-6), gated=True)
-    torch.testing.assert_close(found, F.silu(gate) * up, **near)
-    found = gpu_step.project(x, weight, bias, residual=residual)
-    torch.testing.assert_close(found, residual + F.linear(x, weight, bias), **near)
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_rows_product_has_the_same_bits_beside_any_number_of_others(dtype) -> None:
-    x, weight = numbers(64, 1024, dtype=dtype), numbers(6144, 1024, seed=1, dtype=dtype)
-    for gated in (False, True):
-        whole = gpu_step.project(x, weight, norm=(x[0], 1e-6), gated=gated)
-        for rows in (1, 2, 16, 17, 33):
-            found = gpu_step.project(x[:rows], weight, norm=(x[0], 1e-6), gated=gated)
-            assert torch.equal(found, whole[:rows])
 
 
 @pytest.mark.long
@@ -269,7 +202,7 @@ def llama(repository) -> TorchRunner:
     return load_runner(repository / "fish_llama" / "1", Placement(DEVICE, torch.float32))
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("count", "slots", "stagger"), [(1, 16, 0), (3, 2, 1), (7, 4, 2), (16, 16, 0), (21, 16, 1)]
@@ -282,7 +215,7 @@ def test_greedy_equals_upstream(llama, prompts, spoken, count, slots, stagger) -
         assert_same(got.codes, got.reason, spoken[which], sampling.max_new_tokens)
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 def test_a_seed_says_the_same_again(llama, prompts) -> None:
     asked = Sampling(seed=2**63 + 5, max_new_tokens=40)
@@ -293,7 +226,7 @@ def test_a_seed_says_the_same_again(llama, prompts) -> None:
     assert first.shape != other.shape or (first != other).any()
 
 
-@gpu
+@needs_gpu
 @pytest.mark.gpu
 def test_the_steps_of_plain_torch(repository) -> None:
     """Without kernels and CUDA graphs, in half precision: about the same logits."""

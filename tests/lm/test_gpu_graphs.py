@@ -4,19 +4,17 @@ Without a GPU the kernels run in the interpreter of OpenAI's Triton, a few milli
 program of a launch: so batches are small here.
 """
 
-import os
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
-if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
-    pytest.skip("needs a GPU, or TRITON_INTERPRET=1 without one", allow_module_level=True)
 pytest.importorskip("triton")
 
 import torch.nn.functional as F
 
 from engine.kernels import gpu as gpu_kernels
+from engine.kernels import gpu_attention
 from engine.lm import on_gpu, sampler
 from engine.lm.graphs import DualArGraphs
 from engine.lm.layers import layers_of
@@ -24,9 +22,9 @@ from engine.lm.linear import Linear
 from engine.lm.runner import PENALTY_FRAMES, NewPositions
 from engine.lm.shape import DualArShape, TransformerShape
 from engine.lm.weights import Weights
+from support.gpu_kernels import DEVICE, numbers
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)  # two ways
 NEAR: dict = {
     torch.float32: {"rtol": 1e-4, "atol": 1e-4},
@@ -35,11 +33,6 @@ NEAR: dict = {
 DIM, BOOKS, SIZE, ROOM = 48, 3, 13, 150  # width, codebooks, their size, positions of a row
 # Query heads for each of so many of keys, the width of one; none is a power of two.
 HEADS = [(3, 1, 24, True), (1, 5, 20, False), (2, 3, 16, True)]
-
-
-def numbers(*extents: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    chance = torch.Generator().manual_seed(seed)
-    return torch.randn(extents, generator=chance).to(DEVICE, dtype)
 
 
 def weights_of(
@@ -194,7 +187,7 @@ def test_attention_at_the_edges_of_its_blocks_and_splits(dtype, past) -> None:
     )
     for tensor in (keys, values):
         tensor[:, :, past + 1 :] = float("nan")
-    found = gpu_kernels.attend(q, keys, values, torch.tensor([past], device=DEVICE))
+    found = gpu_attention.attend(q, keys, values, torch.tensor([past], device=DEVICE))
     torch.testing.assert_close(found.float(), wanted.flatten()[None], rtol=2e-3, atol=2e-3)
 
 

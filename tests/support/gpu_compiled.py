@@ -67,21 +67,21 @@ def _used(made: Any) -> dict[str, int]:
 
 def steps(dtype: torch.dtype, dim: int, width: int, hidden: int) -> None:
     """What a decode step launches."""
-    from engine.kernels import gpu, gpu_step
+    from engine.kernels import gpu, gpu_attention, gpu_product
 
     rows, heads, kv_heads, head_dim = 17, 16, 8, 128
     x, scale = torch.zeros(rows, dim, dtype=dtype), torch.zeros(dim, dtype=dtype)
-    qkv = gpu_step.project(x, torch.zeros(width, dim, dtype=dtype), norm=(scale, 1e-6))
+    qkv = gpu_product.project(x, torch.zeros(width, dim, dtype=dtype), norm=(scale, 1e-6))
     gate_up = torch.zeros(2 * hidden, dim, dtype=dtype)
-    y = gpu_step.project(x, gate_up, norm=(scale, 1e-6), gated=True)
-    gpu_step.project(y, torch.zeros(dim, hidden, dtype=dtype), scale, residual=x)
+    y = gpu_product.project(x, gate_up, norm=(scale, 1e-6), gated=True)
+    gpu_product.project(y, torch.zeros(dim, hidden, dtype=dtype), scale, residual=x)
     norms, past = (scale[:head_dim],) * 2, torch.zeros(rows, dtype=torch.int64)
     for room, of_norms in ((2048, norms), (11, None)):
         cache = torch.zeros(rows, kv_heads, room, head_dim, dtype=dtype)
         place = of_norms, 1e-6, torch.zeros(room, head_dim // 2, 2), past, cache, cache
         given = qkv[:, : (heads + 2 * kv_heads) * head_dim]
-        gpu_step.attend_one(given, *place)
-        gpu.attend(gpu.place(given, *place), cache, cache, past)
+        gpu_attention.attend_one(given, *place)
+        gpu_attention.attend(gpu_attention.place(given, *place), cache, cache, past)
     gpu.add_norm(x, x, scale, 1e-6)
     gpu.gated(torch.zeros(rows, 2 * hidden, dtype=dtype))
 

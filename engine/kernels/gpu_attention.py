@@ -1,0 +1,314 @@
+"""Attention of a few new positions on a GPU, in OpenAI's Triton.
+
+`place` and `attend` take any few positions, `attend_one` takes one of each row in a single launch.
+Everything is computed in float32 and rounded where `engine.lm.layers` rounds. No result of a row
+depends on other rows.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 64  # positions that attention takes at a time
+_SPLITS = 8  # parts of a row's positions, which different blocks of threads attend to
+_DOT = 16  # the smallest side of a tile that `tl.dot` takes
+_FEW = 16  # room of a row that one block of threads attends to alone
+
+
+@triton.jit
+def _normed(a, b, weight, pairs, inside, head_dim, eps):
+    """Even and odd elements of heads, (count, pairs), normed."""
+    x, y = a.to(tl.float32), b.to(tl.float32)
+    scale = tl.rsqrt((tl.sum(x * x, 1) + tl.sum(y * y, 1)) / head_dim + eps)[:, None]
+    even = tl.load(weight + 2 * pairs, inside, 0.0)[None]
+    odd = tl.load(weight + 2 * pairs + 1, inside, 0.0)[None]
+    return (x * scale).to(a.dtype) * even, (y * scale).to(b.dtype) * odd
+
+
+@triton.jit
+def _turned(a, b, cos, sin):
+    """Even and odd elements of heads, rotated and put in order: (count, head_dim)."""
+    x, y = a.to(tl.float32), b.to(tl.float32)
+    return tl.interleave((x * cos - y * sin).to(a.dtype), (y * cos + x * sin).to(b.dtype))
+
+
+@triton.jit
+def _place(
+    qkv, q_weight, k_weight, cos_sin, past, queries, keys, values,
+    time, heads, kv_heads, head_dim, eps, row_stride, head_stride, position_stride,
+    HAS_NORM: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row = token // time
+    position = tl.load(past + row) + token % time
+    pairs = tl.arange(0, HALF)
+    inside = pairs < head_dim // 2
+    source = qkv + (token * (heads + 2 * kv_heads) + head) * head_dim + 2 * pairs
+    a, b = tl.load(source, inside, 0.0)[None], tl.load(source + 1, inside, 0.0)[None]
+    if head < heads + kv_heads:
+        if HAS_NORM:
+            weight = q_weight
+            if head >= heads:
+                weight = k_weight
+            a, b = _normed(a, b, weight, pairs, inside, head_dim, eps)
+        turn = cos_sin + position * head_dim + 2 * pairs
+        cos, sin = tl.load(turn, inside, 0.0)[None], tl.load(turn + 1, inside, 0.0)[None]
+        whole = _turned(a, b, cos, sin)
+    else:
+        whole = tl.interleave(a, b)
+    if head < heads:
+        target = queries + (token * heads + head) * head_dim
+    else:
+        target = keys
+        kv_head = head - heads
+        if head >= heads + kv_heads:
+            target = values
+            kv_head -= kv_heads
+        target += row * row_stride + kv_head * head_stride + position * position_stride
+    column = tl.arange(0, WIDTH)
+    tl.store(target + column[None], whole, (column < head_dim)[None])
+
+
+def place(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    cos_sin: Tensor,
+    past: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    """Norm and rotate queries and keys, and write keys and values behind the cached ones.
+
+    Args:
+        qkv: (rows * time, (heads + 2 * kv heads) * head_dim).
+        norms: Weights of queries' and keys' norms, (head_dim,) each.
+        eps: Of these norms.
+        cos_sin: float32 (positions, head_dim / 2, 2).
+        past: int64 (rows,), positions cached.
+        keys, values: (rows, kv heads, positions, head_dim), of equal strides.
+
+    Returns:
+        Queries (rows * time, heads, head_dim).
+    """
+    kv_heads, head_dim = keys.shape[1], keys.shape[3]
+    tokens, slots = qkv.shape[0], qkv.shape[1] // head_dim
+    heads = slots - 2 * kv_heads
+    queries = qkv.new_empty(tokens, heads, head_dim)
+    half = triton.next_power_of_2(head_dim // 2)
+    _place[(tokens, slots)](
+        *(qkv, *(norms or (qkv, qkv)), cos_sin, past, queries, keys, values),
+        *(tokens // len(past), heads, kv_heads, head_dim, eps, *keys.stride()[:3]),
+        HAS_NORM=norms is not None, HALF=half, WIDTH=2 * half, num_warps=1,
+    )  # fmt: skip
+    return queries
+
+
+@triton.jit
+def _over_cached(
+    q, keys, values, cache, position_stride, column, wide, begin, end, scale,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Attend to cached positions from `begin` to before `end`.
+
+    Returns the largest score, the sum of all shares relative to it, and the values by their shares.
+    """
+    most = tl.full((GROUPS,), -1e30, tl.float32)
+    total = tl.zeros((GROUPS,), tl.float32)
+    found = tl.zeros((GROUPS, WIDTH), tl.float32)
+    for first in range(begin, end, BLOCK):
+        positions = first + tl.arange(0, BLOCK)
+        there = positions < end
+        at = cache + positions[:, None] * position_stride + column
+        k = tl.load(keys + at, there[:, None] & wide, 0.0)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        score = tl.where(there[None], score, -1e30)
+        larger = tl.maximum(most, tl.max(score, 1))
+        shares = tl.exp(score - larger[:, None])
+        fade = tl.exp(most - larger)
+        total = total * fade + tl.sum(shares, 1)
+        v = tl.load(values + at, there[:, None] & wide, 0.0)
+        found = found * fade[:, None] + tl.dot(shares.to(v.dtype), v, input_precision="ieee")
+        most = larger
+    return most, total, found
+
+
+@triton.jit
+def _attend(
+    queries, keys, values, past, parts, sums, time, kv_heads, groups, head_dim, scale,
+    row_stride, head_stride, position_stride,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    token, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    row = token // time
+    length = tl.load(past + row) + token % time + 1
+    share = tl.cdiv(tl.cdiv(length, BLOCK), SPLITS) * BLOCK
+    begin = split * share
+    end = tl.minimum(begin + share, length)
+    group, column = tl.arange(0, GROUPS), tl.arange(0, WIDTH)
+    wide = column < head_dim
+    here = (token * kv_heads + kv_head) * groups + group
+    is_group = (group < groups)[:, None]
+    q = tl.load(queries + here[:, None] * head_dim + column, is_group & wide, 0.0)
+    cache = row * row_stride + kv_head * head_stride
+    most, total, found = _over_cached(
+        q, keys, values, cache, position_stride, column, wide, begin, end, scale,
+        GROUPS, WIDTH, BLOCK,
+    )  # fmt: skip
+    out = here * SPLITS + split
+    tl.store(parts + out[:, None] * head_dim + column, found, is_group & wide)
+    tl.store(sums + out * 2, most, group < groups)
+    tl.store(sums + out * 2 + 1, total, group < groups)
+
+
+@triton.jit
+def _join(parts, sums, out, head_dim, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+    head = tl.program_id(0).to(tl.int64)
+    split, column = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
+    wide = column < head_dim
+    here = head * SPLITS + split
+    most, total = tl.load(sums + here * 2), tl.load(sums + here * 2 + 1)
+    shares = tl.exp(most - tl.max(most, 0))
+    found = tl.load(parts + here[:, None] * head_dim + column, wide[None], 0.0)
+    y = tl.sum(found * shares[:, None], 0) / tl.sum(total * shares, 0)
+    tl.store(out + head * head_dim + column, y.to(out.dtype.element_ty), wide)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tensor:
+    """Attend from a few new positions to those cached, themselves included.
+
+    Args:
+        queries: (rows * time, heads, head_dim).
+        keys, values: As `place` has left them, with the new positions.
+        past: int64 (rows,), positions before the new ones.
+
+    Returns:
+        (rows * time, heads * head_dim).
+    """
+    tokens, heads, head_dim = queries.shape
+    kv_heads = keys.shape[1]
+    groups = heads // kv_heads
+    width = max(_DOT, triton.next_power_of_2(head_dim))
+    parts = queries.new_empty(tokens, heads, _SPLITS, head_dim, dtype=torch.float32)
+    sums = queries.new_empty(tokens, heads, _SPLITS, 2, dtype=torch.float32)
+    _attend[(tokens, kv_heads, _SPLITS)](
+        *(queries, keys, values, past, parts, sums, tokens // len(past), kv_heads, groups),
+        *(head_dim, head_dim**-0.5, *keys.stride()[:3]),
+        GROUPS=max(_DOT, triton.next_power_of_2(groups)),
+        WIDTH=width, BLOCK=_BLOCK, SPLITS=_SPLITS,
+    )  # fmt: skip
+    out = queries.new_empty(tokens, heads * head_dim)
+    _joined(parts, sums, out)
+    return out
+
+
+def _joined(parts: Tensor, sums: Tensor, out: Tensor) -> None:
+    """Put together what different blocks of threads have found for the same queries.
+
+    Args:
+        parts: float32 (tokens, heads, splits, head_dim), not divided by their sums.
+        sums: float32 (tokens, heads, splits, 2), the largest score, and the sum of all shares.
+        out: (tokens, heads * head_dim), written.
+    """
+    tokens, heads, splits, head_dim = parts.shape
+    width = triton.next_power_of_2(head_dim)
+    _join[(tokens * heads,)](parts, sums, out, head_dim, WIDTH=width, SPLITS=splits)
+
+
+@triton.jit
+def _attend_one(
+    qkv, q_weight, k_weight, cos_sin, past, keys, values, parts, sums, out,
+    kv_heads, groups, head_dim, eps, scale, row_stride, head_stride, position_stride,
+    HAS_NORM: tl.constexpr, GROUPS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    position = tl.load(past + row)
+    share = tl.cdiv(tl.cdiv(position + 1, BLOCK), SPLITS) * BLOCK
+    if SPLITS > 1:
+        share = tl.maximum(share, 2 * BLOCK)  # shorter parts are mostly a beginning and an end
+    begin = split * share
+    end = tl.minimum(begin + share, position)  # of what is cached
+    pairs, column, group = tl.arange(0, HALF), tl.arange(0, WIDTH), tl.arange(0, GROUPS)
+    inside, wide = pairs < head_dim // 2, column < head_dim
+    is_group = (group < groups)[:, None]
+    turn = cos_sin + position * head_dim + 2 * pairs
+    cos, sin = tl.load(turn, inside, 0.0)[None], tl.load(turn + 1, inside, 0.0)[None]
+    slots = kv_heads * (groups + 2)
+    source = qkv + (row * slots + kv_head * groups + group)[:, None] * head_dim + 2 * pairs[None]
+    seen = is_group & inside[None]
+    a, b = tl.load(source, seen, 0.0), tl.load(source + 1, seen, 0.0)
+    if HAS_NORM:
+        a, b = _normed(a, b, q_weight, pairs, inside, head_dim, eps)
+    q = _turned(a, b, cos, sin)
+    cache = row * row_stride + kv_head * head_stride
+    most, total, found = _over_cached(
+        q, keys, values, cache, position_stride, column, wide, begin, end, scale,
+        GROUPS, WIDTH, BLOCK,
+    )  # fmt: skip
+    if (begin <= position) & (position < begin + share):  # the new one, which is cached here too
+        mine = qkv + (row * slots + kv_heads * groups + kv_head) * head_dim
+        even = tl.load(mine + 2 * pairs, inside, 0.0)[None]
+        odd = tl.load(mine + 2 * pairs + 1, inside, 0.0)[None]
+        if HAS_NORM:
+            even, odd = _normed(even, odd, k_weight, pairs, inside, head_dim, eps)
+        key = _turned(even, odd, cos, sin)
+        value = tl.load(mine + kv_heads * head_dim + column, wide, 0.0)
+        place = cache + position * position_stride + column
+        tl.store(keys + place[None], key, wide[None])
+        tl.store(values + place, value, wide)
+        its_score = tl.sum(q.to(tl.float32) * key.to(tl.float32), 1) * scale
+        its_most = tl.maximum(most, its_score)
+        its_share, its_fade = tl.exp(its_score - its_most), tl.exp(most - its_most)
+        total = total * its_fade + its_share
+        added = its_share.to(value.dtype).to(tl.float32)[:, None] * value.to(tl.float32)[None]
+        found = found * its_fade[:, None] + added
+        most = its_most
+    here = (row * kv_heads + kv_head) * groups + group
+    if SPLITS == 1:
+        y = (found / total[:, None]).to(qkv.dtype.element_ty)
+        tl.store(out + here[:, None] * head_dim + column, y, is_group & wide)
+    else:
+        here = here * SPLITS + split
+        tl.store(parts + here[:, None] * head_dim + column, found, is_group & wide)
+        tl.store(sums + here * 2, most, group < groups)
+        tl.store(sums + here * 2 + 1, total, group < groups)
+
+
+def attend_one(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    cos_sin: Tensor,
+    past: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    """Attend from one new position of each row to those cached and itself, and cache it.
+
+    Args:
+        qkv: (rows, (heads + 2 * kv heads) * head_dim).
+        norms, eps, cos_sin, past, keys, values: As `place` takes them.
+
+    Returns:
+        (rows, heads * head_dim).
+    """
+    rows, kv_heads, room, head_dim = keys.shape
+    groups = qkv.shape[1] // head_dim // kv_heads - 2
+    heads, splits = kv_heads * groups, 1 if room <= _FEW else _SPLITS
+    out = qkv.new_empty(rows, heads * head_dim)
+    parts = sums = out
+    if splits > 1:
+        parts = qkv.new_empty(rows, heads, splits, head_dim, dtype=torch.float32)
+        sums = qkv.new_empty(rows, heads, splits, 2, dtype=torch.float32)
+    half = max(_DOT // 2, triton.next_power_of_2(head_dim // 2))
+    _attend_one[(rows, kv_heads, splits)](
+        *(qkv, *(norms or (qkv, qkv)), cos_sin, past, keys, values, parts, sums, out),
+        *(kv_heads, groups, head_dim, eps, head_dim**-0.5, *keys.stride()[:3]),
+        HAS_NORM=norms is not None, GROUPS=max(_DOT, triton.next_power_of_2(groups)),
+        HALF=half, WIDTH=2 * half, BLOCK=_DOT if splits == 1 else _BLOCK, SPLITS=splits,
+    )  # fmt: skip
+    if splits > 1:
+        _joined(parts, sums, out)
+    return out
