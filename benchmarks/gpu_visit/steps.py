@@ -136,8 +136,9 @@ def environment(visit: Visit) -> dict[str, str]:
     found = {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
     if visit.device == "cpu":
         # A visit does not measure a CPU: compiling its kernels would take longer than most steps,
-        # and the threads of a busy machine wait for each other at every small product.
-        found |= {"FISH_SPEECH_COMPILE": "false", "OMP_NUM_THREADS": "1"}
+        # and the threads of a busy machine wait for each other at every small product. Nor does it
+        # try a GPU's kernels in the interpreter: `make test` does.
+        found |= {"FISH_SPEECH_COMPILE": "false", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
     return found
 
 

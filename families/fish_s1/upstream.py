@@ -3,8 +3,8 @@
 Upstream's inference modules import transformers, loralib, librosa, audiotools and argbind, and use
 nothing of them but a base class and a decorator. While the modules load, an empty module stands in
 for each of these packages, installed or not: to import transformers takes seconds, and some of its
-versions fail beside a stand-in. Afterwards it is removed from `sys.modules`, so that no other
-library takes it for the real package.
+versions fail beside a stand-in. Afterwards everything is as before, so that no other library takes
+a stand-in for the real package.
 
 Importing this module also silences upstream's log, which prints whole configurations and every
 text it speaks, and its progress bar. `loguru.logger.enable("fish_speech")` brings the log back.
@@ -15,7 +15,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -46,8 +46,8 @@ _STAND_INS: dict[str, dict[str, object]] = {
     "argbind": {"bind": _undecorated},
     "audiotools": {"AudioSignal": object, "STFTParams": object},
     "audiotools.ml": {"BaseModel": _BaseModel, "Accelerator": object},
-    # Upstream's `inference` sets options of torch's compiler for the whole process. To import that
-    # takes 2.7 s.
+    # Upstream's `inference` sets options of torch's compiler, which would hold for the whole
+    # process, and importing it takes 2.7 s.
     "torch._inductor": {},
     "torch._inductor.config": {"triton": types.SimpleNamespace()},
 }
@@ -55,22 +55,27 @@ _STAND_INS: dict[str, dict[str, object]] = {
 
 @contextmanager
 def _unused_packages_stood_in() -> Iterator[None]:
-    added: dict[str, types.ModuleType] = {}
-    for name, attributes in _STAND_INS.items():
-        parent, _, child = name.rpartition(".")
-        if name in sys.modules or (parent in _STAND_INS and parent not in added):
-            continue
-        added[name] = sys.modules[name] = types.ModuleType(name)
-        # Or who asks whether the package is installed gets a ValueError.
-        added[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
-        vars(added[name]).update(attributes)
-        if parent in added:
-            setattr(added[parent], child, added[name])
-    try:
+    with ExitStack() as undone:
+        for name, attributes in _STAND_INS.items():
+            stand_in: Any = types.ModuleType(name)
+            # Or who asks whether the package is installed gets a ValueError.
+            stand_in.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            vars(stand_in).update(attributes)
+            places: list[tuple[dict[str, Any], str]] = [(sys.modules, name)]
+            parent, _, child = name.rpartition(".")
+            if parent:
+                places.append((vars(sys.modules[parent]), child))
+            for place, key in places:
+                undone.callback(_restore, place, key, place.get(key))
+                place[key] = stand_in
         yield
-    finally:
-        for name in added:
-            del sys.modules[name]
+
+
+def _restore(place: dict[str, Any], key: str, before: Any) -> None:
+    if before is None:
+        del place[key]
+    else:
+        place[key] = before
 
 
 logger.disable("fish_speech")

@@ -251,6 +251,22 @@ def test_an_installed_package_that_upstream_does_not_use_is_not_imported(tmp_pat
     assert done.stdout.strip() == str(tmp_path / "transformers" / "__init__.py"), done.stderr
 
 
+def test_what_is_imported_already_is_left_as_it_is():
+    """The options of torch's compiler above all, which upstream sets for the whole process."""
+    script = (
+        "import sys, torch, torch._inductor.config as config\n"
+        "before = config.get_config_copy()\n"
+        "import families.fish_s1.upstream\n"
+        "assert sys.modules['torch._inductor.config'] is torch._inductor.config is config\n"
+        "assert config.get_config_copy() == before"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_trained_weights_are_expanded(tmp_path) -> None:
     """The demo voice's way: few bits in, a checkpoint that the genuine loaders take out."""
     from training.codec import new_codec
