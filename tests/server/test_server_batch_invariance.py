@@ -154,7 +154,7 @@ def test_a_full_queue_refuses_at_once_and_loses_no_request(server) -> None:
     connection, count = Stream(server), 416
     try:
         for i in range(count):
-            frames = 400 if i < 16 else 3
+            frames = 400 if i < 16 else 40  # they come faster than they end
             connection.send(
                 "fish_llama", str(i), **prompt, seed=i, max_new_tokens=frames,
                 first_chunk_frames=frames,
