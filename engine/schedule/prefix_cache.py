@@ -2,23 +2,14 @@
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
+from engine.schedule.stats import PrefixStats
+
 MIN_POSITIONS = 32  # below, computing again is cheaper than keeping
 MAX_BYTES = 2**30  # some 30 voices of S1-mini with 10 s references, in bfloat16
-
-
-@dataclass
-class PrefixStats:
-    """What the cache did so far, for metrics."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-    num_bytes: int = 0
 
 
 class PrefixCache:

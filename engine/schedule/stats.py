@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.schedule.prefix_cache import PrefixStats
+
+@dataclass
+class PrefixStats:
+    """What the prefix cache did so far, for metrics."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,15 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     if not settings.use_kernels:
         raise ValueError("FISH_SPEECH_COMPILE is false")
 
+    inputs = [t.name for t in model.signature.inputs]
+    is_encoder, is_int8 = "waveform" in inputs, filename == package.INT8_FILE_NAME
+    if is_int8 and (is_encoder or settings.precision != "int8"):
+        return None
+    path = model.artefact.with_name(filename)
+    if not path.is_file():
+        how = " INT8=1" if is_int8 else ""
+        raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
+
     import torch  # heavy, and needed only from here: ONNX Runtime's stand-in does without
 
     from engine.codec.memory import keep_memory
@@ -60,14 +69,6 @@ def _load(model: ServedModel, filename: str) -> Run | None:
     from engine.lm.placement import placement_for
 
     placement = placement_for(settings, "cpu")
-    inputs = [t.name for t in model.signature.inputs]
-    is_encoder, is_int8 = "waveform" in inputs, filename == package.INT8_FILE_NAME
-    if is_int8 and (is_encoder or not placement.int8):
-        return None
-    path = model.artefact.with_name(filename)
-    if not path.is_file():
-        how = " INT8=1" if is_int8 else ""
-        raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
     if fault := package.machine_fault():
         raise ValueError(fault)
     module, described = package.load(path)

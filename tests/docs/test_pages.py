@@ -1,8 +1,11 @@
 """What the README and docs/ show is run: Python snippets, commands, options, links, the tree."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -120,10 +123,17 @@ def test_every_make_command_exists() -> None:
 
 @cache
 def _help(module: str, *words: str) -> str:
-    command = [sys.executable, "-m", module, *words, "--help"]
-    return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
-    ).stdout
+    """What a command prints; in this process, which has imported what most of them need."""
+    said = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        pytest.raises(SystemExit),
+    ):
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", [module, *words, "--help"])
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return said.getvalue()
 
 
 @pytest.mark.slow

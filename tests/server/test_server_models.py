@@ -7,6 +7,7 @@ import queue
 import time
 import urllib.request
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from ensemble.contract.facts import Facts
 from ensemble.contract.tensors import MODELS
+from launch import processes
 from support.raw import Stream, infer, joined, llama_metrics, metrics, outcomes, stream, tensors
 
 pytestmark = pytest.mark.server
@@ -41,6 +43,16 @@ def test_metadata_is_the_contract(server) -> None:
         for key, declared in (("inputs", model.inputs), ("outputs", model.outputs)):
             expected = [(t.name, t.dtype, [-1, *t.dims]) for t in declared]
             assert [(t["name"], t["datatype"], t["shape"]) for t in served[key]] == expected
+
+
+def test_only_what_computes_with_torch_loads_it(server) -> None:
+    """It takes seconds of each start, and hundreds of megabytes; here the codec is ONNX."""
+    loaded = {
+        name.rpartition("_")[0].rpartition("_")[0]
+        for pid, name in processes.stubs(server.pid).items()
+        if "/libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    }
+    assert loaded == {"fish_llama"}
 
 
 def test_encode_pads_and_says_how_many_frames_count(server, facts) -> None:
