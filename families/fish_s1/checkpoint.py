@@ -22,6 +22,7 @@ from families.fish_s1.upstream import (
     DualARModelArgs,
     DualARTransformer,
     FishTokenizer,
+    names_and_shapes,
     precompute_freqs_cis,
 )
 from families.fish_s1.weights import check, listed, read_llama, reject_lfs_pointer
@@ -107,7 +108,7 @@ def empty_llama(
         CheckpointError: If there is no such model.
     """
     try:
-        with torch.device("meta"):
+        with names_and_shapes():
             return kind(config, tokenizer)  # pyright: ignore[reportArgumentType]
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -19,6 +18,7 @@ from families.fish_s1.upstream import (
     DualARModelArgs,
     ModelArgs,
     WindowLimitedTransformer,
+    names_and_shapes,
 )
 from families.registry import CheckpointError
 
@@ -52,7 +52,7 @@ def empty_codec(path: Path) -> DAC:
 def build_codec(config: DictConfig | ListConfig, name: str = "codec.yaml") -> DAC:
     """Build the codec of a configuration that has been read; `name` is for messages."""
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with names_and_shapes(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the older weight norm, by design
             codec = instantiate(config)
     except (InstantiationException, OmegaConfBaseException) as error:

@@ -33,6 +33,7 @@ from families.fish_s1.upstream import (
     DualARModelArgs,
     DualARTransformer,
     FishTokenizer,
+    names_and_shapes,
 )
 from families.fish_s1.weights import read_codec, read_llama
 from families.registry import Checkpoint, CheckpointError
@@ -164,7 +165,7 @@ def _write_random(
     device: str,
 ) -> None:
     generator = torch.Generator(device).manual_seed(seed)
-    with torch.device("meta"):
+    with names_and_shapes():
         llama = DualARTransformer(
             config,  # pyright: ignore[reportArgumentType]
             FishTokenizer.from_pretrained(str(folder)),

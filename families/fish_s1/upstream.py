@@ -53,10 +53,15 @@ _STAND_INS: dict[str, dict[str, object]] = {
 }
 
 
+_COMPILER: dict[str, dict[str, object]] = {
+    "torch._dynamo": {"disable": lambda function, *_, **__: function}
+}
+
+
 @contextmanager
-def _unused_packages_stood_in() -> Iterator[None]:
+def _stood_in(modules: dict[str, dict[str, object]]) -> Iterator[None]:
     with ExitStack() as undone:
-        for name, attributes in _STAND_INS.items():
+        for name, attributes in modules.items():
             stand_in: Any = types.ModuleType(name)
             # Or who asks whether the package is installed gets a ValueError.
             stand_in.__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -80,7 +85,7 @@ def _restore(place: dict[str, Any], key: str, before: Any) -> None:
 
 logger.disable("fish_speech")
 with (
-    _unused_packages_stood_in(),
+    _stood_in(_STAND_INS),
     warnings.catch_warnings(),
 ):
     warnings.simplefilter("ignore")  # deprecations inside upstream and its dependencies
@@ -110,6 +115,18 @@ _inference.tqdm = iter  # upstream shows a progress bar on stderr for every utte
 codec_freqs_cis: Callable[..., torch.Tensor] = _codec_freqs_cis
 precompute_freqs_cis: Callable[..., torch.Tensor] = _precompute_freqs_cis
 
+
+@contextmanager
+def names_and_shapes() -> Iterator[None]:
+    """Modules that are made in this context are on the meta device: no memory, no numbers.
+
+    For some operations there torch imports its compiler, which takes 3 s, only to say that they are
+    not to be compiled.
+    """
+    with _stood_in(_COMPILER), torch.device("meta"):
+        yield
+
+
 __all__ = [
     "ALL_SPECIAL_TOKENS",
     "DAC",
@@ -128,5 +145,6 @@ __all__ = [
     "generate",
     "generate_long",
     "logits_to_probs",
+    "names_and_shapes",
     "precompute_freqs_cis",
 ]
