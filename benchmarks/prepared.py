@@ -5,6 +5,7 @@ once, with `make export`.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -44,19 +45,22 @@ def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[P
     checkpoint, repository = ROOT / "checkpoints" / name, ROOT / "build" / f"{name}-repository"
     stamp = repository.with_suffix(".stamp")  # hash of what the repository was made with, and how
     how = ["--compile", *(["--int8"] * int8)]
-    # Without a compiler the export has no kernels: once there is one, it is made again.
-    without = "-without-compiler" if compiler.missing(server_settings()) else ""
-    wanted = " ".join([_hash_of_sources() + without, *how])
-    made = stamp.read_text() if stamp.is_file() and repository.is_dir() else ""
-    stale = not f"{made} ".startswith(f"{wanted} ")  # one with int8 also serves without
-    if stale and preset == "demo":  # its weights are among the sources
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    if not checkpoint.is_dir():
-        export_command("make-checkpoint", preset, "--out", checkpoint, "--seed", "0", *flags)
-    if stale:
-        stamp.unlink(missing_ok=True)
-        export_command("run", checkpoint, "--repository", repository, *how)
-        stamp.write_text(wanted)
+    repository.parent.mkdir(exist_ok=True)
+    with repository.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be making the same
+        # Without a compiler the export has no kernels: once there is one, it is made again.
+        without = "-without-compiler" if compiler.missing(server_settings()) else ""
+        wanted = " ".join([_hash_of_sources() + without, *how])
+        made = stamp.read_text() if stamp.is_file() and repository.is_dir() else ""
+        stale = not f"{made} ".startswith(f"{wanted} ")  # one with int8 also serves without
+        if stale and preset == "demo":  # its weights are among the sources
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        if not checkpoint.is_dir():
+            export_command("make-checkpoint", preset, "--out", checkpoint, "--seed", "0", *flags)
+        if stale:
+            stamp.unlink(missing_ok=True)
+            export_command("run", checkpoint, "--repository", repository, *how)
+            stamp.write_text(wanted)
     return checkpoint, repository
 
 

@@ -1,11 +1,13 @@
 """What the benchmarks share: the workload, the checkpoints, the last line of stdout."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import typer
 
-from benchmarks import report, workload
+from benchmarks import prepared, report, workload
 from benchmarks.measured import Run, medians, timed
 from benchmarks.prepared import named_or_endless
 from voicereel import Audio
@@ -31,6 +33,24 @@ def test_checkpoint_and_repository_belong_together(tmp_path) -> None:
     assert named_or_endless(tmp_path, tmp_path, True, "half") == (tmp_path, tmp_path)
     with pytest.raises(typer.BadParameter, match="Give both, or neither"):
         named_or_endless(tmp_path, None, True, "half")
+
+
+def test_two_that_need_the_same_repository_make_it_once(tmp_path, monkeypatch) -> None:
+    """`make demo` beside `make up`, or two processes of the tests."""
+    made: list[str] = []
+
+    def export(command: str, *arguments: object) -> None:
+        made.append(command)
+        time.sleep(0.2)  # the other comes meanwhile
+        (tmp_path / ("checkpoints/a" if command == "make-checkpoint" else "build/a-repository")
+         ).mkdir(parents=True)  # fmt: skip
+
+    monkeypatch.setattr(prepared, "ROOT", tmp_path)
+    monkeypatch.setattr(prepared, "export_command", export)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: prepared.prepared("tiny", "a"), range(2)))
+    assert made == ["make-checkpoint", "run"]
+    assert folders[0] == folders[1]
 
 
 def test_the_last_line_is_json_and_a_record_is_kept(tmp_path, monkeypatch, capsys) -> None:
