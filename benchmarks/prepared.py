@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 
 from benchmarks.report import console
-from ensemble.contract.settings import server_settings
+from ensemble.contract.settings import ROUNDINGS, server_settings
 from launch import compiler
 from launch.server import Server
 from voicereel import Client
@@ -69,13 +69,14 @@ def endless(quick: bool, precision: str = "half") -> tuple[Path, Path]:
 
     Args:
         quick: Whether the tiny shape will do.
-        precision: A FISH_SPEECH_PRECISION; with int8 the decoder is exported in 8 bits as well.
+        precision: A FISH_SPEECH_PRECISION; with int8 or int4 the decoder is exported in 8
+            bits as well.
 
     Returns:
         Folder of the checkpoint, and folder of the repository.
     """
     preset = "tiny" if quick else "s1mini"
-    return prepared(preset, f"{preset}-endless", "--endless", int8=precision == "int8")
+    return prepared(preset, f"{preset}-endless", "--endless", int8=precision in ROUNDINGS)
 
 
 def named_or_endless(

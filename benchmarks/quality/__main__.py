@@ -26,6 +26,7 @@ from benchmarks.quality.speech import (
     voices,
 )
 from benchmarks.report import console
+from ensemble.contract.settings import ROUNDINGS
 from families.fish_s1.checkpoint import load_checkpoint, load_codec
 from families.registry import CheckpointError
 from launch.server import LaunchError
@@ -35,9 +36,9 @@ from voicereel import Audio, VoiceReelError
 
 
 def exported(checkpoint: Path, kernels: bool, precision: str) -> Path:
-    """Export a checkpoint, with or without its codec on kernels; for int8 in 8 bits as well."""
+    """Export a checkpoint, with its codec on kernels or without; in 8 bits where weights are."""
     repository = ROOT / "build" / "quality-repository"
-    how = ["--compile" if kernels else "--no-compile", *(["--int8"] * (precision == "int8"))]
+    how = ["--compile" if kernels else "--no-compile", *(["--int8"] * (precision in ROUNDINGS))]
     export_command("run", checkpoint, "--repository", repository, *how)
     return repository
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from benchmarks import machine
+from engine.kernels import rounding
 from engine.kernels.cpu import int8_fault
 from engine.lm.weights import GRAPHS_FILE, load
 
-BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
+BYTES = {**rounding.BYTES, "bf16": 2, "fp16": 2, "fp32": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -44,9 +45,9 @@ class Rates:
         }
 
     def best_multiply(self, precision: str = "") -> float:
-        """Rate of the fastest dtype that may be used: int8 only for the precision of that name."""
+        """Rate of the fastest dtype that may be used: int8 only where weights are rounded."""
         floats = (rate for name, rate in self.multiply.items() if name != "int8")
-        return self.multiply["int8"] if precision == "int8" else max(floats)
+        return self.multiply["int8"] if precision in rounding.BYTES else max(floats)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class LlamaWork:
     def step_s(self, batch: int, kv: int, precision: str, rates: Rates) -> float:
         """Lower bound of one decode step: it reads weights and live cache, and multiplies."""
         weights = self.slow + self.passes * self.fast
-        cache = 2 if precision == "int8" else BYTES[precision]  # int8 keeps a bf16 cache
+        cache = 2 if precision in rounding.BYTES else BYTES[precision]  # a bf16 cache
         read = weights * BYTES[precision] + batch * kv * self.kv_values * cache
         return max(read / rates.read, 2 * weights * batch / rates.best_multiply(precision))
 

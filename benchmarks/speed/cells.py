@@ -15,6 +15,7 @@ from benchmarks.speed.artefacts import decoders, encoders
 from engine.codec.package import INT8_FILE_NAME
 from engine.codec.quantizer import quantizers
 from engine.codec.streaming import samples_per_frame
+from ensemble.contract.settings import ROUNDINGS
 from export import parity
 from export.parity import Run
 
@@ -76,7 +77,9 @@ class Codec:
     @classmethod
     def of(cls, genuine: Any, repository: Path, cell_s: float, precision: str = "half") -> "Codec":
         """Load every artefact of a repository; the decoder in 8 bits only for `int8`."""
-        return cls(genuine, decoders(repository, precision == "int8"), encoders(repository), cell_s)
+        return cls(
+            genuine, decoders(repository, precision in ROUNDINGS), encoders(repository), cell_s
+        )
 
     @property
     def served_decoder(self) -> tuple[str, Run]:

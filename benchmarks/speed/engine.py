@@ -218,7 +218,7 @@ def _placement(precision_name: str) -> Placement:
 
 def _errors(folder: Path, placement: Placement) -> dict[str, dict[str, float]]:
     console.print("errors against float32")
-    exact = precision.teacher_forced(folder, replace(placement, dtype=torch.float32, int8=False))
+    exact = precision.teacher_forced(folder, replace(placement, dtype=torch.float32, rounding=""))
     return precision.errors(precision.teacher_forced(folder, placement), exact)
 
 

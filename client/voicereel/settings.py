@@ -104,12 +104,12 @@ class Settings(BaseSettings):
         json_schema_extra={"expected": "cpu or cuda", "server": True},
     )
     precision: Annotated[
-        Literal["half", "full", "int8", "bf16", "fp16"], BeforeValidator(_plain)
+        Literal["half", "full", "int8", "int4", "bf16", "fp16"], BeforeValidator(_plain)
     ] = Field(
         "half",
         alias="FISH_SPEECH_PRECISION",
-        description="half: fp16 on a GPU, bf16 on a CPU; full: fp32; int8: 8-bit weights on a CPU",
-        json_schema_extra={"expected": "half, full, int8, bf16 or fp16", "server": True},
+        description="half: fp16 on a GPU, bf16 on a CPU; full: fp32; int8, int4: on a CPU",
+        json_schema_extra={"expected": "half, full, int8, int4, bf16 or fp16", "server": True},
     )
     llama_threads: Whole = Field(
         0,

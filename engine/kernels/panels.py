@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.rounding import GROUP
+
 PANEL = 32  # outputs of a panel: kColumns of native/simd/rows.h
 DOT = 4  # int8 inputs whose products one instruction adds up: kDot of native/simd/rows.h
 UNIT_BYTES = 64  # of depth that a matrix unit takes at once: kUnitBytes of native/simd/amx.h
@@ -31,6 +33,23 @@ def panels(weight: Tensor, dot: int = 1) -> Tensor:
     """
     found = weight.view(-1, PANEL, weight.shape[1] // dot, dot).transpose(1, 2)
     return (found[..., 0] if dot == 1 else found).contiguous()
+
+
+def group_panels(numbers: Tensor, scales: Tensor) -> Tensor:
+    """Lay weights of 4 bits out, the scales of a group in front of it.
+
+    Args:
+        numbers: uint8 (outputs, depth), 0 to 15, `filled`; depth is a multiple of `GROUP`.
+        scales: bfloat16 (outputs, depth / `GROUP`), `filled`.
+
+    Returns:
+        uint8 (panels, groups, bytes): see `Group` of native/ops/product.h.
+    """
+    steps = numbers.view(-1, PANEL, numbers.shape[1] // GROUP, GROUP // (2 * DOT), 2, DOT)
+    halves = steps.permute(4, 0, 2, 3, 1, 5)  # the two steps of a byte first
+    packed = (halves[0] | halves[1] << 4).flatten(2)
+    of_panel = scales.view(-1, PANEL, scales.shape[1]).transpose(1, 2).contiguous()
+    return torch.cat([of_panel.view(torch.uint8), packed], dim=2).contiguous()
 
 
 def split_panels(weight: Tensor) -> Tensor:

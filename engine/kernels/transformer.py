@@ -1,8 +1,8 @@
 """Transformers by the operators `product` and `layers` of `engine/kernels/native`.
 
-All activations are float32; weights are float32, bfloat16 or int8, keys and values float32 or
-bfloat16. A row's result has the same bits whatever else is in its batch: each number is one sum,
-in one fixed order.
+All activations are float32; weights are float32, bfloat16, int8 or of 4 bits, keys and values
+float32 or bfloat16. A row's result has the same bits whatever else is in its batch: each number is
+one sum, in one fixed order.
 """
 
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.panels import DOT, UNIT_DEPTH, filled, panels, split_panels
-from engine.kernels.rounding import ZERO, rounded_weight
+from engine.kernels.panels import DOT, UNIT_DEPTH, filled, group_panels, panels, split_panels
+from engine.kernels.rounding import GROUP, ZERO, rounded_groups, rounded_weight
 
 _NO_WINDOW = 2**62  # positions, more than any cache has
 
@@ -40,6 +40,7 @@ class FusedLinear(nn.Module):
         eps: float = 0.0,
         gated: bool = False,
         int8: bool = False,
+        int4: bool = False,
         split: bool = False,
     ) -> None:
         """Lay the weights out for this machine.
@@ -52,13 +53,18 @@ class FusedLinear(nn.Module):
             gated: The rows are gate and up: (..., 2 * depth).
             int8: Round the weights to 8 bits with a scale for each output, and each row with one
                 of its own; where depth is no multiple of `DOT` they stay as they are.
+            int4: The weights to 4 bits, with a scale for each `GROUP` of depth; where depth is no
+                multiple of it, to 8 bits.
             split: Where there are matrix units, compute float32 as the sum of two bfloat16, which
                 is 1 in 2^16 off.
         """
         super().__init__()
         self.outputs = weight.shape[0]
         scales, zero_sums = torch.empty(0), torch.empty(0, dtype=torch.int32)
-        if int8 and weight.shape[1] % DOT == 0:
+        if int4 and weight.shape[1] % GROUP == 0:
+            numbers, group_scales = rounded_groups(weight)
+            laid_out = group_panels(filled(numbers), filled(group_scales))
+        elif (int8 or int4) and weight.shape[1] % DOT == 0:
             rounded, scales = rounded_weight(weight)
             zero_sums = ZERO * filled(rounded).sum(dim=1, dtype=torch.int32)
             laid_out = panels(filled(rounded), DOT)

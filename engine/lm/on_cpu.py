@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.kernels.rounding import BYTES
 from engine.kernels.transformer import FusedLayer, FusedLinear, FusedTransformer
 from engine.lm.graphs import DualArGraphs, FastGraph, SlowGraph
 from engine.lm.layers import Past
@@ -14,18 +15,19 @@ from engine.lm.shape import DualArShape, TransformerShape
 from engine.lm.weights import Weights
 
 
-def kernel_layer(weights: Weights, eps: float, int8: bool) -> FusedLayer:
-    """Make the products of one layer of either transformer."""
+def kernel_layer(weights: Weights, eps: float, rounding: str) -> FusedLayer:
+    """Make the products of one layer of either transformer; rounding as in `Placement`."""
+    how: Any = {rounding: True} if rounding else {}
     attention, norm = weights.under("attention"), weights["ffn_norm.weight"]
     found = (attention.find(f"{name}.weight") for name in ("q_norm", "k_norm"))
     return FusedLayer(
         FusedLinear(
             attention["wqkv.weight"], attention.find("wqkv.bias"),
-            weights["attention_norm.weight"], eps=eps, int8=int8,
+            weights["attention_norm.weight"], eps=eps, **how,
         ),
-        FusedLinear(attention["wo.weight"], attention.find("wo.bias"), int8=int8),
-        FusedLinear(weights["gate_up.weight"], norm=norm, eps=eps, int8=int8),
-        FusedLinear(weights["down.weight"], gated=True, int8=int8),
+        FusedLinear(attention["wo.weight"], attention.find("wo.bias"), **how),
+        FusedLinear(weights["gate_up.weight"], norm=norm, eps=eps, **how),
+        FusedLinear(weights["down.weight"], gated=True, **how),
         head_norms=[norm for norm in found if norm is not None],
     )  # fmt: skip
 
@@ -80,9 +82,9 @@ class CpuGraphs(DualArGraphs):
 
     slow_type, fast_type = CpuSlow, CpuFast
 
-    def __init__(self, shape: DualArShape, weights: Weights, int8: bool = False) -> None:
+    def __init__(self, shape: DualArShape, weights: Weights, rounding: str = "") -> None:
         def layer(weights: Weights, part: TransformerShape, eps: float) -> FusedLayer:
-            return kernel_layer(weights, eps, int8)
+            return kernel_layer(weights, eps, rounding)
 
         super().__init__(shape, weights, layer, FusedLinear)
 
@@ -95,7 +97,10 @@ class CpuRunner(TorchRunner):
         shape: DualArShape, tensors: dict[str, Tensor], placement: Placement
     ) -> DualArGraphs:
         weights = Weights(tensors, lambda t: t.to(placement.dtype))
-        return CpuGraphs(shape, weights, placement.int8).eval()
+        return CpuGraphs(shape, weights, placement.rounding).eval()
+
+    def _bytes_of_layers(self) -> float:
+        return BYTES.get(self.placement.rounding, self.dtype.itemsize)
 
     def _state_dtype(self) -> torch.dtype:
         return torch.float32

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.kernels.rounding import BYTES
 from engine.lm.graphs import DualArGraphs
 from engine.lm.layers import layers_of
 from engine.lm.linear import is_batch_invariant, linear_for
@@ -53,7 +54,7 @@ class TorchRunner:
         self.state_dtype = self._state_dtype()
         self.batch_invariant = self._is_batch_invariant(graphs)
         self.weight_bytes_per_step = bytes_per_step(
-            tensors, facts.num_codebooks, self.dtype.itemsize, placement.int8
+            tensors, facts.num_codebooks, self.dtype.itemsize, self._bytes_of_layers()
         )
         self._extend, self.sample_token, self.fast_loop = self._ready(graphs)
 
@@ -67,8 +68,11 @@ class TorchRunner:
         if is_half and not torch.cpu._is_avx512_bf16_supported():
             dtype = torch.float32  # torch emulates bfloat16 then, several times slower
         weights = Weights(tensors, lambda t: t.to(device, dtype))
-        layer, exact = layers_of(linear_for(device, placement.int8)), linear_for(device)
+        layer, exact = layers_of(linear_for(device, bool(placement.rounding))), linear_for(device)
         return DualArGraphs(shape, weights, layer, exact).eval().requires_grad_(False)
+
+    def _bytes_of_layers(self) -> float:
+        return BYTES["int8"] if self.placement.rounding else self.dtype.itemsize
 
     def _state_dtype(self) -> torch.dtype:
         return self.dtype

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.kernels.cpu import int8_fault
-from ensemble.contract.settings import ServerSettings
+from ensemble.contract.settings import ROUNDINGS, ServerSettings
 
 _DTYPES = {"full": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -15,13 +15,14 @@ class Placement:
     """Attributes:
     device: Where the model runs.
     dtype: Of its weights and of its keys and values.
-    int8: Whether the weights of the layers are rounded to 8 bits.
+    rounding: Of the weights of the layers: "int8", "int4", or "". Without kernels those of 4
+        bits have 8.
     use_kernels: Whether FISH_SPEECH_COMPILE allows kernels.
     """
 
     device: torch.device
     dtype: torch.dtype
-    int8: bool = False
+    rounding: str = ""
     use_kernels: bool = True
 
     @property
@@ -45,10 +46,11 @@ def placement_for(settings: ServerSettings, instance: str = "") -> Placement:
         raise ValueError("FISH_SPEECH_DEVICE is cuda, but torch sees no GPU. Use cpu, or fix CUDA.")
     found = settings.device or ("cuda" if has_gpu else "cpu")
     device = torch.device("cpu" if settings.device == "cpu" else instance or found)
-    int8 = settings.precision == "int8"
-    if int8 and (fault := int8_fault() if device.type == "cpu" else f"the model is on {device}"):
+    rounding = settings.precision if settings.precision in ROUNDINGS else ""
+    fault = int8_fault() if device.type == "cpu" else f"the model is on {device}"
+    if rounding and fault:
         raise ValueError(
-            f"FISH_SPEECH_PRECISION is int8, which is for CPUs with AVX2; {fault}. Use half."
+            f"FISH_SPEECH_PRECISION is {rounding}, which is for CPUs with AVX2; {fault}. Use half."
         )
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    return Placement(device, _DTYPES.get(settings.precision, half), int8, settings.use_kernels)
+    return Placement(device, _DTYPES.get(settings.precision, half), rounding, settings.use_kernels)

@@ -54,20 +54,22 @@ def load(path: Path) -> tuple[DualArShape, dict[str, Tensor]]:
     return DualArShape.from_json(shape), tensors
 
 
-def bytes_per_step(tensors: dict[str, Tensor], codebooks: int, itemsize: int, int8: bool) -> int:
+def bytes_per_step(
+    tensors: dict[str, Tensor], codebooks: int, itemsize: float, of_layers: float
+) -> int:
     """Bytes of weights that one step reads: the fast transformer's once per residual codebook.
 
     Args:
         tensors: As `load` returns them.
         codebooks: Codes of a frame.
-        itemsize: Bytes of a number that is not rounded to 8 bits.
-        int8: Whether the matrices of the layers are.
+        itemsize: Bytes of a number.
+        of_layers: Bytes of a number of the layers' matrices.
     """
-    total = 0
+    total = 0.0
     for name, tensor in tensors.items():
         part, rest = name.split(".", 1)
         times = codebooks - 1 if part == "fast" else 1
-        is_rounded = int8 and rest.startswith("layers.") and tensor.dim() == 2
+        is_matrix = rest.startswith("layers.") and tensor.dim() == 2
         if rest.startswith(("layers.", "norm.", "head.")):
-            total += times * tensor.numel() * (1 if is_rounded else itemsize)
-    return total
+            total += times * tensor.numel() * (of_layers if is_matrix else itemsize)
+    return round(total)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REAL_TIME = ("off", "wait", "refuse")
-PRECISIONS = ("half", "full", "bf16", "fp16", "int8")
+ROUNDINGS = ("int8", "int4")  # of the transformers; the codec's decoder has 8 bits with both
+PRECISIONS = ("half", "full", "bf16", "fp16", *ROUNDINGS)
 MOST = 1024  # requests or threads; a larger number is a slip of the keyboard
 DRAIN_S = 300  # as long as the client's calls may take unless they say otherwise
 QUEUE_S = 20  # longer than a sentence takes a busy CPU; a caller who hears of it can go elsewhere

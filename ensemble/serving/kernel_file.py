@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from engine.codec import package
-from ensemble.contract.settings import server_settings
+from ensemble.contract.settings import ROUNDINGS, server_settings
 from ensemble.serving.stand_in.batch import Run
 from ensemble.serving.stand_in.served_model import ServedModel
 
@@ -55,7 +55,7 @@ def _load(model: ServedModel, filename: str) -> Run | None:
 
     inputs = [t.name for t in model.signature.inputs]
     is_encoder, is_int8 = "waveform" in inputs, filename == package.INT8_FILE_NAME
-    if is_int8 and (is_encoder or settings.precision != "int8"):
+    if is_int8 and (is_encoder or settings.precision not in ROUNDINGS):
         return None
     path = model.artefact.with_name(filename)
     if not path.is_file():
@@ -73,7 +73,7 @@ def _load(model: ServedModel, filename: str) -> Run | None:
         raise ValueError(fault)
     module, described = package.load(path)
     half = "float32" if placement.dtype == torch.float32 else "bfloat16"
-    if problem := package.unfit(described, inputs, "int8" if placement.int8 else half):
+    if problem := package.unfit(described, inputs, "int8" if placement.rounding else half):
         raise ValueError(problem)
     if described["instructions"] and not torch.ops.voicereel.has_units():
         raise ValueError("Linux keeps this process from the CPU's matrix units")

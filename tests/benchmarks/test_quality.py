@@ -89,6 +89,7 @@ def test_joined_sentences_are_drawn_and_understood(monkeypatch) -> None:
     assert [line.text for line in speech.held_out_sentences(3)] == drawn[:3]
 
 
+@pytest.mark.slow
 def test_the_recogniser_understands_several_sentences(line) -> None:
     from benchmarks.quality.recogniser import Recogniser
     from training.sentences import jsgf, read_rules, words

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from benchmarks.answers import played
 from benchmarks.load import real_time
@@ -34,6 +35,7 @@ class Client:
             )
 
 
+@pytest.mark.slow
 def test_refusals_are_counted_and_asked_again(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(real_time, "snapshot", lambda _: Snapshot())
     monkeypatch.setattr(real_time, "breakdown", lambda _: defaultdict(float))

@@ -21,6 +21,7 @@ def test_the_committed_repository_agrees() -> None:
     assert check.differences(COMMITTED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_exported_artefacts_agree(repository) -> None:
     assert {path.name for path in check.exported(repository)} == {"model.onnx", "model.pt"}
@@ -204,6 +205,7 @@ def test_on_a_cpu_no_shape_of_a_window_is_compiled() -> None:
     assert 'backend: "onnxruntime"' in text
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_files_that_are_not_those_exported(repository, tmp_path) -> None:
     """Native backends do not look, so this does."""

@@ -143,6 +143,7 @@ def later(port: int, after_s: float, stop: threading.Event) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage_s", [0.0, 1.5])
 @pytest.mark.parametrize("way", ["unary", "stream"])
 def test_a_client_outlives_its_server(outage_s: float, way: str) -> None:

@@ -121,6 +121,7 @@ def test_one_that_calls_operators_of_another_version_is_not_served(folder, tmp_p
     assert log.count("\n") == 0
 
 
+@pytest.mark.slow
 @needs_int8
 @torch.no_grad()
 def test_the_demo_voice_loses_little(tmp_path) -> None:

@@ -65,6 +65,7 @@ def spoken(run: DecoderSession, codes: np.ndarray, ends: tuple[int, ...]) -> tor
     return torch.from_numpy(np.concatenate(parts, 1))
 
 
+@pytest.mark.slow
 def test_its_distance_from_float32_is_that_of_its_operands(graph, codes, whole) -> None:
     """Random weights, which lose most: on the demo voice one product is 62 dB from float32."""
     exact = spoken(session(graph, split=True), codes, (FRAMES,))
@@ -113,6 +114,7 @@ def test_what_lies_before_a_windows_history_is_not_heard(graph, codes) -> None:
     assert (cache.shape[4], context.shape[1]) == (12, graph.context_frames)
 
 
+@pytest.mark.slow
 def test_the_windows_that_streams_ask_for_are_replayed(graph, codes, monkeypatch) -> None:
     """With the bits of a run; other sizes, and histories that were not kept, are run."""
     stand_in_for_cuda(monkeypatch)

@@ -27,7 +27,7 @@ def test_every_variable_has_its_field() -> None:
     ("variable", "value", "expected"),
     [
         ("FISH_SPEECH_DEVICE", "tpu", "cpu or cuda"),
-        ("FISH_SPEECH_PRECISION", "int3", "half, full, bf16, fp16 or int8"),
+        ("FISH_SPEECH_PRECISION", "int3", "half, full, bf16, fp16, int8 or int4"),
         ("FISH_SPEECH_COMPILE", "perhaps", "true or false"),
         ("VOICEREEL_FOLD_TEXT", "no", "true or false"),
         ("VOICEREEL_BATCH_SIZE", "many", "0 (automatic) to 1024"),

@@ -60,7 +60,7 @@ def test_what_the_environment_says_goes_first(monkeypatch: pytest.MonkeyPatch) -
         ("VOICEREEL_MAX_WORKERS", "4.0", "1 to 1024"),
         ("VOICEREEL_BATCH_SIZE", "1025", "0 (automatic) to 1024"),
         ("FISH_SPEECH_DEVICE", "gpu", "cpu or cuda"),
-        ("FISH_SPEECH_PRECISION", "float16", "half, full, int8, bf16 or fp16"),
+        ("FISH_SPEECH_PRECISION", "float16", "half, full, int8, int4, bf16 or fp16"),
         ("VOICEREEL_URL", "http://host:8001", "HOST:PORT"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
         ("VOICEREEL_DRAIN_S", ["0", " 30", "86400", "86401", "-1", "1.5", "", "x"]),
         (
             "FISH_SPEECH_PRECISION",
-            ["half", "Full ", "bf16", "fp16", "int8", "float16", "", "1"],
+            ["half", "Full ", "bf16", "fp16", "int8", "int4", "float16", "", "1"],
         ),
         ("VOICEREEL_REAL_TIME", ["off", "Wait ", "refuse", "", "on", "1"]),
         ("FISH_SPEECH_DEVICE", ["cpu", "CPU", "", "gpu", "cuda:0", "tpu"]),

@@ -27,6 +27,7 @@ def alerts() -> list[dict]:
     return [rule for rule in rules() if "alert" in rule]
 
 
+@pytest.mark.slow
 @needs_promtool
 @pytest.mark.parametrize(
     "command",

@@ -109,6 +109,7 @@ def louder(by: float) -> Callable[[Any], Any]:
     return lambda audio: audio * (1 + by)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "passes"), JUST)
 def test_audio_is_within_1_in_10_000(
     codec, decoder, windows, facts, tmp_path, monkeypatch, times, passes

@@ -12,6 +12,7 @@ from families.fish_s2.presets import PRESETS
 from families.registry import CheckpointError, family_of, family_with_preset
 
 
+@pytest.mark.slow
 def test_the_true_shape_has_the_published_number_of_parameters(tmp_path) -> None:
     ids = _write_tokenizer(PRESETS["s2-pro"], tmp_path)
     _write_config(PRESETS["s2-pro"], ids, tmp_path)

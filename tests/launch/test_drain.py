@@ -63,6 +63,7 @@ def test_requests_without_progress_are_lost(pipe: Path, monkeypatch, moves: bool
     thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slots", "computes", "left"),
     [(0, False, True), (1, False, False), (0, True, False), (None, False, False)],

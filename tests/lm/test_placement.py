@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from engine.kernels import cpu
 from engine.lm.placement import Placement, placement_for
-from ensemble.contract.settings import ServerSettings
+from ensemble.contract.settings import ROUNDINGS, ServerSettings
 
 pytestmark = pytest.mark.torch
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -46,18 +46,22 @@ def test_half_is_what_the_device_computes_fast() -> None:
 
 
 @pytest.mark.parametrize("better", [(), ("avx_vnni",), ("avx512_vnni", "amx_int8")])
-def test_int8_is_for_every_cpu_with_avx2(monkeypatch, better) -> None:
-    settings = ServerSettings(precision="int8")
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_rounding_is_for_every_cpu_with_avx2(monkeypatch, better, rounding) -> None:
+    settings = ServerSettings(precision=rounding)
     monkeypatch.setattr(cpu, "instructions", lambda: {"avx2", *better})
-    assert placement_for(settings, "cpu") == Placement(CPU, torch.bfloat16, int8=True)
+    assert placement_for(settings, "cpu") == Placement(CPU, torch.bfloat16, rounding=rounding)
     with pytest.raises(ValueError, match=r"for CPUs with AVX2; the model is on cuda:0\. Use half"):
         placement_for(settings, "cuda:0")
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
-def test_int8_is_refused_without_avx2(monkeypatch, machine) -> None:
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_rounding_is_refused_without_avx2(monkeypatch, machine, rounding) -> None:
     monkeypatch.setattr(cpu, "instructions", lambda: {"avx", "sse4_2"} if "x86" in machine else {})
     monkeypatch.setattr("platform.machine", lambda: machine)
-    said = f"is int8, which is for CPUs with AVX2; this CPU ({machine}) has no AVX2. Use half."
+    said = (
+        f"is {rounding}, which is for CPUs with AVX2; this CPU ({machine}) has no AVX2. Use half."
+    )
     with pytest.raises(ValueError, match=re.escape(said)):
-        placement_for(ServerSettings(precision="int8"), "cpu")
+        placement_for(ServerSettings(precision=rounding), "cpu")

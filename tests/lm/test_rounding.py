@@ -19,11 +19,12 @@ pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
 FULL = Placement(CPU, torch.float32)
 BF16 = Placement(CPU, torch.bfloat16)
-INT8 = Placement(CPU, torch.bfloat16, int8=True)
+INT8, INT4 = (Placement(CPU, torch.bfloat16, rounding=r) for r in ("int8", "int4"))
+ROUNDED = [pytest.param(p, marks=needs_int8, id=p.rounding) for p in (INT8, INT4)]
 
 
 @pytest.mark.parametrize(
-    "placement", [FULL, BF16, pytest.param(INT8, marks=needs_int8)], ids=["fp32", "bf16", "int8"]
+    "placement", [pytest.param(FULL, id="fp32"), pytest.param(BF16, id="bf16"), *ROUNDED]
 )
 def test_a_row_is_bit_for_bit_the_same_in_any_batch(repository, placement) -> None:
     """Linears, attention, heads and the whole fast loop; observed, oneDNN does not promise it."""
@@ -42,16 +43,20 @@ def test_rounding_that_depends_on_the_batch_is_noticed() -> None:
     assert is_batch_invariant(torch.nn.Identity(), 8, torch.zeros(()))
 
 
+@pytest.mark.slow
 @needs_int8
 def test_errors_against_float32(repository) -> None:
     folder = repository / "fish_llama" / "1"
-    exact, half, int8 = (precision.teacher_forced(folder, s) for s in (FULL, BF16, INT8))
+    exact, half, int8, int4 = (
+        precision.teacher_forced(folder, placement) for placement in (FULL, BF16, INT8, INT4)
+    )
     same = precision.errors(exact, exact)
     assert same["semantic"] == {"relative_error": 0.0, "kl": 0.0, "kl_max": 0.0, "top1": 1.0}
     assert exact.residual.shape[:2] == exact.slow.shape[:2] == (precision.FRAMES, precision.ROWS)
     for of in ("semantic", "residual"):
-        rounded, eight = (precision.errors(found, exact)[of] for found in (half, int8))
+        rounded, eight, four = (precision.errors(f, exact)[of] for f in (half, int8, int4))
         assert 0 < rounded["relative_error"] < eight["relative_error"] < 0.2
+        assert eight["relative_error"] < four["relative_error"] < 0.4
         assert 0 < rounded["kl"] < eight["kl"] < 0.1
         assert eight["top1"] > 0.6
 

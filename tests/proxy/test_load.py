@@ -114,6 +114,7 @@ def test_sizes() -> None:
     assert units_of("fish_encode", 0, 9000) == 9000
 
 
+@pytest.mark.slow
 def test_a_flood_is_refused_at_once_and_what_is_accepted_is_quick(upstream, upstream_http) -> None:
     """One worker takes 0.1 s a request; 60 come in 1.5 s, four times what it can do."""
     worker = threading.Lock()

@@ -30,6 +30,7 @@ def filling(llama, monkeypatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stagger", [0, 3])
 def test_a_slice_that_is_filled_up_says_the_same(llama, prompts, spoken, filling, stagger) -> None:
     """What fills it lies behind the prompt, where later frames are written."""

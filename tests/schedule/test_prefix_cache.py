@@ -31,6 +31,7 @@ def speak(
     return collected.codes
 
 
+@pytest.mark.slow
 def test_hot_equals_cold_and_voices_do_not_meet(llama, builder) -> None:
     alice, eve = voice(builder, 1), voice(builder, 2)  # the same words, other codes
     ann = voice(builder, 1, "Hullo there.")  # other words, the same codes

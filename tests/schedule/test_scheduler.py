@@ -13,6 +13,7 @@ from engine.schedule.scheduler import Scheduler
 from engine.schedule.warm_up import warm_up
 from ensemble.contract.errors import OverloadedError
 from ensemble.contract.options import Sampling
+from ensemble.contract.settings import ROUNDINGS
 from support.engine import GREEDY, Collected, mixed, needs_int8, run
 from support.genuine import assert_same, greedy
 
@@ -181,10 +182,12 @@ def test_warm_up_leaves_no_trace(llama, prompts) -> None:
     np.testing.assert_array_equal(got.codes, cold.codes)
 
 
+@pytest.mark.slow
 @needs_int8
-def test_int8_result_is_the_same_in_any_batch(repository, prompts) -> None:
-    int8 = Placement(torch.device("cpu"), torch.bfloat16, int8=True)
-    rounded = load_runner(repository / "fish_llama" / "1", int8)
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_a_rounded_result_is_the_same_in_any_batch(repository, prompts, rounding) -> None:
+    placement = Placement(torch.device("cpu"), torch.bfloat16, rounding=rounding)
+    rounded = load_runner(repository / "fish_llama" / "1", placement)
     jobs = [(prompts[i % 3], Sampling(seed=i, max_new_tokens=30)) for i in range(6)]
     for job, got in zip(jobs, run(rounded, jobs, slots=4, stagger=2), strict=True):
         (alone,) = run(rounded, [job])

@@ -16,6 +16,7 @@ from benchmarks.demo import run as demo
 from benchmarks.prepared import prepared
 from benchmarks.quality.recogniser import Recogniser
 from benchmarks.quality.voice_measures import word_errors
+from ensemble.contract.settings import ROUNDINGS
 from launch.server import Server
 from support.engine import needs_int8
 from training.features import median_f0_hz
@@ -41,15 +42,18 @@ def stream(client: Client, text: str, voice, **options) -> Audio:
     return Audio(waveform, chunks[-1].sample_rate_hz, chunks[-1].finish_reason)
 
 
-# In one chunk and a batch, in the default precision; with int8 weights a quarter of the sentences,
-# in chunks and one by one.
+# In one chunk and a batch, in the default precision; with rounded weights a quarter of the
+# sentences, in chunks and one by one.
 @pytest.mark.parametrize(
     ("precision", "streamed", "sentences"),
     [
         ("half", False, SENTENCES),
-        pytest.param("int8", True, SENTENCES[::4], marks=[needs_int8, pytest.mark.long]),
+        *(
+            pytest.param(rounding, True, SENTENCES[::4], marks=[needs_int8, pytest.mark.long])
+            for rounding in ROUNDINGS
+        ),
     ],
-    ids=["half", "int8"],
+    ids=["half", *ROUNDINGS],
 )
 def test_it_says_the_words_in_the_voice(recogniser, precision, streamed, sentences) -> None:
     with (

@@ -85,6 +85,7 @@ def test_torchscript_has_no_bounds_that_stay_on_the_cpu(repository, name) -> Non
         assert not any("Tensor" in b or "Long" in b for b in bounds), node
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("name", CODEC)
 def test_plain_torchscript_takes_the_artefact(repository, name) -> None:

@@ -292,6 +292,7 @@ def test_a_response_that_cannot_be_sent_ends_only_its_stream(shared, prompt, wha
         assert broken.error == "fish_llama: planted: no shared memory"
 
 
+@pytest.mark.slow
 def test_a_shutdown(module, repository, prompt, waiting) -> None:
     model = started(module, repository)
     begun = Request(WITH_TOKEN, prompt=prompt, **LONG)

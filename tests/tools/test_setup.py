@@ -181,6 +181,7 @@ def test_no_os_release_is_no_error(tmp_path) -> None:
     assert said.endswith("install a C++ compiler (g++), Python 3 with its module venv")
 
 
+@pytest.mark.slow
 def test_the_distributions_own_pythons() -> None:
     assert "debian 13" not in distribution.PYTHONS
     assert {distribution.PYTHONS.get(name) for name in RELEASES} == {"3.11", "3.12", None}

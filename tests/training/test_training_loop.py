@@ -45,6 +45,7 @@ def test_interrupted_training_ends_the_same(tmp_path, monkeypatch) -> None:
     assert parts.done and not list((tmp_path / "parts").glob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_final_deadline_is_the_end(tmp_path) -> None:
     """The learning rate has fallen by then, however many steps that is."""
     wanted = replace(OPTIMISER, steps=10**9, warmup=1)

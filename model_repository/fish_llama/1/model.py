@@ -76,13 +76,16 @@ class TritonPythonModel:
     def _described(self, runner: TorchRunner) -> str:
         """For the log: what serves, and why not something faster."""
         limit = self.scheduler.kv_bytes_limit / 2**20
-        int8 = " with int8 weights" * runner.placement.int8
+        rounding = runner.placement.rounding
+        if rounding and runner.why_no_kernels:
+            rounding = "int8"  # torch has no 4 bits
+        rounded = f" with {rounding} weights" * bool(rounding)
         slow = f", without kernels: {runner.why_no_kernels}" * bool(runner.why_no_kernels)
         most = self.scheduler.batch.in_time
         in_time = "" if most is None else f", {most} streams in time to begin with"
         varies = ", rounding depends on the batch on this machine" * (not runner.batch_invariant)
         return (
-            f"{self.scheduler.batch.slots} slots, {runner.dtype}{int8} on {runner.device}, "
+            f"{self.scheduler.batch.slots} slots, {runner.dtype}{rounded} on {runner.device}, "
             f"{torch.get_num_threads()} threads, KV cache up to {limit:.0f} MiB"
             f"{in_time}{varies}{slow}"
         )

@@ -31,12 +31,14 @@ const T* numbers(const Tensor& tensor) {  // null where the tensor is empty
 Product product_of(const Tensor& panels, const Tensor& scales, const Tensor& columns, const Tensor& bias,
                    const Tensor& norm, double eps, int64_t rows, int64_t depth, int64_t outputs, bool gated) {
   using Weights = Product::Weights;
-  const bool is_split = panels.dim() == 5, in_pairs = panels.dim() == 4;
-  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * kColumns * depth * (is_split ? 2 : 1) &&
-                  panels.size(0) == rounded_up(outputs, kColumns) / kColumns,
-              "product: weights ", panels.sizes(), " do not fit ", depth, " inputs and ", outputs, " outputs");
   const auto type = panels.scalar_type();
-  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kChar, "product: weights are ", type);
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kChar || type == at::kByte,
+              "product: weights are ", type);
+  const bool is_split = panels.dim() == 5, in_pairs = panels.dim() == 4, in_groups = type == at::kByte;
+  const int64_t numbers_of_panel = in_groups ? depth / kGroup * int64_t(sizeof(Group)) : kColumns * depth * (is_split ? 2 : 1);
+  TORCH_CHECK(panels.is_contiguous() && panels.numel() == panels.size(0) * numbers_of_panel &&
+                  panels.size(0) == rounded_up(outputs, kColumns) / kColumns && (!in_groups || depth % kGroup == 0),
+              "product: weights ", panels.sizes(), " do not fit ", depth, " inputs and ", outputs, " outputs");
   TORCH_CHECK(type != at::kBFloat16 || panels.dim() == 3 || has_units(),
               "product: this CPU has no matrix units, for which the weights were laid out");
   return {.rows = rows,
@@ -44,6 +46,7 @@ Product product_of(const Tensor& panels, const Tensor& scales, const Tensor& col
           .depth = depth,
           .outputs = outputs,
           .kind = type == at::kChar    ? Weights::bytes
+                  : in_groups          ? Weights::groups
                   : type == at::kFloat ? Weights::floats
                   : is_split           ? Weights::split_pairs
                   : in_pairs           ? Weights::pairs

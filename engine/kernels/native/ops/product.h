@@ -3,6 +3,8 @@
 #include "simd/amx.h"
 #include "simd/bytes.h"
 
+#include <numeric>
+
 namespace voicereel {
 
 // x (depth, rows) times a panel (depth, kColumns) -> (rows, kColumns).
@@ -37,9 +39,56 @@ inline void tile(const uint8_t* x, const int8_t* panel, int64_t depth, Ahead ahe
   __builtin_memcpy(sums, sum, sizeof sum);
 }
 
+// kGroup of depth of a panel, in 4 bits: a byte holds the weights of two steps of kDot of depth, the
+// first in its lower half; 8 stands for zero.
+struct Group {
+  Bfloat16 scales[kColumns];
+  uint8_t steps[kGroup / (2 * kDot)][kColumns * kDot];
+};
+
+// Rows in 8 bits, and for each group of each row what 8 in place of zero adds to its sums.
+struct SmallInputs {
+  const int8_t* x;         // (depth / kDot, rows, kDot)
+  const int32_t* surplus;  // (rows, groups)
+};
+
+template <int rows>
+inline void tile(SmallInputs inputs, const Group* panel, int64_t depth, Ahead ahead, float* sums) {
+  const int64_t groups = depth / kGroup;
+  const int8_t* x = inputs.x;
+  Floats sum[rows][kSums] = {};
+  for (int64_t g = 0; g < groups; g++, panel++) {
+    ahead.fetch((const uint8_t*)(panel + groups), sizeof(Group));
+    GroupSums part[rows][kSums] = {};
+#pragma GCC unroll 4
+    for (const uint8_t* step : {panel->steps[0], panel->steps[1], panel->steps[2], panel->steps[3]}) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kSums; c++) {
+        Words both;
+        __builtin_memcpy(&both, step + c * kLanes * kDot, sizeof both);
+        const Words low = both & 0x0f0f0f0f, high = both >> 4 & 0x0f0f0f0f;
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+          part[r][c] = with_small_products(with_small_products(part[r][c], x + r * kDot, low),
+                                           x + (rows + r) * kDot, high);
+      }
+      x += 2 * rows * kDot;
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < kSums; c++) {
+      const Floats scale = lanes(panel->scales + c * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; r++) {
+        const Ints exact = totals(part[r][c]) - inputs.surplus[r * groups + g];
+        sum[r][c] += __builtin_convertvector(exact, Floats) * scale;
+      }
+    }
+  }
+  __builtin_memcpy(sums, sum, sizeof sum);
+}
+
 template <int rows, class Input, class Weight, class Sum>
-inline void any_tile(int count, const Input* x, const Weight* panel, int64_t depth, Ahead ahead,
-                     Sum* sums) {
+inline void any_tile(int count, Input x, const Weight* panel, int64_t depth, Ahead ahead, Sum* sums) {
   if constexpr (rows > 0) {
     if (count < rows) return any_tile<rows - 1>(count, x, panel, depth, ahead, sums);
     tile<rows>(x, panel, depth, ahead, sums);
@@ -48,7 +97,7 @@ inline void any_tile(int count, const Input* x, const Weight* panel, int64_t dep
 
 // All threads of a team run one together; by itself, one does.
 struct Product {
-  enum class Weights { floats, halves, pairs, split_pairs, bytes };
+  enum class Weights { floats, halves, pairs, split_pairs, bytes, groups };
 
   const float* x = nullptr;
   int64_t rows, width, depth, outputs;  // width: of a row of x; depth: of what is multiplied
@@ -67,6 +116,7 @@ struct Product {
     const int64_t padded = rounded_up(rows, kUnitRows);
     switch (kind) {
       case Weights::bytes: return padded * (depth + sizeof(float));
+      case Weights::groups: return rows * (depth + sizeof(float) + depth / kGroup * sizeof(int32_t));
       case Weights::floats:
       case Weights::halves: return rows * depth * sizeof(float);
       default: return padded * depth * 2 * sizeof(Bfloat16);
@@ -80,6 +130,7 @@ struct Product {
       case Weights::pairs: return run_pairs<1>((const Bfloat16*)weights, (Bfloat16*)memory);
       case Weights::split_pairs: return run_pairs<2>((const Bfloat16*)weights, (Bfloat16*)memory);
       case Weights::bytes: return run((const int8_t*)weights, (uint8_t*)memory);
+      case Weights::groups: return run((const Group*)weights, memory);
     }
   }
 
@@ -135,6 +186,37 @@ struct Product {
         });
   }
 
+  void run(const Group* weights, char* memory) const {
+    const int64_t groups = depth / kGroup;
+    float* scale = (float*)memory;
+    int32_t* surplus = (int32_t*)(scale + rows);
+    int8_t* inputs = (int8_t*)(surplus + rows * groups);
+    run<float>(
+        weights, false,
+        [&](int64_t row, const float* prepared) {
+          uint8_t* rounded = scratch<uint8_t, 1>(depth);
+          scale[row] = round_row(prepared, depth, rounded);
+          for (int64_t k = 0; k < depth; k++) rounded[k] ^= 0x80;  // 128 stood for zero
+          const int8_t* numbers = (const int8_t*)rounded;
+          for (int64_t g = 0; g < groups; g++)
+            surplus[row * groups + g] = 8 * std::accumulate(numbers + g * kGroup, numbers + (g + 1) * kGroup, 0);
+          place(numbers, row, inputs);
+        },
+        [&](int64_t row, int count, auto... rest) {
+          any_tile<kRows>(count, SmallInputs{inputs + row * depth, surplus + row * groups}, rest...);
+        },
+        [&](float sum, int64_t row, int64_t) { return sum * scale[row]; });
+  }
+
+  template <int planes, class Weight>
+  const Weight* panel(const Weight* weights, int64_t column) const {
+    return weights + column * depth * planes;
+  }
+  template <int>
+  const Group* panel(const Group* weights, int64_t column) const {
+    return weights + column / kColumns * (depth / kGroup);
+  }
+
   // Tiles of kRows rows; in each, what is multiplied at once lies side by side.
   template <class Input>
   void place(const Input* from, int64_t row, Input* inputs) const {
@@ -179,7 +261,7 @@ struct Product {
         const int count = std::min<int64_t>(tile_rows, rows - row);
         const Ahead ahead{(rows + tile_rows - 1) / tile_rows, row / tile_rows};
         alignas(64) Sum sums[kUnitRows * kUnitBlocks * kColumns];
-        multiply(row, count, weights + begin * depth * planes, depth, ahead, sums);
+        multiply(row, count, panel<planes>(weights, begin), depth, ahead, sums);
         for (int r = 0; r < count; r++)
           finish(row + r, begin, std::min<int64_t>(kColumns, outputs - begin), [&](int c) {
             return value(sums[r * kColumns + c], row + r, begin + c);
