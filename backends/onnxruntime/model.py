@@ -7,7 +7,6 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble.serving.kernel_file import kernel_files, load_kernel_file
 from ensemble.serving.stand_in.answers import Answering, exported_facts
-from ensemble.serving.stand_in.onnx_model import OnnxModel
 from ensemble.serving.stand_in.served_model import ServedModel
 
 
@@ -23,7 +22,11 @@ class TritonPythonModel:
         """Load the graph, and refuse one that is not what config.pbtxt says."""
         model = ServedModel.from_args(args, "model.onnx")
         facts = exported_facts(model, kernel_files(model))
-        run = load_kernel_file(model, pb_utils.Logger.log_info) or OnnxModel(model)
+        run = load_kernel_file(model, pb_utils.Logger.log_info)
+        if run is None:
+            from ensemble.serving.stand_in.onnx_model import OnnxModel  # only where it serves
+
+            run = OnnxModel(model)
         self.answers = Answering(model, run, facts)
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -72,6 +72,18 @@ def test_those_for_matrix_units_compile_without_warnings() -> None:
     assert not done.returncode, done.stderr
 
 
+def assembly(march: str, source: str) -> str:
+    """What the compiler makes of a function for another CPU."""
+    command = [os.environ.get("CXX", "g++"), *build._FLAGS, f"-march={march}", "-Werror"]
+    command += [f"-I{build._SOURCES}", "-S", "-xc++", "-", "-o", "-"]
+    source = f'#include "simd/bytes.h"\nusing namespace voicereel;\n{source}'
+    done = subprocess.run(command, input=source, capture_output=True, text=True)
+    if "bad value" in done.stderr and march in done.stderr:
+        pytest.skip(f"this compiler knows no {march}")
+    assert not done.returncode, done.stderr
+    return done.stdout.replace("\t", " ")
+
+
 @pytest.mark.parametrize(
     ("march", "instruction"),
     [
@@ -81,19 +93,31 @@ def test_those_for_matrix_units_compile_without_warnings() -> None:
     ],
 )
 def test_bytes_are_multiplied_by_what_a_cpu_has(march, instruction) -> None:
-    source = """
-        #include "simd/bytes.h"
-        using namespace voicereel;
-        Ints f(Ints sum, const uint8_t* x, const int8_t* w) { return with_products(sum, x, w); }
-    """
-    command = [os.environ.get("CXX", "g++"), *build._FLAGS, f"-march={march}", "-Werror"]
-    command += [f"-I{build._SOURCES}", "-S", "-xc++", "-", "-o", "-"]
-    done = subprocess.run(command, input=source, capture_output=True, text=True)
-    if "bad value" in done.stderr and march in done.stderr:
-        pytest.skip(f"this compiler knows no {march}")
-    assert not done.returncode, done.stderr
-    assert re.search(instruction, done.stdout.replace("\t", " "))
-    assert "vpmaddubsw" not in done.stdout  # it cuts sums off at 16 bits
+    found = assembly(
+        march,
+        "Ints f(Ints s, const uint8_t* x, const int8_t* w) { return with_products(s, x, w); }",
+    )
+    assert re.search(instruction, found)
+    assert "vpmaddubsw" not in found  # it cuts sums off at 16 bits
+
+
+@pytest.mark.parametrize(
+    ("march", "instruction"),
+    [
+        ("x86-64-v3", "vpmaddubsw .*ymm"),
+        ("alderlake", "vpdpbusd .*ymm"),
+        ("skylake-avx512", "vpmaddubsw .*zmm"),
+        ("icelake-server", "vpdpbusd .*zmm"),
+    ],
+)
+def test_weights_of_4_bits_are_multiplied_by_what_a_cpu_has(march, instruction) -> None:
+    found = assembly(
+        march,
+        """GroupSums f(GroupSums s, const int8_t* x, Words w) {
+               return with_small_products(s, x, w);
+           }""",
+    )
+    assert re.search(instruction, found)
 
 
 def sanitizer(name: str) -> str:
