@@ -33,9 +33,13 @@ ROUNDS = 6  # of requests, between which memory is looked at
 ALLOWED_BYTES = 50_000  # per request: half of the least leak that must be noticed
 
 
-def inputs(text: str, seed: int) -> list[grpc.InferInput]:
-    """Tensors of one request."""
-    values = {"text": ("BYTES", text.encode(), np.object_), "seed": ("UINT64", seed, np.uint64)}
+def inputs(text: str, seed: int, frames: int) -> list[grpc.InferInput]:
+    """Tensors of one request, for so many frames at most."""
+    values = {
+        "text": ("BYTES", text.encode(), np.object_),
+        "seed": ("UINT64", seed, np.uint64),
+        "max_new_tokens": ("INT32", frames, np.int32),
+    }
     tensors = []
     for name, (kind, value, dtype) in values.items():
         tensors.append(grpc.InferInput(name, [1, 1], kind))
@@ -50,7 +54,7 @@ def cancel(client: grpc.InferenceServerClient, token: str) -> None:
     client.infer("fish_cancel", [tensor])
 
 
-def one(url: str, model: str, number: int, cancel_after_s: float | None) -> str:
+def one(url: str, model: str, number: int, cancel_after_s: float | None, frames: int) -> str:
     """Run one request to its end; returns how it ended."""
     token, text = uuid.uuid4().hex, "Some words to be spoken. " * (1 + number % 3)
     timer, parameters = None, {"cancel_token": token}
@@ -60,10 +64,13 @@ def one(url: str, model: str, number: int, cancel_after_s: float | None) -> str:
             timer.start()
         try:
             if model.endswith("_stream"):
-                _read_stream(client, model, inputs(text, number), parameters)
+                _read_stream(client, model, inputs(text, number, frames), parameters)
             else:
                 client.infer(
-                    model, inputs(text, number), client_timeout=DEADLINE_S, parameters=parameters
+                    model,
+                    inputs(text, number, frames),
+                    client_timeout=DEADLINE_S,
+                    parameters=parameters,
                 )
             return "done"
         except queue.Empty:
@@ -114,8 +121,10 @@ def held(metrics: str) -> dict[str, float]:
     return found | {"processes_mb": sum(pages) * 4096 / 1e6, "shm_mb": shm / 1e6}
 
 
-def soak(url: str, models: list[str], requests: int, in_flight: int, cancelled: float) -> Counter:
-    """Make the requests; returns how often they ended in which way."""
+def soak(
+    url: str, models: list[str], requests: int, in_flight: int, cancelled: float, frames: int = 1024
+) -> Counter:
+    """Make the requests, for so many frames each at most; returns how often they ended how."""
     rng = random.Random(0)
     jobs: queue.Queue = queue.Queue()
     for number in range(requests):
@@ -129,7 +138,7 @@ def soak(url: str, models: list[str], requests: int, in_flight: int, cancelled: 
                 job = jobs.get_nowait()
             except queue.Empty:
                 return
-            ended[one(url, *job)] += 1
+            ended[one(url, *job, frames=frames)] += 1
 
     threads = [threading.Thread(target=work) for _ in range(in_flight)]
     for thread in threads:

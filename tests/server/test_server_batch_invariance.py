@@ -219,7 +219,7 @@ def test_a_soak_leaves_everything_as_it_was(server) -> None:
     shared, ended = regions(server), Counter()
 
     def work() -> None:
-        ended.update(soak(server.grpc_url, models, 50, 16, 0.2))
+        ended.update(soak(server.grpc_url, models, 50, 16, 0.2, frames=12))
         wait_until(lambda: idle(server), 60)
 
     growth = grown(lambda: 1e6 * megabytes(server.pid), work, 50)
