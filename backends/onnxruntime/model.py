@@ -6,6 +6,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ensemble.serving.kernel_file import kernel_files, load_kernel_file
+from ensemble.serving.own_server import end_with_it
 from ensemble.serving.stand_in.answers import Answering, exported_facts
 from ensemble.serving.stand_in.served_model import ServedModel
 
@@ -20,6 +21,7 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the graph, and refuse one that is not what config.pbtxt says."""
+        end_with_it()
         model = ServedModel.from_args(args, "model.onnx")
         facts = exported_facts(model, kernel_files(model))
         run = load_kernel_file(model, pb_utils.Logger.log_info)

@@ -48,6 +48,7 @@ class FrontDoor:
     stream_model: str
 
     def initialize(self, args: dict) -> None:
+        own_server.end_with_it()
         self.in_flight: set[asyncio.Task] = set()
         self.closing = False
         self.places = threading.Semaphore(MAX_IN_FLIGHT)

@@ -55,6 +55,17 @@ def test_only_what_computes_with_torch_loads_it(server) -> None:
     assert loaded == {"fish_llama"}
 
 
+def test_every_model_ends_with_its_server(server) -> None:
+    """One that holds a lock of the server's when that is killed would be left for ever."""
+    watching = {
+        name
+        for pid, name in processes.stubs(server.pid).items()
+        for path in Path(f"/proc/{pid}/fdinfo").iterdir()
+        if f"Pid:\t{server.pid}\n" in path.read_text()
+    }
+    assert watching == set(processes.stubs(server.pid).values())
+
+
 def test_encode_pads_and_says_how_many_frames_count(server, facts) -> None:
     audio = recording(1.0)
     out = infer(server, "fish_encode", reference_audio=audio, reference_sample_rate=44100)

@@ -5,12 +5,14 @@ import triton_python_backend_utils as pb_utils
 
 from ensemble.serving import drain, wire
 from ensemble.serving.cancel import take_back
+from ensemble.serving.own_server import end_with_it
 
 
 class TritonPythonModel:
     """Takes a caller's token back; see `ensemble.serving.cancel`."""
 
     def initialize(self, args: dict) -> None:
+        end_with_it()
         drain.watch()
 
     def execute(self, requests: list) -> list:

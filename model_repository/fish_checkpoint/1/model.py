@@ -10,12 +10,14 @@ import triton_python_backend_utils as pb_utils
 from ensemble.contract.facts import Facts
 from ensemble.contract.options import described
 from ensemble.serving import wire
+from ensemble.serving.own_server import end_with_it
 
 
 class TritonPythonModel:
     """Says the same to everyone."""
 
     def initialize(self, args: dict) -> None:
+        end_with_it()
         self.text, self.problem = "", None
         try:
             self.text = json.dumps(described(Facts.load(wire.checked_folder(args))))

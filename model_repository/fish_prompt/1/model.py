@@ -11,6 +11,7 @@ from ensemble.contract.settings import server_settings
 from ensemble.contract.text import prompt_text, prompt_texts
 from ensemble.contract.voice import PromptError, codes_from_flat, references_from
 from ensemble.serving import wire
+from ensemble.serving.own_server import end_with_it
 from families.registry import prompt_builder
 
 
@@ -18,6 +19,7 @@ class TritonPythonModel:
     """Builds the prompt of the checkpoint's family from text and voice."""
 
     def initialize(self, args: dict) -> None:
+        end_with_it()
         self.builder = prompt_builder(wire.checked_folder(args))
         self.fold = server_settings().fold_text
 

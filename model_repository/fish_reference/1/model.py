@@ -11,12 +11,14 @@ import triton_python_backend_utils as pb_utils
 from ensemble.contract.facts import Facts
 from ensemble.contract.reference import chunk_frames, encoder_input
 from ensemble.serving import wire
+from ensemble.serving.own_server import end_with_it
 
 
 class TritonPythonModel:
     """Checks a recording, conditions it and pads it."""
 
     def initialize(self, args: dict) -> None:
+        end_with_it()
         self.facts, self.warned = Facts.load(wire.checked_folder(args)), False
 
     def execute(self, requests: list) -> list:
