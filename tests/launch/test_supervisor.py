@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,7 +112,9 @@ def test_a_start_that_fails_is_tried_again_later(folder: RunFolder, monkeypatch,
     slept: list[float] = []
     server = FakeServer(folder.path, failures=2)
     restarts = Restarts(3, None)
-    monkeypatch.setattr(supervising.time, "sleep", slept.append)
+    # Its own name alone: threads of other tests sleep too.
+    clock = SimpleNamespace(sleep=slept.append, monotonic=time.monotonic)
+    monkeypatch.setattr(supervising, "time", clock)
     with Supervisor(server, None, restarts, folder) as served:  # type: ignore[arg-type]
         served._start_again(supervising.Death("model", "planted"))
         assert server.running
