@@ -132,7 +132,7 @@ def test_the_operators_stay_within_their_memory_and_the_language(monkeypatch) ->
     if not all(Path(library).is_absolute() for library in libraries):
         pytest.skip("this compiler has no sanitizers")
     library = sanitized(monkeypatch)
-    names = ("fused_transformer", "convolution", "native_numbers")
+    names = ("fused_transformer", "four_bits", "convolution", "native_numbers")
     tests = [f"tests/kernels/test_{name}.py" for name in names]
     # Those that are left out choose a library themselves, take the whole codec through, or ask for
     # products and sums that only the optimiser fuses.
