@@ -44,6 +44,8 @@ class ProxyProcess:
         self.ports = dict(ports)
         self._listen, self._arguments, self._command = listen, [*arguments], [*command]
         self._process: subprocess.Popen[bytes] | None = None
+        self._servers: dict[str, str] = {}
+        self._is_open = False
 
     @property
     def pid(self) -> int:
@@ -67,27 +69,38 @@ class ProxyProcess:
         return self._listen.url(self.ports[use])
 
     def start(self, servers: dict[str, str]) -> None:
-        """Start it, and wait until its ports are open.
+        """Start it, unless it runs in front of these servers; `wait_until_open` must follow.
 
         Args:
-            servers: HOST:PORT of each service behind it.
-
-        Raises:
-            LaunchError: If it ends, or says nothing within `START_S` seconds.
+            servers: HOST:PORT of each service behind it; nobody needs to listen there yet.
         """
+        if self.running and servers == self._servers:
+            return
+        self.stop()
+        self._servers, self._is_open = dict(servers), False
         ports = [f"--{use}-port={port}" for use, port in self.ports.items()]
         behind = [f"--server-{use}={url}" for use, url in servers.items()]
+        self._process = subprocess.Popen(
+            [*processes.tied(), *self._command, f"--address={self._listen.ip}", *ports, *behind,
+             *self._arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd=PROJECT,
+            start_new_session=True,  # Ctrl-C must not reach it
+        )  # fmt: skip
+
+    def wait_until_open(self) -> None:
+        """Wait until its ports are open. Does nothing the second time.
+
+        Raises:
+            LaunchError: If it ends, or says nothing within `START_S` seconds; it is stopped then.
+        """
+        if self._process is None or self._is_open:
+            return
         with contextlib.ExitStack() as cleanup:
-            self._process = process = subprocess.Popen(
-                [*processes.tied(), *self._command, f"--address={self._listen.ip}", *ports, *behind,
-                 *self._arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                cwd=PROJECT,
-                start_new_session=True,  # Ctrl-C must not reach it
-            )  # fmt: skip
             cleanup.callback(self.stop)
-            self.ports |= self._said(process)
+            self.ports |= self._said(self._process)
+            self._is_open = True
             cleanup.pop_all()
 
     def _said(self, process: subprocess.Popen[bytes]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -135,23 +135,26 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Start the server and wait until every model is ready.
 
         A server that aborts meanwhile is started once more: Triton 2.51 was seen to do so by
         itself, with "boost::interprocess::lock_exception".
+
+        Args:
+            meanwhile: Called while models load, at each try; the ports are known then.
 
         Raises:
             LaunchError: If that fails or takes too long; nothing is left running.
         """
         named = self.log_path
         try:
-            self._start()
+            self._start(meanwhile)
         except AbortedError:
             self.log_path = named
-            self._start()
+            self._start(meanwhile)
 
-    def _start(self) -> None:
+    def _start(self, meanwhile: Callable[[], None]) -> None:
         exported.check(self.repository, self.profile)
         self.ports = self._free_ports()
         self._folder = folder = RunFolder.create()
@@ -161,6 +164,7 @@ class Server:
         try:
             installation = tritonserver.find(folder.path / "backends")
             self._process = process = self._spawn(installation, folder, self.log_path)
+            meanwhile()
             self._wait_until_ready(process, self.log_path)
             try_doors(self.repository, self._listen.host, self.ports["http"])
         except BaseException as problem:  # a signal's too: whatever ends the wait ends the server
@@ -185,14 +189,10 @@ class Server:
         """
         if self._folder is None:
             return True
-
-        def is_over() -> bool:
-            return not self.running or self._answer("http", "/v2/health/ready") is not None
-
         return drain(
             self._folder.drain_pipe,
             limit_s,
-            is_over,
+            lambda: not self.running or self._answer("http", "/v2/health/ready") is not None,
             self.metrics,
             lambda: processes.cpu_s(processes.stubs(self.pid)),
         )

@@ -54,9 +54,7 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         try:
-            self.server.start()
-            if self.proxy is not None:
-                self._start_proxy(self.proxy)
+            self._start_what_is_gone()
         except BaseException as problem:
             self._end(0, keep_log=isinstance(problem, LaunchError))
             raise
@@ -91,9 +89,6 @@ class Supervisor:
     def stop(self, patience_s: float = ENDING_S) -> None:
         """End everything. Does nothing the second time."""
         self._end(patience_s, keep_log=False)
-
-    def _start_proxy(self, proxy: ProxyProcess) -> None:
-        proxy.start({use: self.server.url(use) for use in self.server.ports})
 
     def _next_death(self, watch: Watch) -> Death:
         """Wait until a process has ended, or is of no use any more."""
@@ -157,6 +152,8 @@ class Supervisor:
         while (delay := self.restarts.note(death.reason)) is not None:
             say(f"{death.what}; starting again" + (f" in {delay:g} s" if delay else ""))
             time.sleep(delay)
+            if not self.server.running:
+                startup_log.keep(self._log)
             try:
                 self._start_what_is_gone()
             except (LaunchError, OSError) as error:
@@ -177,13 +174,15 @@ class Supervisor:
     def _start_what_is_gone(self) -> None:
         self._restore_folder()
         if not self.server.running:
-            startup_log.keep(self._log)
-            ports = dict(self.server.ports)
-            self.server.start()
-            if self.proxy is not None and self.server.ports != ports:
-                self.proxy.stop()  # somebody took the old ones meanwhile
-        if self.proxy is not None and not self.proxy.running:
-            self._start_proxy(self.proxy)
+            self.server.start(meanwhile=self._start_proxy)
+        if self.proxy is not None:
+            self._start_proxy()
+            self.proxy.wait_until_open()
+
+    def _start_proxy(self) -> None:
+        """Start the proxy where there is none, or one before ports that the server has no more."""
+        if self.proxy is not None:
+            self.proxy.start({use: self.server.url(use) for use in self.server.ports})
 
     def _end(self, patience_s: float, keep_log: bool) -> None:
         try:

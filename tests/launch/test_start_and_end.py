@@ -78,14 +78,15 @@ def test_serve_says_ready_and_ends_cleanly(toy, number) -> None:
 def test_serve_ends_cleanly_while_it_loads(toy) -> None:
     place_slow(toy)
     with serve("--repository", toy) as process:
-        wait_until(lambda: children(process.pid))
-        (pid,) = children(process.pid)
+        wait_until(lambda: len(children(process.pid)) == 2)
+        pid, proxy = children(process.pid)
         name = run_name(pid)
         wait_until(lambda: len(regions(name)) == 2)  # both models are being loaded
         process.terminate()
         assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
     wait_until(lambda: not alive(pid))  # a stub that had to be killed
+    assert not alive(proxy)
     assert not regions(name)
 
 

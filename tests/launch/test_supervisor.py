@@ -155,9 +155,9 @@ def test_something_clears_the_folder_for_temporary_files(folder: RunFolder) -> N
 
 def test_the_proxy_is_told_when_the_server_has_other_ports(folder: RunFolder) -> None:
     class Moving(FakeServer):
-        def start(self) -> None:
-            super().start()
+        def start(self, meanwhile: Callable[[], None]) -> None:
             self.ports = {use: port + 1 for use, port in self.ports.items()}
+            super().start(meanwhile)
 
     server, front = Moving(folder.path), proxy()
     supervisor = Supervisor(server, front, Restarts(3, None), folder)  # type: ignore[arg-type]
@@ -168,6 +168,22 @@ def test_the_proxy_is_told_when_the_server_has_other_ports(folder: RunFolder) ->
         told = Path(f"/proc/{front.pid}/cmdline").read_text()
         assert front.pid != first and front.ports == ports
         assert f"--server-grpc=127.0.0.1:{server.ports['grpc']}" in told
+
+
+def test_the_proxy_starts_while_the_models_load(folder: RunFolder) -> None:
+    class Loading(FakeServer):
+        def start(self, meanwhile: Callable[[], None]) -> None:
+            super().start(meanwhile)
+            wait_until(lambda: front.running)
+            while_loading.append(front.pid)
+
+    while_loading, front = list[int](), proxy()
+    server = Loading(folder.path)
+    with Supervisor(server, front, Restarts(3, None), folder) as served:  # type: ignore[arg-type]
+        assert while_loading == [front.pid]
+        server.stop()
+        served._start_what_is_gone()  # the ports are the same: so is the proxy
+        assert while_loading == [front.pid] * 2 and is_open(front.ports["http"])
 
 
 def test_a_proxy_that_dies_is_started_again_alone(folder: RunFolder) -> None:
@@ -218,6 +234,7 @@ def test_a_proxy_drains(folder: RunFolder) -> None:
     for arguments, limit_s, drained in ((("--busy=0.2",), 30, True), (("--busy=9",), 0, False)):
         front = proxy(*arguments)
         front.start({"http": "h:1", "grpc": "h:2", "metrics": "h:3"})
+        front.wait_until_open()
         begin = time.monotonic()
         assert front.drain(limit_s) is drained
         assert time.monotonic() - begin < 4
@@ -234,8 +251,10 @@ def test_a_proxy_that_does_not_start(program: str, why: str) -> None:
     front = ProxyProcess(
         ListenAddress.of("127.0.0.1"), ports, command=(sys.executable, "-c", program)
     )
+    front.start({"http": "127.0.0.1:1"})
     with pytest.raises(LaunchError, match=why):
-        front.start({"http": "127.0.0.1:1"})
+        front.wait_until_open()
+    assert not front.running
 
 
 def test_sigterm_to_tritonserver_itself_ends_the_watch(folder: RunFolder, monkeypatch) -> None:

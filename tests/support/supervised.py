@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from launch.tritonserver import LaunchError
@@ -52,11 +53,12 @@ class FakeServer:
         self.starts, self.stops, self.stub = 0, list[float](), 0
         self.failures, self._process = failures, None
 
-    def start(self) -> None:
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.starts, self.stub = self.starts + 1, 0
         self.log_path.write_text(f"start {self.starts}\nas planted\n")
         if 1 < self.starts <= 1 + self.failures:
             raise LaunchError("as planted")
+        meanwhile()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True
         )
