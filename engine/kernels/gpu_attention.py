@@ -1,8 +1,8 @@
 """Attention of a few new positions on a GPU, in OpenAI's Triton.
 
-`place` and `attend` take any few positions, `attend_one` takes one of each row in a single launch.
-Everything is computed in float32 and rounded where `engine.lm.layers` rounds. No result of a row
-depends on other rows.
+They take any few positions; `engine.kernels.gpu_attend_one` takes one of each row. Everything is
+computed in float32 and rounded where `engine.lm.layers` rounds. No result of a row depends on other
+rows.
 """
 
 import torch
@@ -10,14 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 64  # positions that attention takes at a time
-_SPLITS = 8  # parts of a row's positions, which different blocks of threads attend to
-_DOT = 16  # the smallest side of a tile that `tl.dot` takes
-_FEW = 16  # room of a row that one block of threads attends to alone
+POSITIONS = 64  # positions that attention takes at a time
+PARTS = 8  # parts of a row's positions, which different blocks of threads attend to
+SMALLEST_SIDE = 16  # the smallest side of a tile that `tl.dot` takes
 
 
 @triton.jit
-def _normed(a, b, weight, pairs, inside, head_dim, eps):
+def normed(a, b, weight, pairs, inside, head_dim, eps):
     """Even and odd elements of heads, (count, pairs), normed."""
     x, y = a.to(tl.float32), b.to(tl.float32)
     scale = tl.rsqrt((tl.sum(x * x, 1) + tl.sum(y * y, 1)) / head_dim + eps)[:, None]
@@ -27,7 +26,7 @@ def _normed(a, b, weight, pairs, inside, head_dim, eps):
 
 
 @triton.jit
-def _turned(a, b, cos, sin):
+def turned(a, b, cos, sin):
     """Even and odd elements of heads, rotated and put in order: (count, head_dim)."""
     x, y = a.to(tl.float32), b.to(tl.float32)
     return tl.interleave((x * cos - y * sin).to(a.dtype), (y * cos + x * sin).to(b.dtype))
@@ -51,10 +50,10 @@ def _place(
             weight = q_weight
             if head >= heads:
                 weight = k_weight
-            a, b = _normed(a, b, weight, pairs, inside, head_dim, eps)
+            a, b = normed(a, b, weight, pairs, inside, head_dim, eps)
         turn = cos_sin + position * head_dim + 2 * pairs
         cos, sin = tl.load(turn, inside, 0.0)[None], tl.load(turn + 1, inside, 0.0)[None]
-        whole = _turned(a, b, cos, sin)
+        whole = turned(a, b, cos, sin)
     else:
         whole = tl.interleave(a, b)
     if head < heads:
@@ -106,7 +105,7 @@ def place(
 
 
 @triton.jit
-def _over_cached(
+def over_cached(
     q, keys, values, cache, position_stride, column, wide, begin, end, scale,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -152,7 +151,7 @@ def _attend(
     is_group = (group < groups)[:, None]
     q = tl.load(queries + here[:, None] * head_dim + column, is_group & wide, 0.0)
     cache = row * row_stride + kv_head * head_stride
-    most, total, found = _over_cached(
+    most, total, found = over_cached(
         q, keys, values, cache, position_stride, column, wide, begin, end, scale,
         GROUPS, WIDTH, BLOCK,
     )  # fmt: skip
@@ -189,21 +188,21 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tenso
     tokens, heads, head_dim = queries.shape
     kv_heads = keys.shape[1]
     groups = heads // kv_heads
-    width = max(_DOT, triton.next_power_of_2(head_dim))
-    parts = queries.new_empty(tokens, heads, _SPLITS, head_dim, dtype=torch.float32)
-    sums = queries.new_empty(tokens, heads, _SPLITS, 2, dtype=torch.float32)
-    _attend[(tokens, kv_heads, _SPLITS)](
+    width = max(SMALLEST_SIDE, triton.next_power_of_2(head_dim))
+    parts = queries.new_empty(tokens, heads, PARTS, head_dim, dtype=torch.float32)
+    sums = queries.new_empty(tokens, heads, PARTS, 2, dtype=torch.float32)
+    _attend[(tokens, kv_heads, PARTS)](
         *(queries, keys, values, past, parts, sums, tokens // len(past), kv_heads, groups),
         *(head_dim, head_dim**-0.5, *keys.stride()[:3]),
-        GROUPS=max(_DOT, triton.next_power_of_2(groups)),
-        WIDTH=width, BLOCK=_BLOCK, SPLITS=_SPLITS,
+        GROUPS=max(SMALLEST_SIDE, triton.next_power_of_2(groups)),
+        WIDTH=width, BLOCK=POSITIONS, SPLITS=PARTS,
     )  # fmt: skip
     out = queries.new_empty(tokens, heads * head_dim)
-    _joined(parts, sums, out)
+    joined(parts, sums, out)
     return out
 
 
-def _joined(parts: Tensor, sums: Tensor, out: Tensor) -> None:
+def joined(parts: Tensor, sums: Tensor, out: Tensor) -> None:
     """Put together what different blocks of threads have found for the same queries.
 
     Args:
@@ -214,101 +213,3 @@ def _joined(parts: Tensor, sums: Tensor, out: Tensor) -> None:
     tokens, heads, splits, head_dim = parts.shape
     width = triton.next_power_of_2(head_dim)
     _join[(tokens * heads,)](parts, sums, out, head_dim, WIDTH=width, SPLITS=splits)
-
-
-@triton.jit
-def _attend_one(
-    qkv, q_weight, k_weight, cos_sin, past, keys, values, parts, sums, out,
-    kv_heads, groups, head_dim, eps, scale, row_stride, head_stride, position_stride,
-    HAS_NORM: tl.constexpr, GROUPS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr,
-):  # fmt: skip
-    row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    position = tl.load(past + row)
-    share = tl.cdiv(tl.cdiv(position + 1, BLOCK), SPLITS) * BLOCK
-    if SPLITS > 1:
-        share = tl.maximum(share, 2 * BLOCK)  # shorter parts are mostly a beginning and an end
-    begin = split * share
-    end = tl.minimum(begin + share, position)  # of what is cached
-    pairs, column, group = tl.arange(0, HALF), tl.arange(0, WIDTH), tl.arange(0, GROUPS)
-    inside, wide = pairs < head_dim // 2, column < head_dim
-    is_group = (group < groups)[:, None]
-    turn = cos_sin + position * head_dim + 2 * pairs
-    cos, sin = tl.load(turn, inside, 0.0)[None], tl.load(turn + 1, inside, 0.0)[None]
-    slots = kv_heads * (groups + 2)
-    source = qkv + (row * slots + kv_head * groups + group)[:, None] * head_dim + 2 * pairs[None]
-    seen = is_group & inside[None]
-    a, b = tl.load(source, seen, 0.0), tl.load(source + 1, seen, 0.0)
-    if HAS_NORM:
-        a, b = _normed(a, b, q_weight, pairs, inside, head_dim, eps)
-    q = _turned(a, b, cos, sin)
-    cache = row * row_stride + kv_head * head_stride
-    most, total, found = _over_cached(
-        q, keys, values, cache, position_stride, column, wide, begin, end, scale,
-        GROUPS, WIDTH, BLOCK,
-    )  # fmt: skip
-    if (begin <= position) & (position < begin + share):  # the new one, which is cached here too
-        mine = qkv + (row * slots + kv_heads * groups + kv_head) * head_dim
-        even = tl.load(mine + 2 * pairs, inside, 0.0)[None]
-        odd = tl.load(mine + 2 * pairs + 1, inside, 0.0)[None]
-        if HAS_NORM:
-            even, odd = _normed(even, odd, k_weight, pairs, inside, head_dim, eps)
-        key = _turned(even, odd, cos, sin)
-        value = tl.load(mine + kv_heads * head_dim + column, wide, 0.0)
-        place = cache + position * position_stride + column
-        tl.store(keys + place[None], key, wide[None])
-        tl.store(values + place, value, wide)
-        its_score = tl.sum(q.to(tl.float32) * key.to(tl.float32), 1) * scale
-        its_most = tl.maximum(most, its_score)
-        its_share, its_fade = tl.exp(its_score - its_most), tl.exp(most - its_most)
-        total = total * its_fade + its_share
-        added = its_share.to(value.dtype).to(tl.float32)[:, None] * value.to(tl.float32)[None]
-        found = found * its_fade[:, None] + added
-        most = its_most
-    here = (row * kv_heads + kv_head) * groups + group
-    if SPLITS == 1:
-        y = (found / total[:, None]).to(qkv.dtype.element_ty)
-        tl.store(out + here[:, None] * head_dim + column, y, is_group & wide)
-    else:
-        here = here * SPLITS + split
-        tl.store(parts + here[:, None] * head_dim + column, found, is_group & wide)
-        tl.store(sums + here * 2, most, group < groups)
-        tl.store(sums + here * 2 + 1, total, group < groups)
-
-
-def attend_one(
-    qkv: Tensor,
-    norms: tuple[Tensor, Tensor] | None,
-    eps: float,
-    cos_sin: Tensor,
-    past: Tensor,
-    keys: Tensor,
-    values: Tensor,
-) -> Tensor:
-    """Attend from one new position of each row to those cached and itself, and cache it.
-
-    Args:
-        qkv: (rows, (heads + 2 * kv heads) * head_dim).
-        norms, eps, cos_sin, past, keys, values: As `place` takes them.
-
-    Returns:
-        (rows, heads * head_dim).
-    """
-    rows, kv_heads, room, head_dim = keys.shape
-    groups = qkv.shape[1] // head_dim // kv_heads - 2
-    heads, splits = kv_heads * groups, 1 if room <= _FEW else _SPLITS
-    out = qkv.new_empty(rows, heads * head_dim)
-    parts = sums = out
-    if splits > 1:
-        parts = qkv.new_empty(rows, heads, splits, head_dim, dtype=torch.float32)
-        sums = qkv.new_empty(rows, heads, splits, 2, dtype=torch.float32)
-    half = max(_DOT // 2, triton.next_power_of_2(head_dim // 2))
-    _attend_one[(rows, kv_heads, splits)](
-        *(qkv, *(norms or (qkv, qkv)), cos_sin, past, keys, values, parts, sums, out),
-        *(kv_heads, groups, head_dim, eps, head_dim**-0.5, *keys.stride()[:3]),
-        HAS_NORM=norms is not None, GROUPS=max(_DOT, triton.next_power_of_2(groups)),
-        HALF=half, WIDTH=2 * half, BLOCK=_DOT if splits == 1 else _BLOCK, SPLITS=splits,
-    )  # fmt: skip
-    if splits > 1:
-        _joined(parts, sums, out)
-    return out

@@ -101,7 +101,8 @@ class _Place(NamedTuple):
 
 def _few(layer: Any, x: Tensor, at: _Place) -> Tensor:
     """A layer for a decode step: a matrix is read once, with what lies before and behind it."""
-    from engine.kernels.gpu_attention import attend, attend_one, place
+    from engine.kernels.gpu_attend_one import attend_one
+    from engine.kernels.gpu_attention import attend, place
     from engine.kernels.gpu_product import project
 
     attention, norm = layer.attention, layer.attention_norm

@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 
 import torch.nn.functional as F
 
-from engine.kernels import gpu_attention, gpu_product
+from engine.kernels import gpu_attend_one, gpu_product
 from engine.kernels.norm import rms_norm
 from support.gpu_kernels import DEVICE, needs_gpu, numbers
 
@@ -32,7 +32,7 @@ def test_attention_of_one_new_position(dtype, past, room) -> None:
     for tensor in (keys, values):
         tensor[:, :, past:] = float("nan")
     still = torch.tensor([1.0, 0.0], device=DEVICE).expand(room, dim // 2, 2).contiguous()
-    found = gpu_attention.attend_one(
+    found = gpu_attend_one.attend_one(
         torch.cat([q.flatten(), *new])[None], None, 0.0, still,
         torch.tensor([past], device=DEVICE), keys, values,
     )  # fmt: skip

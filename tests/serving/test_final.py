@@ -49,14 +49,6 @@ def shared(module, repository) -> Iterator[Any]:
     model.finalize()
 
 
-@pytest.fixture
-def fresh(module, repository) -> Iterator[Any]:
-    """One that the test may spoil."""
-    model = started(module, repository)
-    yield model
-    model.finalize()
-
-
 @pytest.fixture(scope="module")
 def prompt(repository) -> np.ndarray:
     from families.fish_s1.prompt import PromptBuilder
@@ -74,10 +66,6 @@ def ended(model: Any, prompt: np.ndarray, sender: Sender) -> None:
     assert sender.finals == [False] * (len(sender.sent) - 1) + [True]
 
 
-def reason(sender: Sender) -> str:
-    return sender.sent[-1][0].tensors["finish_reason"][0]
-
-
 @pytest.mark.parametrize(
     ("options", "why"),
     [({"max_new_tokens": [9], "first_chunk_frames": [2]}, "length"), ({"seed": [3]}, "stop")],
@@ -86,7 +74,7 @@ def test_a_stream_that_is_whole(shared, prompt, waiting, options, why) -> None:
     request = Request(WITH_TOKEN, prompt=prompt, **options)
     shared.execute([request])
     ended(shared, prompt, request.sender)
-    assert reason(request.sender) == why
+    assert request.sender.finish_reason == why
     assert list(waiting.iterdir()) == []
 
 
@@ -194,7 +182,7 @@ def test_a_caller_who_leaves(shared, prompt, waiting, by, when, monkeypatch) -> 
         assert request.sender.error == "fish_llama: cancelled: by the caller"
     else:
         assert len(request.sender.sent) < 20  # of 400: windows that were on their way still leave
-        assert reason(request.sender) == "cancelled"
+        assert request.sender.finish_reason == "cancelled"
     assert [f for f in waiting.iterdir() if not f.suffix] == []
 
 
@@ -218,17 +206,16 @@ def test_a_deadline(shared, prompt, monkeypatch, when) -> None:
     if is_early:
         assert "cancelled: its timeout of 100 s has passed" in request.sender.error
     else:
-        assert reason(request.sender) == "timeout"
+        assert request.sender.finish_reason == "timeout"
 
 
 @pytest.mark.parametrize("call", ["extend", "sample_token", "fast_loop"])
 @pytest.mark.parametrize("when", ["before the first chunk", "in mid-speech"])
 def test_a_failure_of_the_engine(shared, prompt, monkeypatch, waiting, call, when) -> None:
     """It takes its requests with it, those that wait too; the next one runs."""
-    tokens = [f"{i:032x}" for i in range(20)]
     requests = [
-        Request(json.dumps({cancel.PARAMETER: token}), prompt=prompt, **MANY_CHUNKS)
-        for token in tokens
+        Request(json.dumps({cancel.PARAMETER: f"{i:032x}"}), prompt=prompt, **MANY_CHUNKS)
+        for i in range(20)
     ]
     with monkeypatch.context() as patch:
 
@@ -251,8 +238,9 @@ def test_a_failure_of_the_engine(shared, prompt, monkeypatch, waiting, call, whe
     assert list(waiting.iterdir()) == []
 
 
-def test_memory_that_runs_out(fresh, prompt, monkeypatch) -> None:
+def test_memory_that_runs_out(module, repository, prompt, monkeypatch) -> None:
     """Slots are halved down to one; then each request gets the error."""
+    fresh = started(module, repository)
     requests = [Request(prompt=prompt, **LONG) for _ in range(3)]
     with monkeypatch.context() as patch:
 
@@ -266,6 +254,7 @@ def test_memory_that_runs_out(fresh, prompt, monkeypatch) -> None:
     for request in requests:
         ended(fresh, prompt, request.sender)
         assert "out of memory" in request.sender.error
+    fresh.finalize()
 
 
 @pytest.mark.parametrize("what", ["windows", "all"])

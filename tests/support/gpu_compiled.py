@@ -67,7 +67,7 @@ def _used(made: Any) -> dict[str, int]:
 
 def steps(dtype: torch.dtype, dim: int, width: int, hidden: int) -> None:
     """What a decode step launches."""
-    from engine.kernels import gpu, gpu_attention, gpu_product
+    from engine.kernels import gpu, gpu_attend_one, gpu_attention, gpu_product
 
     rows, heads, kv_heads, head_dim = 17, 16, 8, 128
     x, scale = torch.zeros(rows, dim, dtype=dtype), torch.zeros(dim, dtype=dtype)
@@ -80,7 +80,7 @@ def steps(dtype: torch.dtype, dim: int, width: int, hidden: int) -> None:
         cache = torch.zeros(rows, kv_heads, room, head_dim, dtype=dtype)
         place = of_norms, 1e-6, torch.zeros(room, head_dim // 2, 2), past, cache, cache
         given = qkv[:, : (heads + 2 * kv_heads) * head_dim]
-        gpu_attention.attend_one(given, *place)
+        gpu_attend_one.attend_one(given, *place)
         gpu_attention.attend(gpu_attention.place(given, *place), cache, cache, past)
     gpu.add_norm(x, x, scale, 1e-6)
     gpu.gated(torch.zeros(rows, 2 * hidden, dtype=dtype))

@@ -109,6 +109,11 @@ class Sender:
         response = self.sent[-1][0]
         return response.error.text if response and response.error else ""
 
+    @property
+    def finish_reason(self) -> str:
+        """That of the last response."""
+        return self.sent[-1][0].tensors["finish_reason"][0]
+
 
 class Request:
     """A request with inputs that have no batch axis yet."""
