@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.answers import heard
 from benchmarks.load.decoder_batches import TEXT, with_delay
 from benchmarks.prepared import ROOT, prepared, served
-from benchmarks.report import console, finish
+from benchmarks.report import console, finish, new_figure
 from benchmarks.server_stats import Snapshot, snapshot
 from ensemble.contract.options import Sampling
 from launch.server import Server
@@ -102,9 +102,7 @@ def hops(used: Snapshot, first_audio_s: float) -> dict[str, float]:
 
 def draw(found: dict[str, dict[str, float]], picture: Path) -> None:
     """Draw a bar for each measurement, its hops in order."""
-    from matplotlib.figure import Figure  # a machine with a GPU may lack it
-
-    figure = Figure(figsize=(10, 1.6 + 0.5 * len(found)), layout="constrained")
+    figure = new_figure(10, 1.6 + 0.5 * len(found))
     bars(figure.subplots(), found)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=100)

@@ -53,7 +53,7 @@ def prepared(preset: str, name: str, *flags: str, int8: bool = False) -> tuple[P
         wanted = " ".join([_hash_of_sources() + without, *how])
         made = stamp.read_text() if stamp.is_file() and repository.is_dir() else ""
         stale = not f"{made} ".startswith(f"{wanted} ")  # one with int8 also serves without
-        if stale and preset == "demo":  # its weights are among the sources
+        if stale and preset in ("demo", "s2-demo"):  # their weights are among the sources
             shutil.rmtree(checkpoint, ignore_errors=True)
         if not checkpoint.is_dir():
             export_command("make-checkpoint", preset, "--out", checkpoint, "--seed", "0", *flags)

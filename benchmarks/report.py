@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 HISTORY = RESULTS / "history.jsonl"
@@ -26,3 +29,10 @@ def finish(result: dict[str, Any], record: bool = False) -> None:
         with HISTORY.open("a", encoding="utf-8") as history:
             history.write(line + "\n")
     print(line)
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty picture of so many inches. Without pyplot it needs no display and no backend."""
+    from matplotlib.figure import Figure  # takes a second
+
+    return Figure(figsize=(width, height), layout="constrained")

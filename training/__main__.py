@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from families.fish_s1.demo import WEIGHTS
+from families.fish_s2.presets import WEIGHTS as S2_WEIGHTS
 from training import stages
 from training.loop import Deadline, StoppedError
 from training.settings import Settings
@@ -57,6 +58,17 @@ def llama(
 ) -> None:
     """Train the transformers."""
     stages.llama(Settings(), state, _deadline(minutes, within))
+
+
+@app.command()
+def s2(
+    state: StateOption = Path("checkpoints/demo-s2-training"),
+    minutes: MinutesOption = 1e9,
+    within: WithinOption = 0.0,
+    out: OutOption = S2_WEIGHTS,
+) -> None:
+    """Train the demo voice on in S2's format, to assets/demo-s2."""
+    stages.s2(Settings(), state, out, _deadline(minutes, within))
 
 
 @app.command()

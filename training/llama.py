@@ -5,7 +5,7 @@ the slow half is used as it is, and the fast half is written out with the codes 
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +83,34 @@ class Prompts:
             self.sequence(chance.choice(self.codes.by_voice[v], self.wanted.utterances, False))
             for v in voices
         ]
-        longest = (
-            -(-max(s.shape[1] for s in sequences) // 16) * 16 + 1
-        )  # the last position is only a label
-        batch = np.zeros((len(sequences), sequences[0].shape[0], longest), np.int64)
-        batch[:, 0] = self.end
-        for row, sequence in zip(batch, sequences, strict=True):
-            row[:, : sequence.shape[1]] = sequence
-        return torch.from_numpy(batch)
+        return padded(sequences, self.end)
 
     def labels(self, batch: Tensor) -> Tensor:
-        """Next tokens, ignored unless speech or its end: int64 (batch, positions - 1)."""
-        tokens, following = batch[:, 0, :-1], batch[:, 0, 1:]
-        speaking = (tokens >= self.begin) | (following >= self.begin)
-        return torch.where(speaking, following, _IGNORED)
+        """See `labels_of`."""
+        return labels_of(batch, self.begin)
+
+
+def padded(sequences: list[np.ndarray], end: int) -> Tensor:
+    """Sequences (1 + codebooks, positions) as int64 (batch, 1 + codebooks, positions)."""
+    # The last position is only a label.
+    longest = -(-max(s.shape[1] for s in sequences) // 16) * 16 + 1
+    batch = np.zeros((len(sequences), sequences[0].shape[0], longest), np.int64)
+    batch[:, 0] = end
+    for row, sequence in zip(batch, sequences, strict=True):
+        row[:, : sequence.shape[1]] = sequence
+    return torch.from_numpy(batch)
+
+
+def labels_of(batch: Tensor, begin: int) -> Tensor:
+    """Next tokens, ignored unless speech or its end: int64 (batch, positions - 1).
+
+    Args:
+        batch: int64 (batch, 1 + codebooks, positions).
+        begin: Token of semantic code 0; all tokens from it on are semantic.
+    """
+    tokens, following = batch[:, 0, :-1], batch[:, 0, 1:]
+    speaking = (tokens >= begin) | (following >= begin)
+    return torch.where(speaking, following, _IGNORED)
 
 
 def _tokens(tokens: list[int]) -> np.ndarray:
@@ -121,27 +135,47 @@ def corrupted(batch: Tensor, begin: int, most: float) -> Tensor:
     return torch.cat([semantic[:, None], codes], dim=1)
 
 
+def slow_half(model: Any, heard: Tensor) -> tuple[Tensor, Tensor]:
+    """The slow transformer, by upstream's `forward`.
+
+    Args:
+        model: The transformers.
+        heard: int64 (batch, 1 + codebooks, positions).
+
+    Returns:
+        Logits of every token and hidden states, float32 (batch, positions, tokens or dim).
+    """
+    # Without a mask upstream forces flash attention, which GPUs lack in float32.
+    nothing = torch.zeros_like(heard[:, 0], dtype=torch.bool) if heard.is_cuda else None
+    slow = BaseTransformer.forward(model, heard, nothing)
+    return slow.logits, slow.hidden_states
+
+
 def losses_of(
-    model: Any, batch: Tensor, labels: Tensor, begin: int, wanted: settings.Llama
+    model: Any,
+    batch: Tensor,
+    labels: Tensor,
+    begin: int,
+    wanted: settings.Llama,
+    slow: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = slow_half,
 ) -> Losses:
     """Cross entropies of the next semantic token or the end, and of the residual codes.
 
     Args:
         model: The transformers.
         batch: int64 (batch, 1 + codebooks, positions).
-        labels: int64 (batch, positions - 1), see `Prompts.labels`.
+        labels: int64 (batch, positions - 1), see `labels_of`.
         begin: Token of semantic code 0.
         wanted: Share of replaced codes, and of the frames that the fast transformer learns from.
+        slow: `slow_half`, or another family's.
     """
     heard = corrupted(batch[:, :, :-1], begin, wanted.corrupted)
-    # Without a mask upstream forces flash attention, which GPUs lack in float32.
-    nothing = torch.zeros_like(heard[:, 0], dtype=torch.bool) if heard.is_cuda else None
-    slow = BaseTransformer.forward(model, heard, nothing)
-    semantic = F.cross_entropy(slow.logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
+    tokens, hidden = slow(model, heard)
+    semantic = F.cross_entropy(tokens.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
     chosen = labels >= begin
     chosen &= torch.rand(chosen.shape, device=chosen.device) < wanted.fast_share
     codes = batch[:, 1:, 1:].transpose(1, 2)[chosen]
-    logits = fast_logits(model, slow.hidden_states[chosen], codes)
+    logits = fast_logits(model, hidden[chosen], codes)
     residual = F.cross_entropy(logits[:, 1:].flatten(0, 1), codes[:, 1:].flatten())
     return {"semantic": semantic, "residual": residual}
 
@@ -168,14 +202,19 @@ def fast_logits(model: Any, hidden: Tensor, codes: Tensor) -> Tensor:
     return model.fast_output(model.fast_norm(x))
 
 
+def compile_layers(model: Any) -> None:
+    """Compile both transformers on a CPU, where a step then takes two thirds of the time."""
+    if DEVICE.type == "cpu":
+        for layer in (*model.layers, *model.fast_layers):
+            layer.compile(dynamic=True)
+
+
 def train_llama(wanted: settings.Llama, codes: Codes, folder: Path, deadline: Deadline) -> Trainer:
     """Train into `folder`, or go on there; see `Trainer.run`."""
     # The name holds the codes' digest, since weights learnt from other codes are of no use.
     trainer = Trainer(f"llama-{codes.digest}", new_llama(), wanted.optimiser, folder)
     model: Any = trainer.model
-    if DEVICE.type == "cpu":  # a compiled step takes two thirds of the time
-        for layer in (*model.layers, *model.fast_layers):
-            layer.compile(dynamic=True)
+    compile_layers(model)
     torch.backends.cuda.matmul.allow_tf32 = True
     prompts = Prompts(codes, wanted, model.tokenizer)
 

@@ -99,9 +99,33 @@ class Llama:
 
 
 @dataclass(frozen=True)
+class S2:
+    """Attributes:
+    data: The corpus; fewer voices do, since the training begins with the demo voice.
+    llama: Settings of the transformers; the utterances of a sequence are drawn, see `dialogues`.
+    dialogues: Share of the sequences in which two voices speak in turn.
+    turns: Of a dialogue at most; more than fit into one batch would be a prompt of two parts.
+    unknown: Share of the others that have no recording.
+    """
+
+    data: Data = field(default_factory=lambda: Data(voices=80))
+    llama: Llama = field(
+        default_factory=lambda: Llama(
+            Optimiser(steps=800, learning_rate=1e-3, warmup=50, betas=(0.9, 0.95)),
+            batch=12,
+            corrupted=0.4,
+        )
+    )
+    dialogues: float = 0.4
+    turns: int = 3
+    unknown: float = 0.1
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of all parts."""
 
     data: Data = Data()
     codec: Codec = field(default_factory=Codec)
     llama: Llama = field(default_factory=Llama)
+    s2: S2 = field(default_factory=S2)

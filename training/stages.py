@@ -18,6 +18,7 @@ from training.codes import Codes, make_codes
 from training.features import Latents, corpus_latents
 from training.llama import new_llama, train_llama
 from training.loop import Deadline, StoppedError, Trainer
+from training.s2 import train_s2
 from training.settings import Settings
 from training.speech import Corpus, make_corpus
 
@@ -51,6 +52,17 @@ def codes(settings: Settings, state: Path) -> Codes:
 def llama(settings: Settings, state: Path, deadline: Deadline) -> None:
     """Train the transformers to their last step."""
     train_llama(settings.llama, codes(settings, state), state, deadline)
+
+
+def s2(settings: Settings, state: Path, out: Path, deadline: Deadline) -> None:
+    """Train the demo voice on in S2's format, and write its transformers at the end.
+
+    Raises:
+        StoppedError: If it stopped before its last step; the state is saved.
+    """
+    trainer = train_s2(settings.s2, state, deadline)
+    out.mkdir(parents=True, exist_ok=True)
+    save_llama(trainer.average, out)
 
 
 def weights(settings: Settings, state: Path, out: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.report import new_figure
 from voicereel.capacity import Machine
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def validation(rows: list[dict[str, float]], tolerance: float, path: Path) -> No
 
 
 def _panel() -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure  # slow; without pyplot it needs no display and no backend
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     return figure, figure.subplots()
 
 

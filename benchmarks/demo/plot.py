@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
+
+from benchmarks.report import new_figure
 
 if TYPE_CHECKING:
     from benchmarks.demo.run import Caption
@@ -30,7 +31,7 @@ def plot(
         captions: Lines with their speakers and places.
         path: The PNG file.
     """
-    figure = Figure(figsize=(14, 6), layout="constrained")
+    figure = new_figure(14, 6)
     wave, spectrum = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     # Digital silence has no decibels, so a small constant is added.
     spectrum.specgram(

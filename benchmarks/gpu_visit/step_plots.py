@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.gpu_visit.results import Results, read
 from benchmarks.gpu_visit.visit import Skipped, Visit
+from benchmarks.report import new_figure
 
 FILE_NAME = "visit.png"
 
@@ -13,12 +14,10 @@ def run(visit: Visit, results: Results) -> None:
     """Write one picture of four panels; what was not measured leaves its panel empty."""
     if importlib.util.find_spec("matplotlib") is None:
         raise Skipped("needs matplotlib, which neither the pack nor this machine has")
-    from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
-
     from benchmarks import first_audio  # slow to import
 
     found = read(visit.out)
-    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    figure = new_figure(13, 7.6)
     (streams, steps), (windows, way) = figure.subplots(2, 2)
     _streams(streams, found.get("serve", {}).get("streams", []))
     _steps(steps, found.get("llama", {}).get("steps", []))

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
-
 from benchmarks.answers import GAPS_MS, gapless
+from benchmarks.report import new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from benchmarks.load.sweep import Row
 
 LOADS = {
@@ -35,7 +36,7 @@ def loads(rows: Sequence[Row], folder: Path) -> None:
     """Draw the plots of a sweep, PNG files named as in `LOADS`."""
     drawn = {"throughput": _throughput, "listener": _listener, "batches": _batches, "time": _time}
     for name, draw in drawn.items():
-        figure = Figure(figsize=(12, 4), layout="constrained")
+        figure = new_figure(12, 4)
         draw(figure, rows)
         figure.savefig(folder / f"{name}.png", dpi=80)
 
@@ -43,7 +44,7 @@ def loads(rows: Sequence[Row], folder: Path) -> None:
 def cost(series: dict[str, Any], folder: Path, name: str) -> None:
     """Draw the cost curves, and memory by round, into `name`.png."""
     curves = series["curves"]
-    figure = Figure(figsize=(3.2 * (len(curves) + 1), 3.4), layout="constrained")
+    figure = new_figure(3.2 * (len(curves) + 1), 3.4)
     *axes, memory = figure.subplots(1, len(curves) + 1)
     for axis, curve in zip(axes, curves, strict=True):
         axis.plot(curve["sizes"], curve["seconds"], "o-", color="tab:blue")

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 from rich.table import Table
 
 from benchmarks.answers import GAPS_MS, Answer, gapless, heard, played, summary
 from benchmarks.load.breakdown import breakdown
 from benchmarks.prepared import PATIENCE_S, prepared, served
-from benchmarks.report import console, finish
+from benchmarks.report import console, finish, new_figure
 from benchmarks.server_stats import snapshot
 from ensemble.contract.settings import REAL_TIME
 from launch.server import Server
@@ -153,7 +152,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Silence, answers without a gap, first audio and audio made, against callers."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = new_figure(13, 3.6)
     panels = {
         "silence, s for each answer": lambda row: row["underrun_s"] / row["answers"],
         f"answers without a gap over {GAPS_MS[1]} ms, %": lambda row: (

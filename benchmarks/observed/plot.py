@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.observed.queries import Query
+from benchmarks.report import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS, _LONGEST_LEGEND = 4, 26
 _UNITS = {"s": "s", "reqps": "a second", "ops": "a second", "percentunit": "share", "bytes": "MiB"}
@@ -27,7 +28,7 @@ def panels(answers: Answers, begin: float, title: str, path: Path) -> None:
     """
     names = list(dict.fromkeys(query.panel for query, series in answers.items() if series))
     rows = math.ceil(len(names) / _COLUMNS)
-    figure = Figure(figsize=(4.6 * _COLUMNS, 2.7 * rows), layout="constrained")
+    figure = new_figure(4.6 * _COLUMNS, 2.7 * rows)
     figure.suptitle(title)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for ax, name in zip(axes, names, strict=False):
@@ -37,7 +38,7 @@ def panels(answers: Answers, begin: float, title: str, path: Path) -> None:
     figure.savefig(path, dpi=75)
 
 
-def _draw(ax: Axes, name: str, answers: Answers, begin: float) -> None:
+def _draw(ax: "Axes", name: str, answers: Answers, begin: float) -> None:
     for query, series in answers.items():
         scale = _SCALES.get(query.unit, 1)
         for one in (s for s in series if any(v != "NaN" for _, v in s["values"])):

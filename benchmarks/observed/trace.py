@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from matplotlib.figure import Figure
 
 from benchmarks.demo.run import SCRIPT
 from benchmarks.load.gateway import gateway
 from benchmarks.observed import collector
 from benchmarks.observed.collector import Span
 from benchmarks.prepared import PATIENCE_S, ROOT, prepared
-from benchmarks.report import console, finish
+from benchmarks.report import console, finish, new_figure
 from launch import traces
 from launch.server import Server
 from voicereel import Client
@@ -105,7 +104,7 @@ def waterfall(spans: list[Span], picture: Path) -> None:
     """Draw a bar for each span; Triton's `compute` lies within the bar of its model."""
     bars = [span for span in spans if span.name != "compute"]
     begin = bars[0].begin
-    figure = Figure(figsize=(11, 0.32 * len(bars) + 1.2), layout="constrained")
+    figure = new_figure(11, 0.32 * len(bars) + 1.2)
     ax = figure.subplots()
     for row, span in enumerate(bars):
         colour = _COLOURS.get(span.service, "tab:green")

@@ -27,8 +27,7 @@ from benchmarks.quality.speech import (
 )
 from benchmarks.report import console
 from ensemble.contract.settings import ROUNDINGS
-from families.fish_s1.checkpoint import load_checkpoint, load_codec
-from families.registry import CheckpointError
+from families.registry import CheckpointError, family_of
 from launch.server import LaunchError
 from training.sentences import jsgf, read_rules
 from training.settings import Data
@@ -97,9 +96,10 @@ def main(
     """Measure and print; progress and the table go to stderr."""
     references = held_out_sentences(len(voices()))
     lines = held_out_sentences(sentences, len(voices()), joined)
-    folder = load_checkpoint(checkpoint)
+    family = family_of(checkpoint)
+    folder = family.load_checkpoint(checkpoint)
     with console.status("codec"):
-        codec = load_codec(folder)
+        codec = family.load_codec(folder)
         decoded = [through_codec(codec, line.true) for line in lines]
     at = repository or exported(checkpoint, compiled, precision)
     with (

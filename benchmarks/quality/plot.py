@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 
 from benchmarks.quality.speech import Sentence, voices
+from benchmarks.report import new_figure
 from training.speech import SAMPLE_RATE_HZ
 from voicereel import Audio
 
@@ -16,7 +16,7 @@ def save(
     """Write quality.png, spectrograms of one sentence per voice, and the sounds as WAV files."""
     folder.mkdir(parents=True, exist_ok=True)
     count = min(len(lines), len(voices()))
-    figure = Figure(figsize=(15, 3 * count), layout="tight")
+    figure = new_figure(15, 3 * count)
     axes = figure.subplots(count, 3, squeeze=False, sharey=True)
     for number, line in enumerate(lines[:count]):
         ways = {"espeak-ng": line.true, "codec": decoded[number], "synthesis": made[number]}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure  # without pyplot it needs no display and no backend
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.growth import exponent
+from benchmarks.report import new_figure
 from benchmarks.speed.cells import Codec, taking_turns, windows
 from engine.codec.decoder import DecoderGraph
 from engine.schedule.chunk_schedule import ChunkSchedule
@@ -38,7 +38,7 @@ class StreamCost:
 
     def plot(self, path: Path, title: str) -> None:
         """Draw the cost of an utterance by its length, and that of each window's frames."""
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = new_figure(9, 3.6)
         whole, each = figure.subplots(1, 2)
         whole.plot(self.frames, self.seconds, "o-", markersize=3)
         whole.set(xlabel="frames of the utterance", ylabel="s to decode it, streamed")

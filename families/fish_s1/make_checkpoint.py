@@ -149,10 +149,16 @@ def write_codec_config(changes: dict[str, Any], folder: Path) -> DictConfig | Li
 
 
 def _expand(weights: Path, folder: Path) -> None:
-    """Expand packed weights to single precision, which the codec needs."""
-    for file, read in (("model.pth", read_llama), ("codec.pth", read_codec)):
-        tensors = {name: tensor.float() for name, tensor in read(weights / file).items()}
-        torch.save(tensors, folder / file)
+    """Expand packed weights to single precision."""
+    tensors = {name: tensor.float() for name, tensor in read_llama(weights / "model.pth").items()}
+    torch.save(tensors, folder / "model.pth")
+    expand_codec(weights / "codec.pth", folder)
+
+
+def expand_codec(weights: Path, folder: Path) -> None:
+    """Write `codec.pth` from packed weights, in single precision, which the codec needs."""
+    tensors = {name: tensor.float() for name, tensor in read_codec(weights).items()}
+    torch.save(tensors, folder / "codec.pth")
 
 
 def _write_random(

@@ -1,7 +1,7 @@
-"""Makes checkpoints in S2's format with random weights, for tests and load tests.
+"""Makes checkpoints in S2's format, for tests and load tests.
 
-They speak noise, but end, and their weights are drawn and written tensor by tensor: at S2-Pro's
-size no more than the largest of them, the embedding, is in memory at a time.
+But for the demo voice they speak noise, and end. Random weights are drawn and written tensor by
+tensor: at S2-Pro's size no more than the largest of them, the embedding, is in memory at a time.
 """
 
 import json
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from families.fish_s1.make_checkpoint import (
     Begin,
+    expand_codec,
     progress,
     text_tokens,
     write_codec_config,
@@ -21,6 +23,7 @@ from families.fish_s1.make_checkpoint import (
     write_random_codec,
 )
 from families.fish_s1.random_llama import STEERED, random_tensor, steer
+from families.fish_s1.weights import read_llama
 from families.fish_s2.checkpoint import empty_model, load_checkpoint
 from families.fish_s2.presets import PRESETS, Preset
 from families.fish_s2.reference import S2Transformer
@@ -28,6 +31,7 @@ from families.fish_s2.safetensors import INDEX, Writer
 from families.fish_s2.tokenizer import FILE_NAME, PATTERN, byte_alphabet
 from families.fish_s2.weights import published
 from families.registry import CheckpointError
+from families.speech import FILE_NAME as SPEECH
 
 _DTYPE = torch.bfloat16
 # Added tokens in the order of S2-Pro's ids, from 151643 on: Qwen3's, then Fish Audio's own. Source:
@@ -55,23 +59,46 @@ def make_checkpoint(
 ) -> None:
     """Write a checkpoint folder; arguments and errors are those of S1's `make_checkpoint`.
 
-    There are no trained weights in this format, so `weights` is refused.
+    Of all presets only the demo voice has trained weights, whose `model.pth` can be in another
+    folder.
     """
     if name not in PRESETS:
         raise CheckpointError(f"make-checkpoint: got {name!r}, expected {', '.join(PRESETS)}")
-    if weights is not None:
+    preset = PRESETS[name]
+    if weights is not None and preset.weights is None:
         raise CheckpointError(f"make-checkpoint: {name} is random, expected no trained weights")
+    weights = weights or preset.weights
+    if weights is not None and not (weights / "model.pth").is_file():
+        raise CheckpointError(
+            f"make-checkpoint: {weights} holds no trained weights. Train them: "
+            "python -m training s2"
+        )
 
     def write(folder: Path) -> None:
-        preset, generator = PRESETS[name], torch.Generator(device).manual_seed(seed)
-        ids = _write_tokenizer(preset, folder)
-        _write_config(preset, ids, folder)
-        codec = write_codec_config(preset.codec, folder)
+        generator = torch.Generator(device).manual_seed(seed)
+        codec = write_description(preset, folder)
         with progress() as begin:
-            _write_weights(folder, preset.shards, generator, endless, begin)
-            write_random_codec(codec, folder, generator, begin)
+            model = empty_model(folder)
+            if weights is not None:
+                trained = read_llama(weights / "model.pth")
+                in_order = (trained[name] for name, _ in model.named_parameters())
+                _write_weights(model, in_order, folder, preset.shards, begin)
+                expand_codec(preset.codec_weights, folder)
+            else:
+                drawn = _drawn(model, generator, endless)
+                _write_weights(model, drawn, folder, preset.shards, begin)
+                write_random_codec(codec, folder, generator, begin)
 
     write_folder(name, out, force, load_checkpoint, write)
+
+
+def write_description(preset: Preset, folder: Path) -> DictConfig | ListConfig:
+    """Write all files of a checkpoint but the weights; returns the codec's configuration."""
+    ids = _write_tokenizer(preset, folder)
+    _write_config(preset, ids, folder)
+    if preset.speech:
+        (folder / SPEECH).write_text(json.dumps(preset.speech) + "\n", "utf-8")
+    return write_codec_config(preset.codec, folder)
 
 
 def _write_config(preset: Preset, ids: dict[str, int], folder: Path) -> None:
@@ -126,19 +153,25 @@ def _write_tokenizer(preset: Preset, folder: Path) -> dict[str, int]:
 
 
 def _write_weights(
-    folder: Path, shards: int, generator: torch.Generator, endless: bool, begin: Begin
+    model: S2Transformer, weights: Iterator[Tensor], folder: Path, shards: int, begin: Begin
 ) -> None:
-    """Write the shards and their index, each tensor as soon as it is drawn."""
-    model = empty_model(folder)
+    """Write the shards and their index, each tensor as soon as there is one.
+
+    Args:
+        model: On the meta device.
+        weights: In the order of the model's parameters.
+        folder: The checkpoint's.
+        shards: Number of files.
+        begin: Starts a bar.
+    """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     step = begin("transformers", len(shapes))
     places = _places(shapes, shards)
-    drawn = _drawn(model, generator, endless)
     for shard in dict.fromkeys(places.values()):
         here = {published(n): shape for n, shape in shapes.items() if places[n] == shard}
         writer = Writer(folder / shard, here, _DTYPE)
         for name in here:
-            writer.add(name, next(drawn))
+            writer.add(name, next(weights))
             step()
         writer.close()
     size = sum(p.numel() for p in model.parameters()) * _DTYPE.itemsize
