@@ -17,7 +17,8 @@ app = typer.Typer(
 @app.command()
 def make_checkpoint(
     name: Annotated[
-        str, typer.Argument(help="demo, tiny, ..., s1mini (3.3 GB), s2-tiny, s2-pro (11 GB)")
+        str,
+        typer.Argument(help="demo, tiny, ..., s1mini (3.3 GB), s2-demo, s2-tiny, s2-pro (11 GB)"),
     ],
     out: Annotated[Path, typer.Option(help="Folder to make")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights")] = 0,

@@ -45,19 +45,23 @@ def stream(client: Client, text: str, voice, **options) -> Audio:
 # In one chunk and a batch, in the default precision; with rounded weights a quarter of the
 # sentences, in chunks and one by one.
 @pytest.mark.parametrize(
-    ("precision", "streamed", "sentences"),
+    ("preset", "precision", "streamed", "sentences"),
     [
-        ("half", False, SENTENCES),
+        ("demo", "half", False, SENTENCES),
+        pytest.param("s2-demo", "half", False, SENTENCES, marks=pytest.mark.long),
         *(
-            pytest.param(rounding, True, SENTENCES[::4], marks=[needs_int8, pytest.mark.long])
+            pytest.param(
+                "demo", rounding, True, SENTENCES[::4], marks=[needs_int8, pytest.mark.long]
+            )
             for rounding in ROUNDINGS
         ),
     ],
-    ids=["half", *ROUNDINGS],
+    ids=["half", "S2", *ROUNDINGS],
 )
-def test_it_says_the_words_in_the_voice(recogniser, precision, streamed, sentences) -> None:
+def test_it_says_the_words_in_the_voice(recogniser, preset, precision, streamed, sentences) -> None:
+    repository = prepared(preset, preset)[1]
     with (
-        Server(prepared("demo", "demo")[1], environment={"FISH_SPEECH_PRECISION": precision}) as at,
+        Server(repository, environment={"FISH_SPEECH_PRECISION": precision}) as at,
         Client(at.grpc_url, timeout_s=120) as client,
     ):
         voices = {
