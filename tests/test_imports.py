@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway": ("client.voicereel",),
     "examples": ("client.voicereel",),
     # The lab imports everything, and nothing above imports the lab.
-    "training": (*SERVER, "families.registry"),
+    "training": (*SERVER, "families.registry", "families.fish_s2.prompt"),
     "benchmarks": (*SERVER, "families.registry", "families.fish_s1.prompt", "training",
                    "client.voicereel", "gateway"),
     "tools": (*SERVER, "families.registry", "benchmarks", "client.voicereel"),

@@ -1,6 +1,7 @@
 """`make audit` says what it could not ask, and never that all is well when nobody answered."""
 
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ def audit(monkeypatch):
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "tool", lambda: PATH)  # it would be installed
     return module
 
 
@@ -25,6 +27,15 @@ def test_no_database(audit, monkeypatch, capsys, answer) -> None:
     monkeypatch.setattr(audit, "asked", lambda path, service: answer)
     assert audit.main() == 0
     assert capsys.readouterr().out.startswith("audit: NOT DONE. No vulnerability database can be")
+
+
+def test_the_index_does_not_have_the_tool(audit, monkeypatch, capsys) -> None:
+    def fail() -> None:
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(audit, "tool", fail)
+    assert audit.main() == 0
+    assert "NOT DONE. The package index does not give pip-audit" in capsys.readouterr().out
 
 
 def test_the_second_database_is_asked_when_the_first_knows_nothing(
