@@ -13,9 +13,11 @@ from pathlib import Path
 
 from launch import processes
 from launch.address import ListenAddress
+from launch.doors import page
 from launch.tritonserver import PROJECT, LaunchError
 
 START_S = 60  # seconds that it may take to open its ports
+REACHES_S = 3  # seconds to reach the servers; whoever watches it finds out if it does not
 MARGIN_S = 2  # seconds to end in, beyond those that requests in flight have
 
 
@@ -102,6 +104,15 @@ class ProxyProcess:
             self.ports |= self._said(self._process)
             self._is_open = True
             cleanup.pop_all()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it reaches the servers, `REACHES_S` seconds at most.
+
+        One that was started before them has tried in vain, and tries again only after a pause.
+        """
+        give_up = time.monotonic() + REACHES_S
+        while page(*self.http_address, "/v2/health/ready") is None and time.monotonic() < give_up:
+            time.sleep(0.02)
 
     def _said(self, process: subprocess.Popen[bytes]) -> dict[str, int]:
         """The ports of its ready line."""

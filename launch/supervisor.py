@@ -178,6 +178,7 @@ class Supervisor:
         if self.proxy is not None:
             self._start_proxy()
             self.proxy.wait_until_open()
+            self.proxy.wait_until_ready()
 
     def _start_proxy(self) -> None:
         """Start the proxy where there is none, or one before ports that the server has no more."""

@@ -19,6 +19,7 @@ from launch import hardening
 from launch import supervisor as supervising
 from launch import watch as watching
 from launch.address import ListenAddress
+from launch.doors import page
 from launch.proxy_process import ProxyProcess
 from launch.restarts import Restarts
 from launch.run_folder import RunFolder
@@ -184,6 +185,13 @@ def test_the_proxy_starts_while_the_models_load(folder: RunFolder) -> None:
         server.stop()
         served._start_what_is_gone()  # the ports are the same: so is the proxy
         assert while_loading == [front.pid] * 2 and is_open(front.ports["http"])
+
+
+def test_a_proxy_that_does_not_reach_the_server_yet_is_waited_for(folder: RunFolder) -> None:
+    """One that was started before the server tries again only after a pause."""
+    server, front = FakeServer(folder.path), proxy("--late=0.5")
+    with Supervisor(server, front, Restarts(3, None), folder):  # type: ignore[arg-type]
+        assert page(*front.http_address, "/v2/health/ready") is not None
 
 
 def test_a_proxy_that_dies_is_started_again_alone(folder: RunFolder) -> None:

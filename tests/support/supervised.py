@@ -30,11 +30,14 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 doors = {use: socket.create_server(("127.0.0.1", int(asked[f"{use}-port"])))
          for use in ("http", "grpc", "metrics")}
+begin = time.monotonic()
 def answer():
     while True:
         caller, _ = doors["http"].accept()
         caller.recv(4096)
-        caller.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+        is_ready = time.monotonic() > begin + float(asked.get("late", 0))
+        status = b"200 OK" if is_ready else b"503 Not ready"
+        caller.sendall(b"HTTP/1.1 " + status + b"\\r\\nContent-Length: 0\\r\\n\\r\\n")
         caller.close()
 if "hangs" not in asked:
     threading.Thread(target=answer, daemon=True).start()
