@@ -54,11 +54,21 @@ def make_codes(codec: Any, corpus: Corpus, latents: Latents, folder: Path) -> Co
     if not path.is_file():
         codec.to(DEVICE)
         found = [look_up(codec, v.to(DEVICE))[0].cpu() for v in latents.values.split(_SLICE)]
-        codes = torch.cat(found, dim=1)
-        unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, codes=codes.numpy().astype(np.uint16), starts=latents.starts)
-        unfinished.replace(path)
+        save_codes(torch.cat(found, dim=1).numpy(), latents.starts, path)
     return Codes(corpus, path)
+
+
+def save_codes(codes: np.ndarray, starts: list[int], path: Path) -> None:
+    """Write the codes of a corpus, to a file that is replaced in one operation.
+
+    Args:
+        codes: int (codebooks, frames), of all utterances in a row.
+        starts: First frame of each utterance, and the number of frames.
+        path: The file.
+    """
+    unfinished = path.with_suffix(".part.npz")
+    np.savez(unfinished, codes=codes.astype(np.uint16), starts=starts)
+    unfinished.replace(path)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from families.fish_s2.presets import PRESETS
 from families.fish_s2.prompt import PromptBuilder
 from families.fish_s2.reference import S2Transformer
 from training import settings
-from training.codes import Codes
+from training.codes import Codes, save_codes
 from training.device import DEVICE
 from training.llama import compile_layers, demo_tokenizer, labels_of, losses_of, padded
 from training.loop import Deadline, Losses, Trainer
@@ -187,11 +187,9 @@ def heard(corpus: Corpus, codec: Any, folder: Path) -> Codes:
             spoken = corpus.samples[utterance.start : utterance.start + utterance.length]
             waveform = torch.from_numpy(at_44100_hz(spoken)).to(DEVICE)
             codes = encoder(waveform[None], torch.tensor([[_CHUNK_FRAMES]], device=DEVICE))
-            found.append(codes[0].cpu().numpy().astype(np.uint16))
+            found.append(codes[0].cpu().numpy())
             starts.append(starts[-1] + found[-1].shape[1])
-        unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, codes=np.concatenate(found, axis=1), starts=starts)
-        unfinished.replace(path)
+        save_codes(np.concatenate(found, axis=1), starts, path)
     return Codes(corpus, path)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from benchmarks.gpu_visit.results import Results, read
 from benchmarks.gpu_visit.visit import Skipped, Visit
-from benchmarks.report import new_figure
 
 FILE_NAME = "visit.png"
 
@@ -15,6 +14,7 @@ def run(visit: Visit, results: Results) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise Skipped("needs matplotlib, which neither the pack nor this machine has")
     from benchmarks import first_audio  # slow to import
+    from benchmarks.report import new_figure
 
     found = read(visit.out)
     figure = new_figure(13, 7.6)
