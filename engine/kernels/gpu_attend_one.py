@@ -17,6 +17,7 @@ from engine.kernels.gpu_attention import (
     over_cached,
     turned,
 )
+from engine.kernels.gpu_early import next_may_start, options, ready
 
 _FEW = 16  # room of a row that one block of threads attends to alone
 
@@ -26,8 +27,10 @@ def _attend_one(
     qkv, q_weight, k_weight, cos_sin, past, keys, values, parts, sums, out,
     kv_heads, groups, head_dim, eps, scale, row_stride, head_stride, position_stride,
     HAS_NORM: tl.constexpr, GROUPS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    next_may_start(EARLY)
+    ready(EARLY)
     row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     position = tl.load(past + row)
     share = tl.cdiv(tl.cdiv(position + 1, BLOCK), SPLITS) * BLOCK
@@ -36,6 +39,17 @@ def _attend_one(
     begin = split * share
     end = tl.minimum(begin + share, position)  # of what is cached
     pairs, column, group = tl.arange(0, HALF), tl.arange(0, WIDTH), tl.arange(0, GROUPS)
+    here = (row * kv_heads + kv_head) * groups + group
+    if (SPLITS > 1) & (begin > position):  # nothing is left for this part
+        tl.store(
+            sums + (here * SPLITS + split) * 2,
+            tl.full((GROUPS,), -1e30, tl.float32),
+            group < groups,
+        )
+        tl.store(
+            sums + (here * SPLITS + split) * 2 + 1, tl.zeros((GROUPS,), tl.float32), group < groups
+        )
+        return
     inside, wide = pairs < head_dim // 2, column < head_dim
     is_group = (group < groups)[:, None]
     turn = cos_sin + position * head_dim + 2 * pairs
@@ -70,7 +84,6 @@ def _attend_one(
         added = its_share.to(value.dtype).to(tl.float32)[:, None] * value.to(tl.float32)[None]
         found = found * its_fade[:, None] + added
         most = its_most
-    here = (row * kv_heads + kv_head) * groups + group
     if SPLITS == 1:
         y = (found / total[:, None]).to(qkv.dtype.element_ty)
         tl.store(out + here[:, None] * head_dim + column, y, is_group & wide)
@@ -113,6 +126,7 @@ def attend_one(
         *(kv_heads, groups, head_dim, eps, head_dim**-0.5, *keys.stride()[:3]),
         HAS_NORM=norms is not None, GROUPS=max(SMALLEST_SIDE, triton.next_power_of_2(groups)),
         HALF=half, WIDTH=2 * half, BLOCK=SMALLEST_SIDE if splits == 1 else POSITIONS, SPLITS=splits,
+        **options(qkv),
     )  # fmt: skip
     if splits > 1:
         joined(parts, sums, out)

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.gpu_early import next_may_start, options, ready
+
 POSITIONS = 64  # positions that attention takes at a time
 PARTS = 8  # parts of a row's positions, which different blocks of threads attend to
 SMALLEST_SIDE = 16  # the smallest side of a tile that `tl.dot` takes
@@ -36,8 +38,10 @@ def turned(a, b, cos, sin):
 def _place(
     qkv, q_weight, k_weight, cos_sin, past, queries, keys, values,
     time, heads, kv_heads, head_dim, eps, row_stride, head_stride, position_stride,
-    HAS_NORM: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
+    HAS_NORM: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    next_may_start(EARLY)
+    ready(EARLY)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = token // time
     position = tl.load(past + row) + token % time
@@ -99,7 +103,7 @@ def place(
     _place[(tokens, slots)](
         *(qkv, *(norms or (qkv, qkv)), cos_sin, past, queries, keys, values),
         *(tokens // len(past), heads, kv_heads, head_dim, eps, *keys.stride()[:3]),
-        HAS_NORM=norms is not None, HALF=half, WIDTH=2 * half, num_warps=1,
+        HAS_NORM=norms is not None, HALF=half, WIDTH=2 * half, num_warps=1, **options(qkv),
     )  # fmt: skip
     return queries
 
@@ -138,7 +142,10 @@ def _attend(
     queries, keys, values, past, parts, sums, time, kv_heads, groups, head_dim, scale,
     row_stride, head_stride, position_stride,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    next_may_start(EARLY)
+    ready(EARLY)
     token, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     row = token // time
     length = tl.load(past + row) + token % time + 1
@@ -162,7 +169,11 @@ def _attend(
 
 
 @triton.jit
-def _join(parts, sums, out, head_dim, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+def _join(
+    parts, sums, out, head_dim, WIDTH: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr
+):
+    next_may_start(EARLY)
+    ready(EARLY)
     head = tl.program_id(0).to(tl.int64)
     split, column = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
     wide = column < head_dim
@@ -170,6 +181,7 @@ def _join(parts, sums, out, head_dim, WIDTH: tl.constexpr, SPLITS: tl.constexpr)
     most, total = tl.load(sums + here * 2), tl.load(sums + here * 2 + 1)
     shares = tl.exp(most - tl.max(most, 0))
     found = tl.load(parts + here[:, None] * head_dim + column, wide[None], 0.0)
+    found = tl.where(total[:, None] > 0, found, 0.0)  # a part that had nothing to do wrote none
     y = tl.sum(found * shares[:, None], 0) / tl.sum(total * shares, 0)
     tl.store(out + head * head_dim + column, y.to(out.dtype.element_ty), wide)
 
@@ -195,7 +207,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tenso
         *(queries, keys, values, past, parts, sums, tokens // len(past), kv_heads, groups),
         *(head_dim, head_dim**-0.5, *keys.stride()[:3]),
         GROUPS=max(SMALLEST_SIDE, triton.next_power_of_2(groups)),
-        WIDTH=width, BLOCK=POSITIONS, SPLITS=PARTS,
+        WIDTH=width, BLOCK=POSITIONS, SPLITS=PARTS, **options(queries),
     )  # fmt: skip
     out = queries.new_empty(tokens, heads * head_dim)
     joined(parts, sums, out)
@@ -212,4 +224,6 @@ def joined(parts: Tensor, sums: Tensor, out: Tensor) -> None:
     """
     tokens, heads, splits, head_dim = parts.shape
     width = triton.next_power_of_2(head_dim)
-    _join[(tokens * heads,)](parts, sums, out, head_dim, WIDTH=width, SPLITS=splits)
+    _join[(tokens * heads,)](
+        parts, sums, out, head_dim, WIDTH=width, SPLITS=splits, **options(parts)
+    )

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels import gpu
+from engine.kernels.gpu_early import next_may_start, options, ready
 from engine.kernels.rounded import ACTIVATIONS, Beginning, Conv, Snake
 
 _TIMES, _OUTPUTS, _CHANNELS = 64, 64, 32  # a tile: 64 x 64 sums are 32 registers of 128 threads
@@ -24,8 +25,10 @@ def _convolve(
     x_stride, residual_stride, time, channels, outputs, dilation, width, origin, rate,
     TAPS: tl.constexpr, SPLIT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     HAS_BEGINNING: tl.constexpr, HAS_TOTAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    next_may_start(EARLY)
+    ready(EARLY)
     row = tl.program_id(2).to(tl.int64)
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -95,7 +98,7 @@ def convolve(
         TAPS=taps, SPLIT=conv.low is not None, HAS_BIAS=conv.bias is not None,
         HAS_RESIDUAL=residual is not None, HAS_BEGINNING=beginning is not None, HAS_TOTAL=keep,
         ACTIVATION=1 if alpha is not None else ACTIVATIONS.index(activation),
-        BLOCK_T=_TIMES, BLOCK_N=n, BLOCK_C=c,
+        BLOCK_T=_TIMES, BLOCK_N=n, BLOCK_C=c, **options(x),
     )  # fmt: skip
     return out, total
 
@@ -108,8 +111,10 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
 @triton.jit(do_not_specialize=["time"])
 def _attend(
     queries, keys, values, known, out, row_stride, time, window, head_dim, scale,
-    ROOM: tl.constexpr, WIDTH: tl.constexpr,
+    ROOM: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    next_may_start(EARLY)
+    ready(EARLY)
     row, head, t = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     heads = tl.num_programs(1)
     column, offset = tl.arange(0, WIDTH), tl.arange(0, ROOM)
@@ -139,6 +144,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, known: Tensor) -> Tens
         *(queries, keys, values, known, out, keys.stride(0), time, window, head_dim),
         head_dim**-0.5,
         ROOM=triton.next_power_of_2(window), WIDTH=triton.next_power_of_2(head_dim),
+        **options(queries),
     )  # fmt: skip
     return out
 

@@ -92,6 +92,8 @@ class CpuGraphs(DualArGraphs):
 class CpuRunner(TorchRunner):
     """`CpuGraphs`, traced. Activations are float32; a row has the same bits in every batch."""
 
+    reads_shared = True
+
     @staticmethod
     def graphs_of(
         shape: DualArShape, tensors: dict[str, Tensor], placement: Placement

@@ -57,7 +57,7 @@ def through(
     keys: Any,
     values: Any,
     mask: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """Run new positions through layers, which write keys and values behind those cached.
 
     Args:
@@ -69,8 +69,9 @@ def through(
         mask: What `Attention` takes, for many new positions; without it there are few.
 
     Returns:
-        (rows * time, dim).
+        (rows * time, dim), and what is still to be added to it: see `engine.kernels.gpu.add_norm`.
     """
+    is_few, added = mask is None and joins(x), None
     for i, layer in enumerate(layers):
         module: Any = layer
         attention = module.attention
@@ -78,13 +79,15 @@ def through(
         if attention.q_norm is not None:
             norms = attention.q_norm.weight, attention.k_norm.weight
         place = _Place(norms, attention.eps, cos_sin, past, keys[i], values[i])
-        is_few = mask is None and joins(x)
-        x = _few(module, x, place) if is_few else _many(module, x, place, mask)
-    return x
+        if is_few:
+            x, added = _few(module, x, added, place)
+        else:
+            x = _many(module, x, place, mask)
+    return x, added
 
 
 def joins(x: Tensor) -> bool:
-    """Whether products take in what lies around them: not in float32, where torch's are faster."""
+    """Whether products are kernels: not in float32, where torch's are faster."""
     return x.dtype != torch.float32
 
 
@@ -99,22 +102,24 @@ class _Place(NamedTuple):
     values: Tensor
 
 
-def _few(layer: Any, x: Tensor, at: _Place) -> Tensor:
-    """A layer for a decode step: a matrix is read once, with what lies before and behind it."""
+def _few(layer: Any, x: Tensor, added: Tensor | None, at: _Place) -> tuple[Tensor, Tensor]:
+    """A layer for a decode step: what is `added` to x is left to the next norm."""
+    from engine.kernels.gpu import add_norm
     from engine.kernels.gpu_attend_one import attend_one
     from engine.kernels.gpu_attention import attend, place
-    from engine.kernels.gpu_product import project
+    from engine.kernels.gpu_product import project, project_in_parts
 
     attention, norm = layer.attention, layer.attention_norm
-    qkv = project(x, *_of(attention.wqkv), norm=(norm.weight, norm.eps))
+    x, y = add_norm(x, added, norm.weight, norm.eps)
+    qkv = project(y, *_of(attention.wqkv))
     if len(x) == len(at.past):
         y = attend_one(qkv, *at)
     else:
         y = attend(place(qkv, *at), at.keys, at.values, at.past)
-    x = project(y, *_of(attention.wo), residual=x)
     norm = layer.ffn_norm
-    y = project(x, *_of(layer.gate_up), norm=(norm.weight, norm.eps), gated=True)
-    return project(y, *_of(layer.down), residual=x)
+    x, y = add_norm(x, project_in_parts(y, *_of(attention.wo)), norm.weight, norm.eps)
+    y = project(y, *_of(layer.gate_up), gated=True)
+    return x, project_in_parts(y, *_of(layer.down))
 
 
 def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor | None) -> Tensor:
@@ -133,13 +138,6 @@ def _many(layer: Any, x: Tensor, at: _Place, mask: Tensor | None) -> Tensor:
     norm = layer.ffn_norm
     x, y = add_norm(x, added, norm.weight, norm.eps)
     return x + layer.down(gated(layer.gate_up(y)))
-
-
-def _scores(graph: SlowGraph | FastGraph, x: Tensor) -> Tensor:
-    from engine.kernels.gpu_product import project
-
-    head: Any = graph.head
-    return project(x, *_of(head), norm=(graph.norm.weight, graph.norm.eps))
 
 
 def _of(linear: Linear) -> tuple[Tensor, Tensor | None]:
@@ -167,28 +165,49 @@ class GpuSlow(SlowGraph):
         values: Tensor,
         shared: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        x, mask, time = self.embed(tokens), None, tokens.shape[2]
+        from engine.kernels.gpu import add_norm
+        from engine.kernels.gpu_product import project
+
+        mask, time = None, tokens.shape[2]
+        is_frame = time == 1 and joins(self.embeddings.weight)
+        x = self._embed_frame(tokens) if is_frame else self.embed(tokens)
         if time > _FEW:
             positions = past_lengths[:, None] + self.count[:time]
             mask = self.mask(self.count[: keys.shape[3]] <= positions[:, :, None], x)
         cache = past_lengths, self.cos_sin, keys, values
-        x = through(self.layers, x.flatten(0, 1), *cache, mask)
-        return self.ends(x.view(len(tokens), time, -1), lengths)
+        x, added = through(self.layers, x.flatten(0, 1), *cache, mask)
+        if added is None:
+            return self.ends(x.view(len(tokens), time, -1), lengths)
+        x, normed = add_norm(x, added, self.norm.weight, self.norm.eps)
+        if time > 1:
+            last = torch.arange(0, len(x), time, device=x.device) + lengths - 1
+            x, normed = x[last], normed[last]
+        head: Any = self.head
+        fast_input = self.to_fast(normed if self.norm_fast_input else x)
+        return project(normed, *_of(head)), fast_input
 
-    def ends(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[1] > 1:
-            return super().ends(x, lengths)
-        return self.outputs(x[:, 0])
+    def _embed_frame(self, tokens: Tensor) -> Tensor:
+        from engine.kernels.gpu import Codes, embed
 
-    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not joins(x):
-            return super().outputs(x)
-        normed = self.norm(x) if self.norm_fast_input else x
-        return _scores(self, x), self.to_fast(normed)
+        size = len(self.codebook_embeddings.weight) // self.offset.shape[1]
+        semantic = self.semantic_begin, self.semantic_end, self.semantic_divisor
+        codes = Codes(self.codebook_embeddings.weight, size, *semantic)
+        return embed(tokens[:, :, 0].contiguous(), self.embeddings.weight, codes)[:, None]
+
+
+@functools.cache
+def _positions(count: int, rows: int, device: torch.device) -> Tensor:
+    """Each position for every row, int64 (count, rows); made once, since a step has no time."""
+    return torch.arange(count, device=device)[:, None].repeat(1, rows)
 
 
 class GpuFast(FastGraph):
     """The fast transformer by kernels."""
+
+    def entries(self, ids: Tensor) -> Tensor:
+        from engine.kernels.gpu import embed
+
+        return embed(ids, self.embeddings.weight)
 
     def choose(self, *inputs: Tensor) -> Tensor:
         from engine.kernels.gpu import sample
@@ -196,17 +215,25 @@ class GpuFast(FastGraph):
         return sample(*inputs)
 
     def advance(self, x: Tensor, begin: int, past: list[Past]) -> tuple[Tensor, list[Past]]:
+        from engine.kernels.gpu import add_norm
+
         rows, time, _ = x.shape
         if not past:
             extents = rows, self.part.kv_heads, self.codebooks, self.part.head_dim
             past = [(x.new_empty(extents), x.new_empty(extents)) for _ in self.layers]
-        lengths = torch.full((rows,), begin, device=x.device)
+        lengths = _positions(self.codebooks, rows, x.device)[begin]
         keys, values = zip(*past, strict=True)
-        x = through(self.layers, x.flatten(0, 1), lengths, self.cos_sin, keys, values)
-        return x.view(rows, time, -1)[:, -1], past
+        x, added = through(self.layers, x.flatten(0, 1), lengths, self.cos_sin, keys, values)
+        if added is not None:
+            x = add_norm(x, added, self.norm.weight, self.norm.eps)[1]
+        return x.view(rows, time, -1)[:, -1].contiguous(), past
 
     def scores(self, x: Tensor) -> Tensor:
-        return _scores(self, x.contiguous()) if joins(x) else super().scores(x)
+        """Logits, of what `advance` returns: states in float32, else normed ones."""
+        from engine.kernels.gpu_product import project
+
+        head: Any = self.head
+        return project(x, *_of(head)) if joins(x) else super().scores(x)
 
 
 class GpuGraphs(DualArGraphs):
@@ -281,7 +308,7 @@ class GpuRunner(TorchRunner):
         for row, draw in zip(keys, draws, strict=False):
             row[:, 0] = np.uint64(draw.seed).view(np.int64)
             row[:, 1] = draw.frame * books + np.arange(books)
-        drawn = torch.from_numpy(keys).to(self.device)
+        (drawn,) = self.to_device(torch.from_numpy(keys))
         return drawn[:, 0], drawn[:, 1:]
 
     def second_noise(self, draws: Sequence[Draw], rows: int) -> Tensor:
@@ -289,7 +316,20 @@ class GpuRunner(TorchRunner):
         keys = np.zeros((rows, 2), np.int64)
         for row, draw in zip(keys, draws, strict=False):
             row[:] = np.uint64(draw.seed).view(np.int64), -1 - draw.frame
-        return torch.from_numpy(keys).to(self.device)
+        return self.to_device(torch.from_numpy(keys))[0]
+
+    def to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """See `Runner.to_device`: all in one transfer, from memory that the GPU reads itself.
+
+        From any other memory a transfer would wait until the GPU has done all it has to do.
+        """
+        # Each begins at a multiple of 16 bytes: kernels are compiled anew for other addresses.
+        extents = [t.numel() + t.numel() % 2 for t in tensors]
+        staged = torch.empty(sum(extents), dtype=torch.int64, pin_memory=self.device.type == "cuda")
+        for part, tensor in zip(staged.split(extents), tensors, strict=True):
+            part[: tensor.numel()].view(tensor.shape).copy_(tensor)
+        parts = staged.to(self.device, non_blocking=True).split(extents)
+        return [p[: t.numel()].view(t.shape) for p, t in zip(parts, tensors, strict=True)]
 
     def rows_for(self, count: int, slots: int) -> int:
         """See `Runner.rows_for`: a power of two, so that few steps are captured."""

@@ -35,6 +35,7 @@ class TorchRunner:
     """
 
     fixed_positions = 0
+    reads_shared = False
 
     def __init__(
         self,
@@ -111,6 +112,10 @@ class TorchRunner:
         """See `Runner.second_noise`: numbers from Exp(1) for every choice."""
         noise = [exponential_noise(draw, self.slow_choices, again=True) for draw in draws]
         return torch.from_numpy(np.stack(noise)).to(self.device)
+
+    def to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """See `Runner.to_device`."""
+        return [tensor.to(self.device) for tensor in tensors]
 
     def new_cache(self, rows: int, positions: int) -> Tensor:
         """See `Runner.new_cache`."""

@@ -56,6 +56,7 @@ class Runner(Protocol):
         slow_choices: Logits of the slow transformer.
         fixed_positions: Positions of every row of the cache whose memory must not move; 0 if it
             may.
+        reads_shared: Whether it makes use of `NewPositions.shared`.
     """
 
     facts: Facts
@@ -66,6 +67,7 @@ class Runner(Protocol):
     state_dim: int
     slow_choices: int
     fixed_positions: int
+    reads_shared: bool
 
     def extend(self, inputs: NewPositions) -> tuple[Tensor, Tensor]:
         """Run new positions through the slow transformer.
@@ -117,6 +119,10 @@ class Runner(Protocol):
 
     def second_noise(self, draws: Sequence[Draw], rows: int) -> Tensor:
         """Make what a second draw of the frame's token is drawn with: `noise`'s first result."""
+        ...
+
+    def to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """Bring tensors of int64 from the CPU to where it runs, without waiting for it."""
         ...
 
     def new_cache(self, rows: int, positions: int) -> Tensor:

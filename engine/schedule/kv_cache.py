@@ -55,7 +55,7 @@ class KVCache:
         """Make room for `time` new positions behind the longest of these rows.
 
         Returns:
-            Lengths of the rows, and views of their keys and values.
+            Lengths of the rows, on the CPU, and views of their keys and values.
         """
         lengths = self.lengths[rows]
         needed = int(lengths.max()) + time
@@ -64,7 +64,7 @@ class KVCache:
         if not self.fixed:
             extent = min(_in_grains(needed, VIEW_GRAIN), extent)
         views = self.keys[:, rows, :, :extent], self.values[:, rows, :, :extent]
-        return lengths.to(self.keys.device), *views
+        return lengths, *views
 
     def reserve(self, rows: int, positions: int) -> None:
         """Make room for the first `rows` to have that many positions, keeping what they hold."""

@@ -43,7 +43,7 @@ def second_draw(runner: Runner, active: list[Generation], rows: int) -> SecondDr
     for row, tokens in zip(said, recent, strict=False):
         row[: len(tokens)] = tokens
     noise = runner.second_noise([generation.draw for generation in active], rows)
-    return SecondDraw(torch.from_numpy(said).to(runner.device), noise)
+    return SecondDraw(*runner.to_device(torch.from_numpy(said)), noise)
 
 
 def without_repeats(

@@ -130,9 +130,10 @@ class Stepper:
             self._prefill(slices)
         if not self._batch.active:
             return np.zeros((0, 2 + self._runner.facts.num_codebooks), np.int64)
-        draw = self._draw(len(self._batch.active))
         if decoding:
             self._decode(decoding)
+        # A GPU is busy with the frames meanwhile.
+        draw = self._draw(len(self._batch.active))
         return self._sample(len(self._batch.active), draw)
 
     def _prefill(self, slices: list[Slice]) -> None:
@@ -178,34 +179,32 @@ class Stepper:
         Returns:
             Logits and the fast transformer's input at the last position of each row.
         """
-        cache, device = self._batch.cache, self._runner.device
+        cache, runner = self._batch.cache, self._runner
         count, time = len(times), tokens.shape[2]
         padding = len(tokens) - count
         rows = slice(first, first + len(tokens))
-        computed = self._runner.positions_for(time)
+        computed = runner.positions_for(time)
         if int(cache.lengths[rows].max()) + computed > cache.row_limit:
             computed = time
         with self._timed(phase):
-            past = cache.room(rows, computed)
-            shared = None if padding else shared_prefixes(self._batch.members()[rows]).to(device)
-            inputs = NewPositions(
-                F.pad(tokens, (0, computed - time)).to(device),
-                F.pad(times, (0, padding), value=time).to(device), *past, shared,
-            )  # fmt: skip
-            ends = self._runner.extend(inputs)
-        cache.lengths[first : first + count] += times
+            past, keys, values = cache.room(rows, computed)
+            tokens = F.pad(tokens, (0, computed - time)) if computed > time else tokens
+            times = F.pad(times, (0, padding), value=time) if padding else times
+            given = runner.to_device(tokens, times, past)
+            is_shared = runner.reads_shared and not padding
+            shared = shared_prefixes(self._batch.members()[rows]) if is_shared else None
+            ends = runner.extend(NewPositions(*given, keys, values, shared))
+        cache.lengths[first : first + count] += times[:count]
         return ends
 
     def _draw(self, count: int) -> _Draw:
-        """What choices are made with. Taken to the device before it has something to do, for to
-        bring it there waits until the device is idle.
-        """
+        """What choices are made with."""
         runner, active = self._runner, self._batch.active
         computed = runner.rows_for(count, self._batch.slots)
         slow_noise, fast_noise = runner.noise([g.draw for g in active], computed)
         recent = [g.recent() for g in active]
         recent += [np.full_like(recent[0], -1)] * (computed - count)
-        previous = torch.from_numpy(np.stack(recent)).to(runner.device)
+        (previous,) = runner.to_device(torch.from_numpy(np.stack(recent)))
         return _Draw(previous, slow_noise, fast_noise, second_draw(runner, active, computed))
 
     def _sample(self, count: int, draw: _Draw) -> np.ndarray:

@@ -27,7 +27,7 @@ def test_every_kernel_is_compiled_and_fits(capability, tmp_path) -> None:
     made = json.loads(done.stdout.splitlines()[-1])
     assert {each["kernel"] for each in made} == {
         "_project", "_attend_one", "_attend", "_join", "_place", "_add_norm", "_gated", "_sample",
-        "_convolve",
+        "_convolve", "_embed",
     }  # fmt: skip
     for each in made:
         assert each["shared"] <= SHARED[capability], each

@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 
 import torch.nn.functional as F
 
-from engine.kernels import gpu_attend_one, gpu_product
+from engine.kernels import gpu, gpu_attend_one, gpu_product
 from engine.kernels.norm import rms_norm
 from support.gpu_kernels import DEVICE, needs_gpu, numbers
 
@@ -42,31 +42,57 @@ def test_attention_of_one_new_position(dtype, past, room) -> None:
     assert keys[:, :, past + 1 :].isnan().all()
 
 
-@TYPES
-@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 40, 20), (17, 300, 33)])
-def test_a_product_with_what_lies_around_it(dtype, rows, width, outputs) -> None:
-    """Of sizes that fill no tile."""
+@pytest.mark.parametrize("rows", [1, 17])
+@pytest.mark.parametrize(("width", "outputs"), [(40, 20), (700, 33), (1030, 40)])
+def test_a_product_with_what_lies_around_it(rows, width, outputs) -> None:
+    """Of sizes that fill no tile, in one turn, two and three; outputs and depth in parts."""
+    dtype, near = torch.float16, {"rtol": 5e-3, "atol": 5e-3}
     x, weight = numbers(rows, width, dtype=dtype), numbers(2 * outputs, width, seed=1, dtype=dtype)
     weight *= width**-0.5
-    scale, bias = numbers(width, seed=2, dtype=dtype), numbers(2 * outputs, seed=3, dtype=dtype)
-    residual = numbers(rows, 2 * outputs, seed=4, dtype=dtype)
-    y = F.linear(rms_norm(x, scale, 1e-6), weight)
-    near: dict = {"rtol": 5e-3, "atol": 5e-3} if dtype == torch.float16 else {}
-    torch.testing.assert_close(gpu_product.project(x, weight, norm=(scale, 1e-6)), y, **near)
+    bias = numbers(2 * outputs, seed=3, dtype=dtype)
+    y = F.linear(x, weight)
+    torch.testing.assert_close(gpu_product.project(x, weight), y, **near)
+    torch.testing.assert_close(gpu_product.project(x, weight, bias), y + bias, **near)
     gate, up = y.chunk(2, dim=1)
-    found = gpu_product.project(x, weight, norm=(scale, 1e-6), gated=True)
+    found = gpu_product.project(x, weight, gated=True)
     torch.testing.assert_close(found, F.silu(gate) * up, **near)
-    found = gpu_product.project(x, weight, bias, residual=residual)
-    torch.testing.assert_close(found, residual + F.linear(x, weight, bias), **near)
+    residual, scale = (numbers(rows, 2 * outputs, seed=s, dtype=dtype) for s in (4, 5))
+    parts = gpu_product.project_in_parts(x, weight, bias)
+    assert len(parts) == 1 + (width > 1024)
+    total, normed = gpu.add_norm(residual, parts, scale[0], 1e-6)
+    torch.testing.assert_close(total, residual + y + bias, **near)
+    torch.testing.assert_close(normed, rms_norm(total, scale[0], 1e-6), **near)
+
+
+@pytest.mark.parametrize("dim", [40, 700])
+def test_tokens_and_codes_are_embedded(dim) -> None:
+    """Codes count beside some tokens, the first and the last of these included."""
+    table, codes = (numbers(n, dim, seed=n, dtype=torch.float16) for n in (20, 3 * 7))
+    tokens = torch.tensor([[4, 6, 0, 3], [5, 1, 2, 3], [9, 6, 6, 6], [10, 0, 0, 0]], device=DEVICE)
+    found = gpu.embed(tokens, table, gpu.Codes(codes, 7, 5, 9, 2.0))
+    wanted = table[tokens[:, 0]]
+    assert torch.equal(gpu.embed(tokens[:, 0].contiguous(), table), wanted)
+    offset = 7 * torch.arange(3, device=DEVICE)
+    whole = (wanted + codes[tokens[:, 1:] + offset].sum(dim=1)) / 2.0
+    wanted[1:3] = whole[1:3]
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)
 
 
 @needs_gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_rows_product_has_the_same_bits_beside_any_number_of_others(dtype) -> None:
-    x, weight = numbers(64, 1024, dtype=dtype), numbers(6144, 1024, seed=1, dtype=dtype)
-    for gated in (False, True):
-        whole = gpu_product.project(x, weight, norm=(x[0], 1e-6), gated=gated)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("width", "outputs"), [(1024, 6144), (2560, 19456), (3072, 1024)])
+def test_a_rows_product_has_the_same_bits_beside_any_number_of_others(
+    dtype, width, outputs
+) -> None:
+    x, weight = numbers(64, width, dtype=dtype), numbers(outputs, width, seed=1, dtype=dtype)
+    ways = {
+        "plain": gpu_product.project,
+        "gated": lambda *given: gpu_product.project(*given, gated=True),
+        "parts": gpu_product.project_in_parts,
+    }
+    for name, project in ways.items():
+        whole = project(x, weight)
         for rows in (1, 2, 16, 17, 33):
-            found = gpu_product.project(x[:rows], weight, norm=(x[0], 1e-6), gated=gated)
-            assert torch.equal(found, whole[:rows])
+            found = project(x[:rows].contiguous(), weight)
+            assert torch.equal(found, whole[..., :rows, :]), (name, rows)

@@ -1,7 +1,6 @@
 """Repetition-aware sampling: when a second draw is taken, and from what."""
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,9 @@ class Drawing:
     def sample_token(self, *inputs: torch.Tensor) -> torch.Tensor:
         self.calls.append(inputs)
         return sample(*inputs)
+
+    def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        return list(tensors)
 
     def second_noise(self, draws: list[Draw], rows: int) -> torch.Tensor:
         noise = [exponential_noise(draw, CHOICES, again=True) for draw in draws]
@@ -102,10 +104,11 @@ def test_the_second_draw_is_at_its_own_temperature_with_its_own_noise() -> None:
 def test_a_gpus_second_draw_has_counters_of_its_own() -> None:
     from engine.lm.on_gpu import GpuRunner
 
-    runner: Any = SimpleNamespace(facts=FACTS, device=torch.device("cpu"))
+    runner: Any = object.__new__(GpuRunner)
+    runner.facts, runner.device = FACTS, torch.device("cpu")
     draws = [Draw(2**64 - 1, frame) for frame in range(5)]
-    slow, fast = GpuRunner.noise(runner, draws, 8)
-    second = GpuRunner.second_noise(runner, draws, 8)
+    slow, fast = runner.noise(draws, 8)
+    second = runner.second_noise(draws, 8)
     assert second.shape == slow.shape == (8, 2)
     first = torch.cat([slow[:5, None], fast[:5]], dim=1).flatten(0, 1).tolist()
     again = second[:5].tolist()

@@ -65,16 +65,19 @@ def _used(made: Any) -> dict[str, int]:
     return {"shared": made.metadata.shared, "registers": int(usage[1]), "stack": int(usage[2])}
 
 
-def steps(dtype: torch.dtype, dim: int, width: int, hidden: int) -> None:
+def steps(dtype: torch.dtype, rows: int, dim: int, width: int, hidden: int) -> None:
     """What a decode step launches."""
     from engine.kernels import gpu, gpu_attend_one, gpu_attention, gpu_product
 
-    rows, heads, kv_heads, head_dim = 17, 16, 8, 128
+    heads, kv_heads, head_dim = 16, 8, 128
     x, scale = torch.zeros(rows, dim, dtype=dtype), torch.zeros(dim, dtype=dtype)
-    qkv = gpu_product.project(x, torch.zeros(width, dim, dtype=dtype), norm=(scale, 1e-6))
-    gate_up = torch.zeros(2 * hidden, dim, dtype=dtype)
-    y = gpu_product.project(x, gate_up, norm=(scale, 1e-6), gated=True)
-    gpu_product.project(y, torch.zeros(dim, hidden, dtype=dtype), scale, residual=x)
+    qkv = gpu_product.project(x, torch.zeros(width, dim, dtype=dtype))
+    y = gpu_product.project(x, torch.zeros(2 * hidden, dim, dtype=dtype), gated=True)
+    parts = gpu_product.project_in_parts(y, torch.zeros(dim, hidden, dtype=dtype), scale)
+    gpu.add_norm(x, parts, scale, 1e-6)
+    tokens, table = torch.zeros(rows, 11, dtype=torch.int64), torch.zeros(20, dim, dtype=dtype)
+    gpu.embed(tokens, table, gpu.Codes(table, 2, 0, 9, 3.3))
+    gpu.embed(tokens[:, 0], table)
     norms, past = (scale[:head_dim],) * 2, torch.zeros(rows, dtype=torch.int64)
     for room, of_norms in ((2048, norms), (11, None)):
         cache = torch.zeros(rows, kv_heads, room, head_dim, dtype=dtype)
@@ -82,7 +85,6 @@ def steps(dtype: torch.dtype, dim: int, width: int, hidden: int) -> None:
         given = qkv[:, : (heads + 2 * kv_heads) * head_dim]
         gpu_attend_one.attend_one(given, *place)
         gpu_attention.attend(gpu_attention.place(given, *place), cache, cache, past)
-    gpu.add_norm(x, x, scale, 1e-6)
     gpu.gated(torch.zeros(rows, 2 * hidden, dtype=dtype))
 
 
@@ -112,10 +114,15 @@ def windows(dtype: torch.dtype, split: bool) -> None:
 
 
 def main(capability: int) -> None:
+    from engine.kernels import gpu_early
+
     driver.set_active(Absent(capability))
+    gpu_early.can = lambda device: capability >= 10 * gpu_early.HOPPER[0]
     found: dict[str, dict[str, Any]] = {}
     collect(found)
-    steps(torch.float16, 1024, 4096, 3072)
+    for rows in (1, 33, 200):
+        steps(torch.float16, rows, 1024, 4096, 3072)
+    steps(torch.float16, 200, 2560, 6144, 9728)
     choices(torch.float16, 1024, has_top_k=False)
     choices(torch.float16, 4097, has_top_k=True)
     for split in (False, True):
