@@ -16,7 +16,8 @@ from torch import Tensor
 from engine.kernels.gpu_early import next_may_start, options, ready
 
 
-@triton.jit
+# Or each number of rows would be compiled for.
+@triton.jit(do_not_specialize=["rows"])
 def _add_norm(
     x, added, weight, total, out, rows, dim, eps,
     PARTS: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr,

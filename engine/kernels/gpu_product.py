@@ -25,7 +25,8 @@ def _weights(weight, first, part, is_output, width):
     return tl.load(weight + first, is_output & (first + part < width), 0.0)
 
 
-@triton.jit
+# Or each number of rows would be compiled for.
+@triton.jit(do_not_specialize=["rows"])
 def _project(
     x, weight, bias, out, rows, width, outputs,
     HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr, IS_SPLIT: tl.constexpr,

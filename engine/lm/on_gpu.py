@@ -24,6 +24,7 @@ MAX_CHOICES = 16384  # logits that the sampler's kernel takes: it holds a row in
 # Positions of prompts' slices that are recorded: a slice is filled up to the next of them. The last
 # is the longest slice (`engine.schedule.step.PREFILL_SLICE`).
 SLICES = (16, 32, 64, 128, 256, 512)
+_ONE_BY_ONE = 8  # prompts that are replayed; together they would be launched kernel by kernel
 _FEW = 4  # new positions of a row: the kernel is for decode steps; more are a prompt's
 
 
@@ -274,24 +275,34 @@ class GpuRunner(TorchRunner):
         """See `Runner.extend`: a decode step is replayed, and so is the prompt of one request.
 
         A recording holds the address of its rows, and every row's would be too many: so a prompt is
-        run in a row of its own, and what it adds is copied. Prompts of several requests together
-        are launched one kernel after the other, and those behind more positions than are recorded.
+        run in a row of its own, and what it adds is copied. A few prompts are run like this one
+        after the other. More are launched together, kernel by kernel, and so are those behind more
+        positions than are recorded.
         """
         *given, _ = inputs
         rows, _, time = inputs.tokens.shape
         if time == 1:
             return self._extend(*given)
-        if rows > 1 or time not in SLICES or inputs.keys.shape != self._aside[0].shape:
+        if rows > _ONE_BY_ONE or time not in SLICES:
             return self._prefill(*given)
-        past = int(inputs.past_lengths)
+        if inputs.keys.shape[3] != self._aside[0].shape[3]:
+            return self._prefill(*given)
+        pasts = inputs.past_lengths.tolist()
+        ends = [self._prompt_alone(inputs, row, past) for row, past in enumerate(pasts)]
+        logits, states = zip(*ends, strict=True)
+        return torch.cat(logits), torch.cat(states)
+
+    def _prompt_alone(self, inputs: NewPositions, row: int, past: int) -> tuple[Tensor, Tensor]:
+        """Replay the prompt of one row; what is returned is not overwritten."""
+        time, its = inputs.tokens.shape[2], slice(row, row + 1)
         before, new = slice(past), slice(past, past + time)
-        caches = (inputs.keys, inputs.values)
+        caches = inputs.keys[:, its], inputs.values[:, its]
         for aside, cache in zip(self._aside, caches, strict=True):
             aside[:, :, :, before] = cache[:, :, :, before]
-        ends = self._extend(*given[:3], *self._aside)
+        ends = self._extend(*(given[its] for given in inputs[:3]), *self._aside)
         for aside, cache in zip(self._aside, caches, strict=True):
             cache[:, :, :, new] = aside[:, :, :, new]
-        return ends
+        return ends[0].clone(), ends[1].clone()
 
     def positions_for(self, time: int) -> int:
         """See `Runner.positions_for`: one of `SLICES`, so that few are recorded."""

@@ -142,7 +142,7 @@ def of(graphs: Any, max_seq_len: int = 1) -> GpuRunner:
     return runner
 
 
-def test_a_frame_is_replayed_and_prompts_of_two_are_not() -> None:
+def test_a_frame_is_replayed_and_prompts_of_an_unusual_length_are_not() -> None:
     graphs: Any = Graphs()
     runner: Any = of(graphs)
     keys, values = torch.zeros(3, 2), torch.zeros(3, 2)
@@ -170,7 +170,25 @@ class Prompts(Graphs):
         self.runs += 1
         places = past + torch.arange(tokens.shape[2])
         keys[0, 0, 0, places, 0] = values[0, 0, 0, places, 0] = tokens[0, 0].float()
-        return tokens.sum(dim=(1, 2)) + lengths, keys.sum()
+        return tokens.sum(dim=(1, 2)) + lengths, keys.sum()[None]
+
+
+def test_many_prompts_are_run_together() -> None:
+    """A few are replayed one by one."""
+    runner: Any = of(Prompts(), max_seq_len=70)
+    together: list[int] = []
+    runner._prefill = lambda tokens, *_: together.append(len(tokens))
+    for rows in (2, 8, 9):
+        cache = [torch.zeros(1, rows, 1, 70, 1) for _ in range(2)]
+        tokens = torch.arange(rows * 3 * 16).view(rows, 3, 16)
+        lengths, pasts = torch.full((rows,), 16), torch.arange(rows)
+        ends = runner.extend(NewPositions(tokens, lengths, pasts, *cache))
+        if rows <= 8:
+            assert torch.equal(ends[0], tokens.sum(dim=(1, 2)) + 16)
+            for row in range(rows):
+                found = cache[0][0, row, 0, row : row + 16, 0]
+                assert found.tolist() == tokens[row, 0].tolist()
+    assert together == [9]
 
 
 def test_the_prompt_of_one_request_is_replayed_in_any_row() -> None:

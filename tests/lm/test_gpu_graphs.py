@@ -191,27 +191,37 @@ def test_attention_at_the_edges_of_its_blocks_and_splits(dtype, past) -> None:
     torch.testing.assert_close(found.float(), wanted.flatten()[None], rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("pasts", [[5], [5, 0]], ids=str)
 @torch.inference_mode()
-def test_a_prompt_is_run_in_a_row_of_its_own() -> None:
-    """The recording's; its row of the cache gets what is new, and no other is touched."""
-    heads, past, time = HEADS[2], 5, 16
+def test_a_prompt_is_run_in_a_row_of_its_own(pasts) -> None:
+    """The recording's; its row of the cache gets what is new, and no other is touched.
+
+    A recording gives its results where it gave the last ones.
+    """
+    heads, time, rows = HEADS[2], 16, slice(1, 1 + len(pasts))
     kernels, _ = graphs_of(heads, torch.float32)
-    tokens, lengths, _, *_ = inputs_of(1, time, heads, torch.float32)
-    keys, values = (numbers(2, 3, heads[0], ROOM, heads[2], seed=s) for s in (5, 6))
-    inputs = tokens, lengths, torch.tensor([past], device=DEVICE)
+    tokens, lengths, _, *_ = inputs_of(len(pasts), time, heads, torch.float32)
+    keys, values = (numbers(2, 4, heads[0], ROOM, heads[2], seed=s) for s in (5, 6))
+    inputs = tokens, lengths, torch.tensor(pasts, device=DEVICE)
     wanted_cache = keys.clone(), values.clone()
-    wanted = kernels.extend(*inputs, *(t[:, 1:2] for t in wanted_cache))
+    wanted = kernels.extend(*inputs, *(t[:, rows] for t in wanted_cache))
     runner = object.__new__(on_gpu.GpuRunner)
     recorded: list[Any] = []
 
     def replay(*given: Any) -> Any:
-        recorded.append(given[3:])
-        return kernels.extend(*given)
+        results = kernels.extend(*given)
+        if recorded:
+            for earlier, result in zip(recorded[0][1], results, strict=True):
+                earlier.copy_(result)
+        recorded.append((given[3:], results))
+        return recorded[0][1]
 
     runner._extend, runner._prefill = replay, None
     runner._aside = tuple(numbers(2, 1, heads[0], ROOM, heads[2], seed=s) for s in (7, 8))
-    found = runner.extend(NewPositions(*inputs, keys[:, 1:2], values[:, 1:2], None))
-    assert all(a is b for a, b in zip(recorded[0], runner._aside, strict=True))
+    found = runner.extend(NewPositions(*inputs, keys[:, rows], values[:, rows], None))
+    assert len(recorded) == len(pasts)
+    for given, _ in recorded:
+        assert all(a is b for a, b in zip(given, runner._aside, strict=True))
     for ours, theirs in zip((*found, keys, values), (*wanted, *wanted_cache), strict=True):
         torch.testing.assert_close(ours, theirs)
 
