@@ -18,7 +18,8 @@ from torch import Tensor
 try:
     from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 except ImportError:  # an older Triton
-    gdc_launch_dependents = gdc_wait = None
+    gdc_launch_dependents: Any = None
+    gdc_wait: Any = None
 
 HOPPER = (9, 0)  # the first capability that can do it
 

@@ -31,10 +31,9 @@ def _project(
     x, weight, bias, out, rows, width, outputs,
     HAS_BIAS: tl.constexpr, IS_GATED: tl.constexpr, IS_SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    TURNS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    TURN: tl.constexpr, TURNS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     next_may_start(EARLY)
-    TURN: tl.constexpr = WARPS * DEPTH
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     begin = tl.program_id(2) * (TURNS * TURN)
@@ -160,7 +159,7 @@ def _launch(
     _project[(*grid, len(out) if is_split else 1)](
         *(x, weight, x if bias is None else bias, out, rows, width, outputs),
         HAS_BIAS=bias is not None, IS_GATED=gated, IS_SPLIT=is_split,
-        BLOCK_M=tile.rows, BLOCK_N=tile.outputs, WARPS=WARPS, DEPTH=DEPTH, TURNS=turns,
-        STAGES=tile.stages,
+        BLOCK_M=tile.rows, BLOCK_N=tile.outputs, WARPS=WARPS, DEPTH=DEPTH, TURN=_TURN,
+        TURNS=turns, STAGES=tile.stages,
         num_warps=WARPS, **options(x),
     )  # fmt: skip

@@ -43,7 +43,8 @@ def second_draw(runner: Runner, active: list[Generation], rows: int) -> SecondDr
     for row, tokens in zip(said, recent, strict=False):
         row[: len(tokens)] = tokens
     noise = runner.second_noise([generation.draw for generation in active], rows)
-    return SecondDraw(*runner.to_device(torch.from_numpy(said)), noise)
+    (on_device,) = runner.to_device(torch.from_numpy(said))
+    return SecondDraw(on_device, noise)
 
 
 def without_repeats(

@@ -132,8 +132,8 @@ class Stepper:
             return np.zeros((0, 2 + self._runner.facts.num_codebooks), np.int64)
         if decoding:
             self._decode(decoding)
-        # A GPU is busy with the frames meanwhile.
-        draw = self._draw(len(self._batch.active))
+        with self._timed("sample"):  # a GPU is busy with the frames meanwhile
+            draw = self._draw(len(self._batch.active))
         return self._sample(len(self._batch.active), draw)
 
     def _prefill(self, slices: list[Slice]) -> None:
@@ -190,10 +190,10 @@ class Stepper:
             past, keys, values = cache.room(rows, computed)
             tokens = F.pad(tokens, (0, computed - time)) if computed > time else tokens
             times = F.pad(times, (0, padding), value=time) if padding else times
-            given = runner.to_device(tokens, times, past)
+            given, lengths, pasts = runner.to_device(tokens, times, past)
             is_shared = runner.reads_shared and not padding
             shared = shared_prefixes(self._batch.members()[rows]) if is_shared else None
-            ends = runner.extend(NewPositions(*given, keys, values, shared))
+            ends = runner.extend(NewPositions(given, lengths, pasts, keys, values, shared))
         cache.lengths[first : first + count] += times[:count]
         return ends
 

@@ -216,3 +216,15 @@ def test_slices_are_filled_up_to_few_lengths() -> None:
     filled = [runner.positions_for(time) for time in (1, 2, 16, 17, 300, 512)]
     assert filled == [1, 16, 16, 32, 512, 512]
     assert SLICES[-1] == PREFILL_SLICE
+
+
+def test_what_comes_to_a_gpu_together_begins_where_kernels_expect_it() -> None:
+    """At multiples of 16 bytes, or they are compiled anew."""
+    runner: Any = object.__new__(GpuRunner)
+    runner.device = torch.device("cpu")
+    given = [torch.arange(3), torch.arange(11).view(1, 11), torch.arange(4).view(2, 2).T]
+    found = runner.to_device(*given)
+    for one, wanted in zip(found, given, strict=True):
+        assert torch.equal(one, wanted)
+        assert one.is_contiguous()
+        assert (one.data_ptr() - found[0].data_ptr()) % 16 == 0
