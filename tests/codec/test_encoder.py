@@ -46,7 +46,9 @@ def chunk_frames(batch: int, frames: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("samples", [1, 5 * FRAME, 44 * FRAME - 1, 260 * FRAME + 7])
+@pytest.mark.parametrize(
+    "samples", [1, 5 * FRAME, 44 * FRAME - 1, pytest.param(260 * FRAME + 7, marks=pytest.mark.long)]
+)
 def test_chunks_give_upstreams_codes(each_codec, graph, samples) -> None:
     waveform = signal(2, samples, 44100)
     expected, _ = each_codec.encode(waveform[:, None])

@@ -57,7 +57,8 @@ def test_gates(dtype) -> None:
 
 @TYPES
 @pytest.mark.parametrize(
-    ("head_dim", "heads", "kv_heads", "time"), [(48, 6, 2, 1), (64, 4, 4, 2), (128, 16, 8, 1)]
+    ("head_dim", "heads", "kv_heads", "time"),
+    [(48, 6, 2, 1), (64, 4, 4, 2), pytest.param(128, 16, 8, 1, marks=pytest.mark.long)],
 )
 @pytest.mark.parametrize("has_norms", [True, False])
 def test_attention_behind_a_past(dtype, head_dim, heads, kv_heads, time, has_norms) -> None:
