@@ -67,8 +67,8 @@ def _used(made: Any) -> dict[str, int]:
 
 def products(
     dtype: torch.dtype, rows: int, dim: int, width: int, hidden: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A layer's products and a norm; what they take in, the norm's weight, and the first one."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's products and a norm; the norm's weight, and the first product."""
     from engine.kernels import gpu, gpu_product
 
     x, scale = torch.zeros(rows, dim, dtype=dtype), torch.zeros(dim, dtype=dtype)
@@ -76,7 +76,7 @@ def products(
     y = gpu_product.project(x, torch.zeros(2 * hidden, dim, dtype=dtype), gated=True)
     parts = gpu_product.project_in_parts(y, torch.zeros(dim, hidden, dtype=dtype), scale)
     gpu.add_norm(x, parts, scale, 1e-6)
-    return x, scale, qkv
+    return scale, qkv
 
 
 def steps(dtype: torch.dtype, rows: int, dim: int, width: int, hidden: int) -> None:
@@ -84,7 +84,7 @@ def steps(dtype: torch.dtype, rows: int, dim: int, width: int, hidden: int) -> N
     from engine.kernels import gpu, gpu_attend_one, gpu_attention
 
     heads, kv_heads, head_dim = 16, 8, 128
-    x, scale, qkv = products(dtype, rows, dim, width, hidden)
+    scale, qkv = products(dtype, rows, dim, width, hidden)
     tokens, table = torch.zeros(rows, 11, dtype=torch.int64), torch.zeros(20, dim, dtype=dtype)
     gpu.embed(tokens, table, gpu.Codes(table, 2, 0, 9, 3.3))
     gpu.embed(tokens[:, 0], table)
