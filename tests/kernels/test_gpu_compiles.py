@@ -5,17 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
+from engine.lm.on_gpu import SHARED_BYTES, lack_of
+
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 TESTS = Path(__file__).resolve().parents[1]
-SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block of threads may have, by capability
 
 
-@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.long), 90])
+@pytest.mark.parametrize(
+    "capability", [*(pytest.param(n, marks=pytest.mark.long) for n in (80, 89)), 90]
+)
 def test_every_kernel_is_compiled_and_fits(capability, tmp_path) -> None:
     path = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
     environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
@@ -30,6 +34,13 @@ def test_every_kernel_is_compiled_and_fits(capability, tmp_path) -> None:
         "_convolve", "_embed",
     }  # fmt: skip
     for each in made:
-        assert each["shared"] <= SHARED[capability], each
+        assert each["shared"] <= SHARED_BYTES, each
         assert each["registers"] < 255, each
         assert each["stack"] <= 64, each  # more would be registers that are kept in memory
+
+
+def test_a_gpu_with_too_little_shared_memory_is_served_without_kernels() -> None:
+    for_sure = SimpleNamespace(name="one", shared_memory_per_block_optin=SHARED_BYTES)
+    old = SimpleNamespace(name="Tesla T4", shared_memory_per_block_optin=65536)
+    assert lack_of(for_sure) == lack_of(SimpleNamespace(name="of an older torch")) == ""
+    assert "Tesla T4 has 65536 bytes" in lack_of(old)

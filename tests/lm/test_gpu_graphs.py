@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from engine.kernels import gpu as gpu_kernels
 from engine.kernels import gpu_attention
-from engine.lm import on_gpu, sampler
+from engine.lm import gpu_graphs, on_gpu, sampler
 from engine.lm.graphs import DualArGraphs
 from engine.lm.layers import layers_of
 from engine.lm.linear import Linear
@@ -82,7 +82,7 @@ def graphs_of(heads: tuple, dtype: torch.dtype) -> tuple[DualArGraphs, DualArGra
     block = TransformerShape(2, kv_heads, head_dim)
     shape = DualArShape(block, block, BOOKS, SIZE, 10, 22, True, 1e-6)
     weights = Weights(weights_of(*heads), lambda t: t.to(dtype))
-    kernels = on_gpu.GpuGraphs(shape, weights)
+    kernels = gpu_graphs.GpuGraphs(shape, weights)
     return kernels, DualArGraphs(shape, weights, layers_of(Linear), Linear)
 
 
@@ -106,7 +106,7 @@ def inputs_of(rows: int, time: int, heads: tuple, dtype: torch.dtype) -> tuple[t
     [
         (HEADS[0], 3, 1),
         (HEADS[1], 2, 3),
-        (HEADS[2], 1, on_gpu._FEW),
+        (HEADS[2], 1, gpu_graphs.FEW),
         (HEADS[2], 2, 1),
         (HEADS[1], 3, 7),
     ],
