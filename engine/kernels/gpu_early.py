@@ -51,7 +51,7 @@ def bring_near(weight, rows, begin, end, width, WIDE: tl.constexpr, EARLY: tl.co
         EARLY: Whether the kernel is started early; else there is nothing to gain.
     """
     if EARLY:
-        lines = tl.arange(0, WIDE // 64) * 64
+        lines = tl.arange(0, WIDE // 64) * 64  # a line of the cache holds 64 numbers
         for first in range(begin, end, WIDE):
             at = tl.minimum(first + lines, width - 1)
             tl.inline_asm_elementwise(

@@ -48,7 +48,7 @@ def through(
     Returns:
         (rows * time, dim), and what is still to be added to it: see `engine.kernels.gpu.add_norm`.
     """
-    is_few, added = mask is None and joins(x), None
+    is_few, added = mask is None and by_kernels(x), None
     for i, layer in enumerate(layers):
         module: Any = layer
         attention = module.attention
@@ -63,8 +63,8 @@ def through(
     return x, added
 
 
-def joins(x: Tensor) -> bool:
-    """Whether products are kernels: not in float32, where torch's are faster."""
+def by_kernels(x: Tensor) -> bool:
+    """Whether products are our kernels: not in float32, where torch's are faster."""
     return x.dtype != torch.float32
 
 
@@ -146,7 +146,7 @@ class GpuSlow(SlowGraph):
         from engine.kernels.gpu_product import project
 
         mask, time = None, tokens.shape[2]
-        is_frame = time == 1 and joins(self.embeddings.weight)
+        is_frame = time == 1 and by_kernels(self.embeddings.weight)
         x = self._embed_frame(tokens) if is_frame else self.embed(tokens)
         if time > FEW:
             positions = past_lengths[:, None] + self.count[:time]
@@ -210,7 +210,7 @@ class GpuFast(FastGraph):
         from engine.kernels.gpu_product import project
 
         head: Any = self.head
-        return project(x, *_of(head)) if joins(x) else super().scores(x)
+        return project(x, *_of(head)) if by_kernels(x) else super().scores(x)
 
 
 class GpuGraphs(DualArGraphs):

@@ -17,7 +17,9 @@ from engine.lm.runner import Draw, NewPositions
 from engine.lm.shape import DualArShape
 from engine.lm.weights import Weights
 
-SHARED_BYTES = 99 << 10  # of a block of threads, that kernels take at most; all from RTX 30 on
+# Shared memory that a block of threads takes at most; a GPU from RTX 30 on has as much. It keeps
+# some more for each block.
+SHARED_BYTES, _RESERVED_BYTES = 99 << 10, 1 << 10
 MAX_CHOICES = 16384  # logits that the sampler's kernel takes: it holds a row in registers
 # Positions of prompts' slices that are recorded: a slice is filled up to the next of them. The last
 # is the longest slice (`engine.schedule.step.PREFILL_SLICE`).
@@ -46,12 +48,13 @@ def lack_of(properties: Any) -> str:
     Args:
         properties: As `torch.cuda.get_device_properties` gives them.
     """
-    shared = getattr(properties, "shared_memory_per_block_optin", SHARED_BYTES)
-    if shared >= SHARED_BYTES:
+    needed = SHARED_BYTES + _RESERVED_BYTES
+    shared = getattr(properties, "shared_memory_per_multiprocessor", needed)
+    if shared >= needed:
         return ""
     return (
-        f"{properties.name} has {shared} bytes of shared memory for a block of threads, "
-        f"expected {SHARED_BYTES}"
+        f"each multiprocessor of {properties.name} has {shared} bytes of shared memory, "
+        f"expected {needed}"
     )
 
 
