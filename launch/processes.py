@@ -12,27 +12,38 @@ from pathlib import Path
 # Becomes the command after it, which the kernel then ends with the thread that started it. It runs
 # after exec: code between fork and exec would meet the threads of gRPC, which abort there. The
 # signals named by their numbers are held back: their being pending can be seen in /proc.
-_TIED = """import ctypes, os, signal, sys
+# A guard ends the group of a command some time after the command: its children may wait for it with
+# a lock held, and then no thread of theirs can notice; the launcher may have been killed too.
+_TIED = """import ctypes, os, select, signal, sys, time
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 signal.pthread_sigmask(signal.SIG_SETMASK, map(int, filter(None, sys.argv[2].split(","))))
-os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[3], sys.argv[3:])"""
+command = os.pidfd_open(os.getpid())
+if sys.argv[3] and os.getpgrp() == os.getpid() and not os.fork():
+    os.dup2(command, 0)
+    os.closerange(1, 1 << 16)  # the log, and the lock of a folder
+    select.select([0], [], [])
+    time.sleep(float(sys.argv[3]))
+    os.killpg(0, signal.SIGKILL)
+os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[4], sys.argv[4:])"""
+_GUARD_S = 5  # seconds that the children of a command have to end by themselves
 _STUB = "triton_python_backend_stub"
 _KILLED_S = 5  # that the kernel may take to end what was killed, on a busy machine
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def tied(held_back: Collection[signal.Signals] = ()) -> list[str]:
+def tied(held_back: Collection[signal.Signals] = (), guarded: bool = False) -> list[str]:
     """Arguments before a command that must not outlive this process.
 
     The kernel ties it to the thread that starts it, so there are none outside the main thread.
 
     Args:
         held_back: Signals that are to stay pending in it.
+        guarded: Whether its process group, which must be its own, ends `_GUARD_S` seconds after it.
     """
     if threading.current_thread() is not threading.main_thread():
         return []
     numbers = ",".join(str(int(number)) for number in held_back)
-    return [sys.executable, "-ISc", _TIED, str(os.getpid()), numbers]
+    return [sys.executable, "-ISc", _TIED, str(os.getpid()), numbers, str(_GUARD_S) * guarded]
 
 
 def stubs(server: int) -> dict[int, str]:

@@ -242,7 +242,7 @@ class Server:
         self, installation: tritonserver.Installation, folder: RunFolder, log_path: Path
     ) -> subprocess.Popen[bytes]:
         # At SIGTERM a tritonserver drops what is in flight: it is held back, and seen in /proc.
-        tie = processes.tied([signal.SIGTERM] if self.drains else [])
+        tie = processes.tied([signal.SIGTERM] if self.drains else [], guarded=True)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [*tie, *self._command(installation, folder)],

@@ -79,6 +79,11 @@ def test_one_trace_from_the_caller_to_the_decoder(
     collected: Collector, repository: Path, voices: Path
 ) -> None:
     unary, trace = secrets.token_hex(16), secrets.token_hex(16)
+    chain = ["POST /v1/audio/speech", "stream", "InferRequest", "fish_tts_stream"]
+
+    def names(of: str) -> set[str]:
+        return {span.name for span in collected.of(of)}
+
     with Server(repository, flags=traces.flags()) as server:
         with running(server.grpc_url, voices) as gateway:
             assert speak(gateway, trace, voice="default", max_new_tokens=24) == 200
@@ -86,11 +91,11 @@ def test_one_trace_from_the_caller_to_the_decoder(
             client.synthesize("Nobody asked for a trace.", max_new_tokens=8)
             with Caller("unary", (("traceparent", f"00-{unary}-{CALLER}-01"),)).active():
                 client.synthesize("Hello.", max_new_tokens=8)
-        wait_until(lambda: {"fish_tts", "fish_decoder"} <= {s.name for s in collected.of(unary)})
+        wait_until(lambda: {"fish_tts", "fish_decoder"} <= names(unary))
+        wait_until(lambda: {*chain} <= names(trace))
     by_name: dict[str, Span] = {}
     for span in collected.of(trace):
         by_name.setdefault(span.name, span)
-    chain = ["POST /v1/audio/speech", "stream", "InferRequest", "fish_tts_stream"]
     parents = [CALLER, *(by_name[name].id for name in chain)]
     assert [by_name[name].parent for name in chain] == parents[:-1]
     for model in ("fish_prompt", "fish_llama", "fish_decoder"):

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from tritonclient import grpc
 
-from launch import run_folder
+from launch import processes, run_folder
 from launch import serve as launch_serve
-from launch.processes import stubs
 from launch.server import LaunchError, Server
 from support import toys
 from support.launched import (
@@ -22,6 +21,7 @@ from support.launched import (
     regions,
     released,
     run_name,
+    runs,
     serve,
     wait_until,
 )
@@ -194,16 +194,26 @@ def test_a_wrong_limit_is_refused_before_anything_starts(
     assert ("--drain" if arguments else f"serve: VOICEREEL_DRAIN_S is {value!r}") in errors
 
 
+AFTER_ITS_SERVER = "select.select([server], [], [])\n    select.select([], [], [], 0.1)"
+
+
 @pytest.mark.server
-def test_a_model_that_waits_with_pythons_lock_ends_with_its_server(toy) -> None:
-    """As one that logs when the server is killed; its own threads can do nothing then."""
+@pytest.mark.parametrize(("since", "guard_s"), [(AFTER_ITS_SERVER, 600), ("time.sleep(3)", 2)])
+def test_a_model_that_waits_with_pythons_lock_ends_with_its_server(
+    toy, monkeypatch, since, guard_s
+) -> None:
+    """As one that logs when the server is killed; its own threads can do nothing then.
+
+    It ends by itself if they could still notice, and by the guard of its server if not.
+    """
+    monkeypatch.setattr(processes, "_GUARD_S", guard_s)
     (toys.place(toy, "holding", toys.config("python", {"x": "FP32 1"}, {"y": "FP32 1"}))
      / "model.py").write_text(
-        "import ctypes, os, select, threading\n"
+        "import ctypes, os, select, threading, time\n"
         "from ensemble.serving.own_server import end_with_it\n"
         "def hold(server):\n"
-        "    select.select([server], [], [])\n"
-        "    select.select([], [], [], 0.1)\n"
+        f"    {since}\n"
+        "    open('/proc/self/comm', 'w').write('holding')\n"
         "    ctypes.PyDLL(None).sleep(600)\n"
         "class TritonPythonModel:\n"
         "    def initialize(self, args):\n"
@@ -214,14 +224,10 @@ def test_a_model_that_waits_with_pythons_lock_ends_with_its_server(toy) -> None:
     server = Server(toy)
     server.start()
     try:
-        (stub,) = (p for p, name in stubs(server.pid).items() if name == "holding_0_0")
+        (stub,) = (p for p, name in processes.stubs(server.pid).items() if name == "holding_0_0")
+        if since != AFTER_ITS_SERVER:
+            wait_until(lambda: "holding" in Path(f"/proc/{stub}/comm").read_text())
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not runs(stub))
     finally:
         server.stop()
-
-
-def runs(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return False

@@ -41,6 +41,13 @@ def alive(group: int) -> bool:
     return False
 
 
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; a zombie has."""
+    with contextlib.suppress(OSError):
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return False
+
+
 def run_name(pid: int) -> str:
     """The name of a server's folder and shared memory."""
 
