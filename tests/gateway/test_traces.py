@@ -23,6 +23,7 @@ from voicereel import Caller, Client, ConfigurationError
 
 PROJECT = Path(__file__).resolve().parents[2]
 CALLER = "00f067aa0ba902b7"
+TRIES = 6
 
 
 @pytest.fixture(scope="module")
@@ -78,39 +79,47 @@ def test_a_server_that_is_passed_over_has_a_span_of_its_own(
 def test_one_trace_from_the_caller_to_the_decoder(
     collected: Collector, repository: Path, voices: Path
 ) -> None:
-    unary, trace = secrets.token_hex(16), secrets.token_hex(16)
+    """Several, since Triton loses some spans (docs/traces.md)."""
+    streamed, unary = ([secrets.token_hex(16) for _ in range(TRIES)] for _ in range(2))
     chain = ["POST /v1/audio/speech", "stream", "InferRequest", "fish_tts_stream"]
+    models = ["fish_prompt", "fish_llama", "fish_decoder"]
 
-    def names(of: str) -> set[str]:
-        return {span.name for span in collected.of(of)}
+    def whole(of: list[str], *names: str) -> list[list[Span]]:
+        found = [collected.of(trace) for trace in of]
+        return [spans for spans in found if {*names} <= {span.name for span in spans}]
 
     with Server(repository, flags=traces.flags()) as server:
         with running(server.grpc_url, voices) as gateway:
-            assert speak(gateway, trace, voice="default", max_new_tokens=24) == 200
+            for trace in streamed:
+                assert speak(gateway, trace, voice="default", max_new_tokens=24) == 200
         with Client(server.grpc_url, timeout_s=60) as client:
             client.synthesize("Nobody asked for a trace.", max_new_tokens=8)
-            with Caller("unary", (("traceparent", f"00-{unary}-{CALLER}-01"),)).active():
-                client.synthesize("Hello.", max_new_tokens=8)
-        wait_until(lambda: {"fish_tts", "fish_decoder"} <= names(unary))
-        wait_until(lambda: {*chain} <= names(trace))
-    by_name: dict[str, Span] = {}
-    for span in collected.of(trace):
-        by_name.setdefault(span.name, span)
-    parents = [CALLER, *(by_name[name].id for name in chain)]
-    assert [by_name[name].parent for name in chain] == parents[:-1]
-    for model in ("fish_prompt", "fish_llama", "fish_decoder"):
-        assert by_name[model].parent == by_name["fish_tts_stream"].id
-        assert by_name[model].service == "voicereel-server"
-    hops = list(to_first_audio(collected.of(trace)).values())
-    assert hops == sorted(hops) and 0 < hops[-1] < 60
-    behind = {span.name: span.parent for span in collected.of(unary)}
-    by_id = {span.id: span.name for span in collected.of(unary)}
-    for model in ("fish_prompt", "fish_llama", "fish_decoder"):
-        assert by_id[behind[model]] == "fish_tts_stream"
-    doors = [span for span in collected.of(unary) if span.name == "InferRequest"]
-    assert [by_id.get(door.parent, door.parent) for door in doors] == [CALLER, "fish_tts"]
+            for trace in unary:
+                with Caller("unary", (("traceparent", f"00-{trace}-{CALLER}-01"),)).active():
+                    client.synthesize("Hello.", max_new_tokens=8)
+        wait_until(lambda: whole(unary, "fish_tts", "InferRequest", "fish_tts_stream", *models))
+        wait_until(lambda: whole(streamed, *chain, *models))
+    for spans in whole(streamed, *chain, *models):
+        by_name: dict[str, Span] = {}
+        for span in spans:
+            by_name.setdefault(span.name, span)
+        parents = [CALLER, *(by_name[name].id for name in chain)]
+        assert [by_name[name].parent for name in chain] == parents[:-1]
+        for model in models:
+            assert by_name[model].parent == by_name["fish_tts_stream"].id
+            assert by_name[model].service == "voicereel-server"
+    hops = [list(to_first_audio(spans).values()) for spans in whole(streamed, *chain, *models)]
+    assert any(times == sorted(times) and 0 < times[-1] < 60 for times in hops)
+    parents_of_doors = []
+    for spans in whole(unary, "fish_tts", "InferRequest", "fish_tts_stream", *models):
+        by_id = {span.id: span.name for span in spans}
+        behind = {by_id.get(span.parent) for span in spans if span.name in models}
+        assert behind == {"fish_tts_stream"}
+        doors = [span for span in spans if span.name == "InferRequest"]
+        parents_of_doors.append([by_id.get(door.parent, door.parent) for door in doors])
+    assert [CALLER, "fish_tts"] in parents_of_doors
     roots = {span.trace for span in collected.spans if span.name == "fish_tts"}
-    assert roots == {unary}  # the call without a traceparent has none
+    assert roots <= {*unary}  # the call without a traceparent has none
 
 
 @pytest.mark.slow
