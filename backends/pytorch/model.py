@@ -1,8 +1,5 @@
 """Triton's `pytorch` backend in Python, for servers that come without the native one."""
 
-from ensemble.serving import light_torch  # noqa: F401
-
-# isort: split
 from collections.abc import Mapping
 from typing import Any
 

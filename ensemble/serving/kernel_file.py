@@ -62,11 +62,7 @@ def _load(model: ServedModel, filename: str) -> Run | None:
         how = " INT8=1" if is_int8 else ""
         raise ValueError(f"there is no {filename}: make export CHECKPOINT=DIR{how}")
 
-    # Heavy, and needed only from here: ONNX Runtime's stand-in does without.
-    from ensemble.serving import light_torch  # noqa: F401
-
-    # isort: split
-    import torch
+    import torch  # heavy, and needed only from here: ONNX Runtime's stand-in does without
 
     from engine.codec.memory import keep_memory
     from engine.codec.session import DecoderSession, encode

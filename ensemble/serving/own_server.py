@@ -45,14 +45,6 @@ def end_with_it() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def in_a_server() -> bool:
-    """Whether a tritonserver runs this process."""
-    try:
-        return _server() > 0
-    except (OSError, RuntimeError):
-        return False
-
-
 def grpc_url(environment: Mapping[str, str] = os.environ) -> str:
     """HOST:PORT, from the variable VOICEREEL_GRPC_URL or else from the server's command line.
 

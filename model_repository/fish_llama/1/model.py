@@ -6,9 +6,6 @@ Each response holds one window for fish_decoder and what the caller must know of
 
 from __future__ import annotations  # pb_utils gets its classes only after this import
 
-from ensemble.serving import light_torch  # noqa: F401
-
-# isort: split
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
