@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.server, pytest.mark.slow]
 PROJECT = Path(__file__).resolve().parents[2]
 FRAME_S = 2048 / 44100
 MARK = "GPU_VISIT_OF_THIS_TEST"
+STEPS_HERE = [step.name for step in STEPS if step.name != "onnx"]
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,15 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(out) -> str:
-    """Stdout of the visit. More minutes than it needs: other work may be on these cores."""
+    """Stdout of the visit."""
+    return visited(out, STEPS_HERE)
+
+
+def visited(out: Path, steps: list[str]) -> str:
+    """Stdout of a visit. More minutes than it needs: other work may be on these cores."""
     command = [sys.executable, "-m", "benchmarks.gpu_visit", "--device", "cpu", "--tiny"]
     done = subprocess.run(
-        [*command, "--out", str(out), "--minutes", "30"],
+        [*command, "--out", str(out), "--minutes", "30", "--only", ",".join(steps)],
         cwd=PROJECT,
         env={**os.environ, MARK: str(out)},
         capture_output=True,
@@ -53,7 +59,7 @@ def found(said, out) -> dict[str, dict[str, Any]]:
 
 
 def test_every_step_is_taken_in_order(found, out) -> None:
-    assert list(found) == [step.name for step in STEPS]
+    assert list(found) == STEPS_HERE
     outcomes = {name: values[OUTCOME]["state"] for name, values in found.items()}
     assert set(outcomes.values()) == {"done"}, (out / "log.txt").read_text()[-4000:]
 
@@ -94,9 +100,20 @@ def test_the_codec_is_exact(found) -> None:
     assert differences["codes_pieces_vs_whole"] == 0
 
 
-@pytest.mark.parametrize("step", ["serve", "onnx"])
-def test_the_workload_is_spoken_in_full(found, step) -> None:
-    work = found[step]["workload"]
+def test_the_workload_is_spoken_in_full(found) -> None:
+    spoken_in_full(found["serve"])
+
+
+@pytest.mark.long
+def test_the_workload_is_spoken_in_full_by_onnx(tmp_path) -> None:
+    visited(tmp_path, ["export", "onnx"])
+    found = read(tmp_path)["onnx"]
+    spoken_in_full(found)
+    assert found["tensorrt"] == "lacks: tensorrt"
+
+
+def spoken_in_full(step: dict[str, Any]) -> None:
+    work = step["workload"]
     assert work["audio_s"] == pytest.approx(len(TEXTS) * FRAMES * FRAME_S)
     assert work["rtf"] == pytest.approx(work["wall_s"] / work["audio_s"])
     assert work["stages_s"]["codec"] > 0
@@ -141,7 +158,6 @@ def test_the_decoder_by_kernels_is_tried_in_every_precision(found) -> None:
     assert [row["precision"] for row in rows] == ["fp16", "fp16, sums of three", "bf16"]
     assert rows[1]["noise"] < 1e-4 < rows[0]["noise"] < rows[2]["noise"] < 0.2
     assert all(row["ms"] > 0 and not row["replayed"] for row in rows)  # replayed on a GPU alone
-    assert found["onnx"]["tensorrt"] == "lacks: tensorrt"
 
 
 def test_the_way_to_the_first_audio_is_taken_apart(found) -> None:

@@ -1,5 +1,6 @@
 """What `make-checkpoint` writes: the genuine loaders take it, and ours gives the same models."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -20,16 +21,24 @@ from families.fish_s1.presets import PRESETS
 from families.registry import CheckpointError
 
 PROJECT = Path(__file__).resolve().parents[2]
-TINY = [name for name in PRESETS if name.startswith("tiny")]
+TINY = [
+    name if name == "tiny" else pytest.param(name, marks=pytest.mark.long)
+    for name in PRESETS
+    if name.startswith("tiny")
+]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """One folder for each tiny preset, seed 0."""
+def folder_of(tmp_path_factory):
+    """The folder of a tiny preset, seed 0."""
     root = tmp_path_factory.mktemp("checkpoints")
-    for name in TINY:
+
+    @functools.cache
+    def folder(name):
         maker.make_checkpoint(name, root / name)
-    return {name: root / name for name in TINY}
+        return root / name
+
+    return folder
 
 
 def genuine_llama(folder):
@@ -52,12 +61,9 @@ def genuine_codec(folder):
     return codec.eval()
 
 
-@pytest.fixture(
-    scope="module",
-    params=["tiny", *(pytest.param(n, marks=pytest.mark.long) for n in TINY if n != "tiny")],
-)
-def genuine(request, folders):
-    return request.param, genuine_llama(folders[request.param])
+@pytest.fixture(scope="module", params=TINY)
+def genuine(request, folder_of):
+    return request.param, genuine_llama(folder_of(request.param))
 
 
 def speak(model, text="Hello, this is a test.", seed=0, voice=(), limit=300):
@@ -114,9 +120,9 @@ def test_codes_depend_on_text_seed_and_voice(genuine):
     assert torch.equal(spoken[0], speak(model, limit=12))
 
 
-def test_our_llama_equals_the_genuine_one(genuine, folders):
+def test_our_llama_equals_the_genuine_one(genuine, folder_of):
     name, model = genuine
-    ours = load_llama(load_checkpoint(folders[name]))
+    ours = load_llama(load_checkpoint(folder_of(name)))
     assert not ours.training
     theirs = dict(model.named_parameters())
     assert dict(ours.named_parameters()).keys() == theirs.keys()
@@ -127,8 +133,8 @@ def test_our_llama_equals_the_genuine_one(genuine, folders):
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-8books"])
-def test_our_codec_equals_the_genuine_one(folders, name):
-    ours, theirs = load_codec(load_checkpoint(folders[name])), genuine_codec(folders[name])
+def test_our_codec_equals_the_genuine_one(folder_of, name):
+    ours, theirs = load_codec(load_checkpoint(folder_of(name))), genuine_codec(folder_of(name))
     books = 8 if name == "tiny-8books" else 10
     codes = torch.randint(0, 64, (2, books, 40), generator=torch.manual_seed(0))
     lengths = torch.tensor([40, 40])
@@ -144,21 +150,21 @@ def test_our_codec_equals_the_genuine_one(folders, name):
     assert all(len(set(heard[0, book].tolist())) > 5 for book in range(books))
 
 
-def test_codec_decodes_over_a_thousand_frames(folders):
-    codec = load_codec(load_checkpoint(folders["tiny"]))
+def test_codec_decodes_over_a_thousand_frames(folder_of):
+    codec = load_codec(load_checkpoint(folder_of("tiny")))
     with torch.inference_mode():
         audio, _ = codec.decode(torch.zeros(1, 10, 1100, dtype=torch.int64), torch.tensor([1100]))
     assert audio.shape[-1] == 1100 * 2048
 
 
-def test_bfloat16_equals_the_genuine_model_cast(folders):
-    ours = load_llama(load_checkpoint(folders["tiny"]), torch.bfloat16)
-    theirs = genuine_llama(folders["tiny"]).to(torch.bfloat16)
+def test_bfloat16_equals_the_genuine_model_cast(folder_of):
+    ours = load_llama(load_checkpoint(folder_of("tiny")), torch.bfloat16)
+    theirs = genuine_llama(folder_of("tiny")).to(torch.bfloat16)
     assert torch.equal(speak(ours, limit=8), speak(theirs, limit=8))
 
 
-def test_shorter_tables_give_the_same_codes(folders):
-    checkpoint = load_checkpoint(folders["tiny"])
+def test_shorter_tables_give_the_same_codes(folder_of):
+    checkpoint = load_checkpoint(folder_of("tiny"))
     short = load_llama(checkpoint, max_seq_len=2304)
     assert short.causal_mask.shape == (2304, 2304)
     assert short.config.max_seq_len == 2304 and checkpoint.config.max_seq_len == 4096
@@ -167,9 +173,9 @@ def test_shorter_tables_give_the_same_codes(folders):
         load_llama(checkpoint, max_seq_len=100)
 
 
-def test_tiny_is_small(folders):
-    for name, folder in folders.items():
-        assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6, name
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_is_small(folder_of, name):
+    assert sum(file.stat().st_size for file in folder_of(name).iterdir()) < 10e6
 
 
 def test_s1mini_has_the_real_shape(tmp_path):
@@ -189,11 +195,11 @@ def test_s1mini_has_the_real_shape(tmp_path):
     assert sum(p.numel() for p in codec.parameters()) == 391_430_530
 
 
-def test_seed_decides(folders, tmp_path):
+def test_seed_decides(folder_of, tmp_path):
     maker.make_checkpoint("tiny", tmp_path / "same")
     maker.make_checkpoint("tiny", tmp_path / "other", seed=1)
     ids = [load_checkpoint(p).checkpoint_id for p in (tmp_path / "same", tmp_path / "other")]
-    assert ids[0] == load_checkpoint(folders["tiny"]).checkpoint_id != ids[1]
+    assert ids[0] == load_checkpoint(folder_of("tiny")).checkpoint_id != ids[1]
 
 
 def test_command_refuses_then_replaces(tmp_path):

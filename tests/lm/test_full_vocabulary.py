@@ -53,8 +53,11 @@ def upstream(model: Any, prompt: np.ndarray, penalty: float, limit: int) -> torc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.long)])
-def test_greedy_with_penalty_equals_upstream(pair_of, prompts, count) -> None:
+@pytest.mark.parametrize(
+    ("count", "penalties"),
+    [(1, (1.0, 1.9)), pytest.param(3, (1.0, 1.1, 1.9), marks=pytest.mark.long)],
+)
+def test_greedy_with_penalty_equals_upstream(pair_of, prompts, count, penalties) -> None:
     """Any token, its penalty, no guard against loops, the last frame cut."""
 
     def speaks_text(weight: torch.Tensor, tokenizer: Any) -> None:
@@ -63,7 +66,7 @@ def test_greedy_with_penalty_equals_upstream(pair_of, prompts, count) -> None:
         weight[tokenizer.get_token_id("<|im_end|>"), 0] = -30
 
     genuine, llama = pair_of(speaks_text)
-    jobs = [(p, penalty) for p in prompts[:count] for penalty in (1.0, 1.1, 1.9)]
+    jobs = [(p, penalty) for p in prompts[:count] for penalty in penalties]
     sampling = [
         Sampling(temperature=0, repetition_penalty=penalty, max_new_tokens=LIMIT)
         for _, penalty in jobs
