@@ -44,7 +44,7 @@ audit:  ## known vulnerabilities of the pinned packages, or that no database can
 	python3 tools/audit.py
 
 test: setup  ## all tests that need no GPU and no real weights, against a real tritonserver
-	$(PYTHON_IN_VENV) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not weights and not root and not long"
+	$(PYTHON_IN_VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu and not weights and not root and not long"
 
 test-long: setup  ## what `make test` leaves out: the same at more shapes, and for longer; 10 minutes
 	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m long
