@@ -3,13 +3,15 @@
 import os
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launch import processes
-from support.launched import alive, runs, wait_until
+from support.launched import PROJECT, alive, runs, wait_until
 
 
 @pytest.fixture
@@ -30,6 +32,19 @@ def test_a_signal_that_is_held_back_is_seen(held_back) -> None:
     assert held_back.poll() is None
 
 
+ORPHANS = """
+import ctypes, os, signal, subprocess, sys, time
+from launch import processes
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become this one's
+process = subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait"], start_new_session=True,
+                           stdout=subprocess.PIPE)
+process.stdout.readline()
+process.kill()
+process.wait()
+print(process.pid, flush=True)
+"""
+
+
 def test_a_killed_group_has_ended() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait"], start_new_session=True,
                           stdout=subprocess.PIPE) as process:  # fmt: skip
@@ -38,8 +53,28 @@ def test_a_killed_group_has_ended() -> None:
         process.wait()
         processes.kill_group(process.pid)
         processes.kill_group(process.pid)  # there is none any more
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
+        assert not alive(process.pid)
+
+
+def test_zombies_that_nobody_asks_for_are_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(processes, "_KILLED_S", 600)
+    script = ORPHANS + "sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:  # fmt: skip
+        group = int(parent.stdout.readline())
+        killing = threading.Thread(target=processes.kill_group, args=[group], daemon=True)
+        killing.start()
+        killing.join(20)
+        os.killpg(group, 0)  # it is there
+        assert not killing.is_alive()
+        parent.stdin.close()
+
+
+def test_zombies_are_taken_where_they_are_this_processs() -> None:
+    """As in a container, whose process 1 it may be."""
+    script = ORPHANS + "processes.kill_group(process.pid); os.killpg(process.pid, 0)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True)
+    assert b"ProcessLookupError" in done.stderr
 
 
 def test_what_a_killed_command_started_ends_after_it(monkeypatch) -> None:
