@@ -25,7 +25,7 @@ if sys.argv[3] and os.getpgrp() == os.getpid() and not os.fork():
     time.sleep(float(sys.argv[3]))
     os.killpg(0, signal.SIGKILL)
 os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[4], sys.argv[4:])"""
-_GUARD_S = 5  # seconds that the children of a command have to end by themselves
+_GUARD_S = 1  # seconds that the children of a command have to end by themselves
 _STUB = "triton_python_backend_stub"
 _KILLED_S = 5  # that the kernel may take to end what was killed, on a busy machine
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

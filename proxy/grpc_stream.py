@@ -127,6 +127,7 @@ class Stream:
         proxy = self._proxy
         proxy.server.require()
         ask = await elsewhere(look_at_message, len(message), proxy, message, self._headers)
+        proxy.server.require()  # again: meanwhile it may have begun to close
         part.ask, part.account.id, part.account.model = ask, ask.id, ask.model
         left_s = shorter(self._context.time_remaining(), ask.timeout_s)
         part.asked = proxy.load.admit(ask.model, ask.units, left_s)

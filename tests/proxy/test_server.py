@@ -10,6 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from launch.probe import PROBED, request_of
+from proxy import grpc_side, grpc_stream, http_side
 from support.fake_server import FakeServer, Refusal, inputs_of
 from support.launched import wait_until
 from support.proxied import proxied
@@ -207,6 +208,35 @@ def test_a_stop_lets_what_is_in_flight_end(fake, upstream_http) -> None:
             stub.ModelInfer(SILENT)
         go.set()
         assert call.result(5).outputs
+
+
+@pytest.mark.parametrize("side", [grpc_side, grpc_stream, http_side], ids=lambda m: m.__name__)
+def test_a_request_that_is_read_when_a_stop_begins_is_refused(
+    fake, upstream_http, monkeypatch, side
+) -> None:
+    """It was not in flight yet, so nothing would wait for it."""
+    fake.answer = lambda _: iter([{"audio": np.zeros((1, 3), np.float32)}])
+    look = side.elsewhere
+
+    async def looked_at_late(*arguments):
+        door.proxy.server.closing = True
+        return await look(*arguments)
+
+    monkeypatch.setattr(side, "elsewhere", looked_at_late)
+    with before(fake, upstream_http) as door, grpc.insecure_channel(door.grpc_url) as channel:
+        if side is http_side:
+            asked = {
+                "inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]}]
+            }
+            said = door.http.post("/v2/models/fish_tts/infer", json=asked).text
+        else:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as error:
+                unary = side is grpc_side
+                stub.ModelInfer(SILENT) if unary else list(stub.ModelStreamInfer(iter([SILENT])))
+            said = error.value.details()
+        assert "the proxy is shutting down" in said
+    assert not fake.requests
 
 
 def test_what_says_that_a_process_died() -> None:

@@ -101,6 +101,8 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                         break
                     yield pb.ModelStreamInferResponse(infer_response=_answer(outputs))
             except Refusal as refusal:  # on a stream, Triton's errors have no status
+                if not str(refusal):  # what ends the call itself has no words
+                    context.abort(refusal.status, "")
                 yield pb.ModelStreamInferResponse(error_message=str(refusal))
         finished.set()
 

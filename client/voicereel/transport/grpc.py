@@ -213,6 +213,8 @@ def _typed(error: Any) -> VoiceReelError | NoConnection:
         return NoConnection(message, sent=False)
     if status in ("UNAVAILABLE", "INTERNAL") and _BROKEN.search(message):
         return NoConnection(message, sent=True)
+    if status == "CANCELLED" and not error.details():  # by something on the way: not by us
+        return NoConnection(message, sent=True, final=error_for(status, message))
     return error_for(status, message, _retry_after_s(error))
 
 

@@ -5,7 +5,7 @@
 | no connection, so nothing was sent | at once: to another server, or on a new connection |
 | the server is not ready, or does not have the model yet | to another server at once |
 | the server has too much to do | to another server at once; when all have, when the server said, until the call's own timeout |
-| the connection broke before anything came back | once: the server keeps no state, and an answer does not depend on how often it is asked for. Not more often, since a request that ends servers must not end all of them |
+| the connection broke, or something on the way cancelled the call, before anything came back | once: the server keeps no state, and an answer does not depend on how often it is asked for. Not more often, since a request that ends servers must not end all of them |
 | the connection broke after audio had come | never |
 
 When no server is left, a client that has reached one before asks all again for its `return_s`, within

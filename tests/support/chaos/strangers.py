@@ -205,5 +205,8 @@ def folder_removed(repository: Path) -> Row:
 
 def _is_of(folder: Path, pid: int) -> bool:
     """Whether a process holds the folder's lock."""
-    links = Path(f"/proc/{pid}/fd").iterdir()
-    return any(os.readlink(link) == str(folder / "lock") for link in links)
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has been closed since
+            if os.readlink(link) == str(folder / "lock"):
+                return True
+    return False
