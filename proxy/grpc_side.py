@@ -117,10 +117,8 @@ class GrpcSide(grpc.GenericRpcHandler):
             proxy.server.require()
             headers = dict(context.invocation_metadata() or ())
             ask = await elsewhere(look_at_message, len(message), proxy, message, headers)
-            proxy.server.require()  # again: meanwhile it may have begun to close
             account.id, account.model = ask.id, ask.model
-            left_s = context.time_remaining()
-            asked = proxy.load.admit(ask.model, ask.units, shorter(left_s, ask.timeout_s))
+            asked = proxy.admit(ask, context.time_remaining())
         except Refusal as refusal:
             await abort(context, account, refusal)
         try:

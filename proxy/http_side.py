@@ -95,9 +95,8 @@ class HttpSide:
             account.sent = len(body)
             size = len(body) if "content-encoding" not in headers else proxy.settings.max_body
             ask = await elsewhere(look_at_body, size, proxy, door.model, door.how, body, headers)
-            proxy.server.require()  # again: meanwhile it may have begun to close
             account.id = ask.id
-            asked = proxy.load.admit(door.model, ask.units, ask.timeout_s)
+            asked = proxy.admit(ask)
             try:
                 return await self._asked(request, account, headers, ask, asked)
             finally:

@@ -11,7 +11,7 @@ from ensemble.contract.parameters import CANCEL_TOKEN, TIMEOUT
 from proxy import json_body, protobuf
 from proxy.account import Metrics
 from proxy.doors import Doors
-from proxy.load import Load, group_of, units_of
+from proxy.load import Asked, Load, group_of, units_of
 from proxy.packed import message_content, unpacked
 from proxy.refusals import Refusal, invalid
 from proxy.server import Server
@@ -31,6 +31,19 @@ class Proxy:
     load: Load
     server: Server
     metrics: Metrics
+
+    def admit(self, ask: "Ask", left_s: float | None = None) -> Asked:
+        """Count a request that has been read as in flight; `Load.admit`, unless a stop has begun.
+
+        Args:
+            ask: The request.
+            left_s: Seconds until its caller gives up, beside its own limit; None: unknown.
+
+        Raises:
+            Refusal: If it cannot be answered, or would wait too long.
+        """
+        self.server.require()  # which may have changed while it was read
+        return self.load.admit(ask.model, ask.units, shorter(left_s, ask.timeout_s))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
 from support.command_line import run
-from support.fake_server import FakeServer, Refusal, chunk, whole
-from voicereel import Cancelled, Client, InvalidRequest, ServerUnavailable
+from support.fake_server import FakeServer, chunk, whole
+from voicereel import Client, InvalidRequest, ServerUnavailable
 from voicereel import settings as settings_module
 from voicereel.transport import repeats
 from voicereel.transport.address import Address, address_of
@@ -222,27 +221,6 @@ def test_what_was_sent_is_repeated_once_and_never_after_audio(
             except repeats.NoConnection as problem:
                 attempts.or_raise(problem, audio_came)
     assert chance.calls == calls
-
-
-@pytest.mark.parametrize(("times", "calls"), [(1, 2), (2, 2)])
-@pytest.mark.parametrize("how", ["stream", "unary"])
-def test_what_something_on_the_way_cancels_is_repeated_once(
-    how: str, times: int, calls: int
-) -> None:
-    """Nothing came, and this client did not ask for it: as with a connection that breaks."""
-    asked = []
-
-    def answer(inputs: dict) -> Iterator[dict]:
-        asked.append(inputs)
-        if len(asked) <= times:
-            raise Refusal(grpc.StatusCode.CANCELLED, "")
-        yield from spoken(inputs)
-
-    with FakeServer() as fake, Client(fake.url, timeout_s=10) as client:
-        fake.answer = answer
-        with pytest.raises(Cancelled) if times >= calls else contextlib.nullcontext():
-            list(client.stream("a")) if how == "stream" else client.synthesize("a")
-    assert len(asked) == calls
 
 
 FORKS = """

@@ -1,5 +1,6 @@
 """What is sent again, when, and how a script goes on after its server was lost."""
 
+import contextlib
 import itertools
 import logging
 import time
@@ -12,9 +13,10 @@ import pytest
 
 from gateway.errors import api_error
 from support.answers import AWAY, asked, refusing, said, saying
-from support.fake_server import FakeServer, Refusal, chunk, inputs_of
+from support.fake_server import FakeServer, Refusal, chunk, inputs_of, whole
 from support.rude_server import rude
 from voicereel import (
+    Cancelled,
     Client,
     Overloaded,
     ServerError,
@@ -24,6 +26,27 @@ from voicereel import (
 from voicereel.caller import Caller
 from voicereel.transport import repeats
 from voicereel.transport.address import Address
+
+
+@pytest.mark.parametrize(("times", "calls"), [(1, 2), (2, 2)])
+@pytest.mark.parametrize("how", ["stream", "unary"])
+def test_what_something_on_the_way_cancels_is_repeated_once(
+    how: str, times: int, calls: int
+) -> None:
+    """Nothing came, and this client did not ask for it: as with a connection that breaks."""
+    asked = []
+
+    def answer(inputs: dict) -> Iterator[dict]:
+        asked.append(inputs)
+        if len(asked) <= times:
+            raise Refusal(grpc.StatusCode.CANCELLED, "")
+        yield chunk(0, is_last=True) | whole(np.zeros(64))
+
+    with FakeServer() as fake, Client(fake.url, timeout_s=10) as client:
+        fake.answer = answer
+        with pytest.raises(Cancelled) if times >= calls else contextlib.nullcontext():
+            list(client.stream("a")) if how == "stream" else client.synthesize("a")
+    assert len(asked) == calls
 
 
 def test_a_request_that_ends_servers_does_not_end_all_of_them() -> None:
