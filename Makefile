@@ -55,7 +55,7 @@ test-distributions:  ## `make demo` in bare Debian 12 and 13; needs root and deb
 images:  ## the images of deploy/, with docker [PIP_EXTRA_INDEX_URL=URL: of CPU builds of torch]
 	docker compose -f deploy/compose.yaml --profile cpu build
 
-test-images:  ## the CPU and gateway image, built and heard; needs root, debootstrap and buildah
+test-images:  ## the CPU and gateway image, built and heard, and compose where Docker is; needs root, debootstrap, buildah
 	$(PYTHON_IN_VENV) -m pytest -s -m root tests/deploy
 
 quick:  ## tests without a server, 2 to 3 minutes: for the inner loop
