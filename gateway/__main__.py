@@ -11,6 +11,7 @@ import typer
 import uvicorn
 
 from gateway.app import create_app
+from gateway.connections import Connection, allow_connections
 from gateway.gateway import Gateway
 from gateway.guards import hash_of
 from gateway.settings import Settings, read_settings
@@ -57,11 +58,13 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings) -> None:
         self._gateway = Gateway(settings)
+        Connection.most = allow_connections()
         super().__init__(
             uvicorn.Config(
                 create_app(settings, self._gateway),
                 settings.host,
                 settings.port,
+                http=Connection,
                 access_log=False,
                 log_config=None,
                 server_header=False,

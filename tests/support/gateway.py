@@ -11,6 +11,7 @@ import numpy as np
 import uvicorn
 
 from gateway.app import create_app
+from gateway.connections import Connection
 from gateway.settings import read_settings
 from support.fake_server import RATE_HZ
 from support.launched import wait_until
@@ -46,7 +47,7 @@ def running(servers: str, voices: Path, **settings: Any) -> Iterator[Gateway]:
     """Start a gateway, and end it."""
     found = read_settings(servers=servers, voices=voices, port=0, **settings)
     config = uvicorn.Config(
-        create_app(found), found.host, 0, access_log=False, log_config=None,
+        create_app(found), found.host, 0, http=Connection, access_log=False, log_config=None,
         timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = uvicorn.Server(config)
