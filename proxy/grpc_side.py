@@ -9,7 +9,7 @@ import grpc.aio
 from proxy.account import Account
 from proxy.doors import READY, SERVICE
 from proxy.grpc_stream import Stream
-from proxy.inference import Ask, Proxy, elsewhere, look_at_message, shorter
+from proxy.inference import WARNING, Ask, Proxy, elsewhere, look_at_message, shorter
 from proxy.packed import message_content
 from proxy.protobuf import parsed, pb
 from proxy.refusals import Refusal, of_the_server
@@ -118,6 +118,8 @@ class GrpcSide(grpc.GenericRpcHandler):
             headers = dict(context.invocation_metadata() or ())
             ask = await elsewhere(look_at_message, len(message), proxy, message, headers)
             account.id, account.model = ask.id, ask.model
+            if ask.warning:
+                context.set_trailing_metadata(((WARNING, ask.warning),))
             asked = proxy.admit(ask, context.time_remaining())
         except Refusal as refusal:
             await abort(context, account, refusal)

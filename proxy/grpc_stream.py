@@ -12,7 +12,7 @@ from grpc.aio import EOF, AioRpcError  # pyright: ignore[reportAttributeAccessIs
 from ensemble.contract.errors import kind_in
 from proxy.account import Account, log
 from proxy.doors import SERVICE
-from proxy.inference import Ask, Proxy, elsewhere, look_at_message
+from proxy.inference import WARNING, Ask, Proxy, elsewhere, look_at_message
 from proxy.load import Asked, Load
 from proxy.protobuf import pb, stream_error
 from proxy.refusals import Refusal
@@ -128,6 +128,8 @@ class Stream:
         proxy.server.require()
         ask = await elsewhere(look_at_message, len(message), proxy, message, self._headers)
         part.ask, part.account.id, part.account.model = ask, ask.id, ask.model
+        if ask.warning:
+            self._context.set_trailing_metadata(((WARNING, ask.warning),))
         part.asked = proxy.admit(ask, self._context.time_remaining())
         self._open.append(part)
         await uncancelled(self._call.write(ask.content))

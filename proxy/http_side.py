@@ -12,7 +12,7 @@ from grpc import StatusCode
 from ensemble.contract.errors import MOST_CHARACTERS
 from proxy.account import Account, http_log
 from proxy.doors import Door
-from proxy.inference import Ask, Proxy, elsewhere, look_at_body
+from proxy.inference import WARNING, Ask, Proxy, elsewhere, look_at_body
 from proxy.load import Asked
 from proxy.refusals import Refusal, of_the_server, too_large, unavailable
 from proxy.server import READY_S, connection_refusal, not_connected, without_region
@@ -121,7 +121,8 @@ class HttpSide:
 
         forget = self._proxy.server.on_loss(lose)
         try:
-            return await self._pass_back(request, account, await asyncio.shield(work), asked)
+            return await self._pass_back(request, account, await asyncio.shield(work), asked,
+                                         ask.warning)  # fmt: skip
         except (asyncio.CancelledError, ConnectionError, Refusal) as problem:
             if lost:
                 raise connection_refusal(lost[0]) from None
@@ -152,7 +153,7 @@ class HttpSide:
 
     async def _pass_back(
         self, request: web.BaseRequest, account: Account, answer: aiohttp.ClientResponse,
-        asked: Asked | None = None,
+        asked: Asked | None = None, warning: str = "",
     ) -> web.StreamResponse:  # fmt: skip
         """Copy an answer, only as fast as the caller reads it."""
         piece = await _words(answer) if answer.status >= 400 else b""
@@ -162,6 +163,8 @@ class HttpSide:
         for name, value in answer.headers.items():
             if name.lower() not in _HOP:
                 back.headers.add(name, value)
+        if warning:
+            back.headers[WARNING] = warning
         back.content_length = answer.content_length
         slow_s = self._proxy.settings.slow_reader_s
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,11 @@ from proxy.tensors import Input, check
 
 T = TypeVar("T")
 IN_THREAD = 2**18  # bytes from which looking at a request would hold up others
+WARNING = "x-voicereel-warning"  # a header of the answer over HTTP, trailing metadata over gRPC
+_NO_RATE = (
+    "reference_sample_rate is left out, so reference_audio was taken for the checkpoint's rate; "
+    "recorded at another rate it gives another voice: state it"
+)
 
 
 @dataclass
@@ -58,6 +63,7 @@ class Ask:
         token: Takes it back, or "".
         units: Its size, for `Load`.
         timeout_s: Its own limit, or None.
+        warning: What its caller should know, or "".
     """
 
     model: str
@@ -67,6 +73,7 @@ class Ask:
     token: str
     units: float
     timeout_s: float | None
+    warning: str
 
 
 async def elsewhere(work: Callable[..., T], size: int, *arguments: Any) -> T:
@@ -106,7 +113,8 @@ def _looked_at(proxy: Proxy, content: bytes, request: Any, headers: Mapping[str,
         token = uuid.uuid4().hex
         content = protobuf.with_parameter(content, CANCEL_TOKEN, token)
     units = units_of(model, _text_bytes(inputs), len(content))
-    return Ask(model, request.id, content, None, token, units, timeout_s)
+    warning = _warning({each.name for each in inputs})
+    return Ask(model, request.id, content, None, token, units, timeout_s, warning)
 
 
 def look_at_body(
@@ -136,6 +144,7 @@ def look_at_body(
     if flat:
         json_body.check_generate(model, fields)
         text_bytes = json_body.text_bytes(fields.get("text"))
+        names = fields.keys()
     else:
         inputs = json_body.inputs_of(model, fields, memoryview(content)[len(text) :])
         shared = proxy.doors.is_open("shared-memory", headers)
@@ -143,6 +152,7 @@ def look_at_body(
         text_bytes = _text_bytes(inputs) or json_body.text_bytes(
             next((i.get("data") for i in fields.get("inputs", []) if i["name"] == "text"), None)
         )
+        names = {each.name for each in inputs}
     token, timeout_s = _token(parameters), _timeout_s(model, parameters)
     if not token and group_of(model) == "speech":
         token = uuid.uuid4().hex
@@ -152,7 +162,7 @@ def look_at_body(
     name = fields.get("id")
     units = units_of(model, text_bytes, len(content))
     return Ask(model, name if isinstance(name, str) else "", content, length, token, units,
-               timeout_s)  # fmt: skip
+               timeout_s, _warning(names))  # fmt: skip
 
 
 def _check(model: str, inputs: list[Input], shares_outputs: bool, shared: bool) -> None:
@@ -162,6 +172,11 @@ def _check(model: str, inputs: list[Input], shares_outputs: bool, shared: bool) 
             "start the proxy with --open shared-memory.", "shared_memory",
         )  # fmt: skip
     check(model, inputs, shared)
+
+
+def _warning(names: Collection[str]) -> str:
+    has_rate = "reference_audio" not in names or "reference_sample_rate" in names
+    return "" if has_rate else _NO_RATE
 
 
 def _header_length(text: str | None, size: int) -> int | None:
