@@ -173,7 +173,8 @@ def test_what_compose_mounts_exists() -> None:
     secrets = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", s["file"]) for s in COMPOSE["secrets"].values()]
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
-            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).partition(":")[0]
+            place = volume if isinstance(volume, str) else volume["source"]
+            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", place).partition(":")[0]
             if source not in named:
                 assert (DEPLOY / source).exists(), volume
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
