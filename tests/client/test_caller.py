@@ -11,6 +11,8 @@ from support.launched import wait_until
 from support.script_server import SCRIPT, VOICES
 from voicereel import Caller, Cancelled, Client, stream_script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hanging(fake: FakeServer) -> Iterator[FakeServer]:

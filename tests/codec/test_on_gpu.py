@@ -25,7 +25,7 @@ from ensemble.serving import on_gpu as serving
 from export import parity
 from support.recorded import stand_in_for_cuda
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 FRAMES, FRAME = 40, 2048
 CPU = torch.device("cpu")
 

@@ -16,6 +16,8 @@ from websockets.sync.client import connect
 from gateway import connections
 from support.gateway import SPEECH, Gateway, chunks, tone
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 PART = b"GET /health/live HTTP/1.1\r\nHost: "
 

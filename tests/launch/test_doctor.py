@@ -20,6 +20,8 @@ from launch.doctor.repository import EXPORTED, TEMPLATE, artefacts
 from voicereel import VoiceFeatures
 from voicereel import doctor as doctor_of_the_client
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 

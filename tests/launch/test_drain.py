@@ -9,6 +9,8 @@ import pytest
 
 from launch import drain
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:

@@ -14,6 +14,8 @@ import pytest
 
 from support.launched import PROJECT
 
+pytestmark = pytest.mark.slow
+
 
 class Triton(http.server.BaseHTTPRequestHandler):
     """Answers with a status and a body; `delay_s` passes before each byte."""

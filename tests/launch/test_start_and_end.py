@@ -26,6 +26,8 @@ from support.launched import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.server
 def test_a_server_as_a_context(toy) -> None:

@@ -28,7 +28,7 @@ from launch.supervisor import Supervisor
 from support.launched import children, wait_until
 from support.supervised import PROXY, FakeServer
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
 
 
 def proxy(*arguments: str) -> ProxyProcess:

@@ -8,6 +8,8 @@ from launch import watch as watching
 from launch.run_folder import RunFolder
 from support.supervised import FakeServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("computes", "longest_s", "found"), [(True, 60, False), (True, 0.2, True), (False, 60, True)]

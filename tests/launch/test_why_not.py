@@ -13,6 +13,8 @@ from support.launched import place_slow, regions, serve
 from support.machine import RELEASES
 from support.native import stand_ins
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.server
 def test_a_deadline_ends_what_hangs(toy, monkeypatch) -> None:
