@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
@@ -28,7 +29,18 @@ os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[4], sys.argv[4:])"""
 _GUARD_S = 1  # seconds that the children of a command have to end by themselves
 _STUB = "triton_python_backend_stub"
 _KILLED_S = 5  # that the kernel may take to end what was killed, on a busy machine
+_MOST_DESCRIPTORS = 65_536  # a caller's connection is one
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def allow_descriptors() -> None:
+    """Let this process and what it starts have as many descriptors as the system gives.
+
+    A shell or a container often begins with a soft limit of 1,024, which idle callers use up.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def tied(held_back: Collection[signal.Signals] = (), guarded: bool = False) -> list[str]:

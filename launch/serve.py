@@ -20,6 +20,7 @@ import typer
 from ensemble.contract.settings import DRAIN_S, MOST_DRAIN_S, server_settings
 from launch import compiler, exported, hardening, shared_memory, traces
 from launch.address import ListenAddress
+from launch.processes import allow_descriptors
 from launch.proxy_process import ProxyProcess, proxy_arguments
 from launch.restarts import WITHIN_S, Restarts
 from launch.run_folder import RunFolder
@@ -99,6 +100,7 @@ def main(
             say(f"warning: {other}")
         if not without_proxy:  # before models are loaded for minutes
             listen.free_ports(ports)
+        allow_descriptors()
         folder = RunFolder.create()
         file, key = hardening.key_in(key_file, folder)
         server = Server(

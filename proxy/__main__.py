@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import resource
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from launch.processes import allow_descriptors
 from proxy.doors import GROUPS
 from proxy.load import LONGEST_WAIT_S
 from proxy.serve import serve
@@ -17,7 +17,6 @@ from proxy.settings import Settings, key_of, opened_of
 _PORT = typer.Option(min=0, max=65535, help="0: any free one.")
 _SERVER = typer.Option(help="HOST:PORT of the tritonserver.")
 _DAY_S = 86_400
-_MOST_DESCRIPTORS = 65_536  # a connection is one
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -65,7 +64,7 @@ def main(
         raise typer.BadParameter(f"{log_level!r}, expected {', '.join(_LEVELS)}")
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=log_level.upper())
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # a caller that left is no error
-    _allow_connections()
+    allow_descriptors()
     try:
         settings = Settings(
             address, http_port, grpc_port, metrics_port, server_http, server_grpc, server_metrics,
@@ -78,13 +77,6 @@ def main(
         raise typer.Exit(2) from None
     if not drained:
         print(f"proxy: requests were still in flight after {grace:g} s", file=sys.stderr)
-
-
-def _allow_connections() -> None:
-    """Take as many descriptors as the system gives: a soft limit of 1,024 idle callers use up."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,21 @@ def test_a_signal_that_is_held_back_is_seen(held_back) -> None:
     assert held_back.poll() is None
 
 
+def test_idle_callers_do_not_use_up_the_descriptors() -> None:
+    """What is started has as many as this process: a server's connections are its own."""
+    script = (
+        "import resource as r, subprocess as s, sys"
+        "; r.setrlimit(r.RLIMIT_NOFILE, (64, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
+        "; from launch import processes as p; p.allow_descriptors()"
+        "; s.run([*p.tied(), sys.executable, '-c', 'import resource as r; "
+        "print(*r.getrlimit(r.RLIMIT_NOFILE))'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          cwd=PROJECT)  # fmt: skip
+    soft, hard = map(int, done.stdout.split())
+    assert soft == (min(hard, 65_536) if hard > 0 else 65_536)
+
+
 ORPHANS = """
 import ctypes, os, signal, subprocess, sys, time
 from launch import processes

@@ -1,14 +1,9 @@
 """Connections that ask nothing, or speak no HTTP."""
 
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 from proxy import http_side
 from support.proxied import logged, proxied
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_connection_that_asks_nothing_is_closed(upstream, upstream_http, monkeypatch) -> None:
@@ -21,16 +16,6 @@ def test_a_connection_that_asks_nothing_is_closed(upstream, upstream_http, monke
                 with socket.create_connection((host, int(port)), timeout=5) as connection:
                     connection.sendall(said)
                     assert connection.recv(100) == b""
-
-
-def test_idle_callers_do_not_use_up_the_descriptors() -> None:
-    script = (
-        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
-        "; import proxy.__main__ as m; m._allow_connections(); print(*r.getrlimit(r.RLIMIT_NOFILE))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    soft, hard = map(int, done.stdout.split())
-    assert soft == (min(hard, 65_536) if hard > 0 else 65_536)
 
 
 def test_bytes_that_are_no_http_do_not_fill_the_log(door, caplog) -> None:
