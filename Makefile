@@ -25,20 +25,20 @@ up: setup  ## the demo's two voices, a gateway and its page in the browser: prin
 	$(PYTHON_IN_VENV) -m benchmarks.demo.up $(if $(PORT),--port $(PORT))
 
 serve: setup  ## tritonserver in the foreground [REPOSITORY=DIR] [PROFILE=cpu]
-	$(PYTHON_IN_VENV) -m launch.serve --repository $(REPOSITORY) $(if $(PROFILE),--profile $(PROFILE))
+	$(PYTHON_IN_VENV) -m launch.serve --repository "$(REPOSITORY)" $(if $(PROFILE),--profile $(PROFILE))
 
 gateway: setup  ## OpenAI's speech API in front of `make serve`: http://127.0.0.1:8080/v1
 	$(PYTHON_IN_VENV) -m gateway
 
 export: setup  ## a Fish-Speech checkpoint into a servable repository: CHECKPOINT=DIR [REPOSITORY=DIR] [INT8=1] [ONNX_LLAMA=1]
 	@test -n "$(CHECKPOINT)" || { echo "export: which checkpoint? make export CHECKPOINT=DIR" >&2; exit 1; }
-	$(PYTHON_IN_VENV) -m export run $(CHECKPOINT) --repository $(REPOSITORY) $(if $(INT8),--int8) $(if $(ONNX_LLAMA),--onnx-llama)
+	$(PYTHON_IN_VENV) -m export run "$(CHECKPOINT)" --repository "$(REPOSITORY)" $(if $(INT8),--int8) $(if $(ONNX_LLAMA),--onnx-llama)
 
 check: setup  ## ruff, pyright, and contract == config.pbtxt == artefacts
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright --pythonpath $(PYTHON_IN_VENV)
-	$(PYTHON_IN_VENV) -m ensemble.check --repository $(REPOSITORY)
+	$(PYTHON_IN_VENV) -m ensemble.check --repository "$(REPOSITORY)"
 
 audit:  ## known vulnerabilities of the pinned packages, or that no database can be reached
 	python3 tools/audit.py
@@ -65,10 +65,10 @@ bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny
 	$(PYTHON_IN_VENV) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(PRECISION),--precision $(PRECISION))
 
 load: setup  ## perf_analyzer from one caller to many: benchmarks/results/report.md [REPOSITORY=DIR] [QUICK=1] [MINUTES=11] [RESUME=1]
-	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository $(REPOSITORY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)
+	$(PYTHON_IN_VENV) -m benchmarks.load $(if $(QUICK),--quick,--repository "$(REPOSITORY)") $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume)
 
 chaos: setup  ## every fault against a real server, in one table: killed processes, floods, full disks, a soak [MINUTES=3] [ONLY=kill,flood] [REPOSITORY=DIR]
-	PYTHONPATH=tests:client $(PYTHON_IN_VENV) -m support.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(filter-out model_repository,$(REPOSITORY)),--repository $(REPOSITORY))
+	PYTHONPATH=tests:client $(PYTHON_IN_VENV) -m support.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY)) $(if $(filter-out model_repository,$(REPOSITORY)),--repository "$(REPOSITORY)")
 
 cost: setup  ## wall time and memory against size, on a tiny endless checkpoint, into the same report
 	$(PYTHON_IN_VENV) -m benchmarks.load.cost
@@ -83,7 +83,7 @@ train: setup  ## the demo voice, from nothing to assets/demo; needs espeak-ng [M
 quality: setup  ## words and voice of a checkpoint, heard by a recogniser; needs espeak-ng: CHECKPOINT=DIR [PRECISION=full] [JOINED=2]
 	@test -n "$(CHECKPOINT)" || { echo "quality: which checkpoint? make quality CHECKPOINT=DIR" >&2; exit 1; }
 	$(PYTHON_IN_VENV) -m pip install --quiet --no-deps --requirement training/requirements.txt
-	$(PYTHON_IN_VENV) -m benchmarks.quality --checkpoint $(CHECKPOINT) $(if $(PRECISION),--precision $(PRECISION)) $(if $(JOINED),--joined $(JOINED))
+	$(PYTHON_IN_VENV) -m benchmarks.quality --checkpoint "$(CHECKPOINT)" $(if $(PRECISION),--precision $(PRECISION)) $(if $(JOINED),--joined $(JOINED))
 
 clean:  ## remove what was built, not the virtual environment nor exported artefacts
 	rm -rf build out .pytest_cache .ruff_cache .hypothesis

@@ -139,6 +139,27 @@ def test_a_stream_that_is_stopped_by_a_signal(
             assert (riff, data) == (36 + 2 * len(back), 2 * len(back))
 
 
+LOST = """
+import os, signal, time
+from voicereel.cli import ending
+ending._LONGEST_S = 0.3
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # here the exception comes, and Python only prints it
+with ending._signals_raised():
+    Deaf()
+    print("goes on", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_signal_whose_exception_is_lost_still_ends_the_command() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "goes on\n"), done.stderr
+    assert "Exception ignored" in done.stderr and "Stopped: SIGTERM" in done.stderr
+
+
 @pytest.mark.slow
 def test_nohup_stays_in_force(fake: FakeServer, tmp_path: Path) -> None:
     def slow(_):

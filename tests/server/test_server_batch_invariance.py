@@ -1,5 +1,6 @@
 """Streams at the real server: equal in any batch, and ended exactly once on every path."""
 
+import re
 import threading
 import time
 import urllib.request
@@ -165,7 +166,7 @@ def test_a_full_queue_refuses_at_once_and_loses_no_request(server) -> None:
             if error is not None:
                 full = "fish_llama: overloaded: 256 requests are waiting already" in str(error)
                 # A slow machine would make some wait longer than they may.
-                assert full or "fish_llama: overloaded: a slot is expected in" in str(error)
+                assert full or re.search("fish_llama: overloaded: (a|no) slot", str(error))
                 ended["refused"] += 1
                 late += not full
             elif result.get_response().parameters["triton_final_response"].bool_param:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 # Signals that end a process without a word to it, by default. Windows has no SIGHUP.
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_LONGEST_S = 30  # that a command may take to end in order
 _BROKEN_PIPE = 128 + 13  # what a shell says of a program that SIGPIPE has ended
 
 
@@ -48,11 +49,17 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raise `Stopped` for signals; a second one ends the process at once."""
+    """Raise `Stopped` for signals; a second one ends the process at once.
+
+    So does time: an exception that comes in the middle of a destructor or a callback is lost.
+    """
 
     def stop(number: int, _: object) -> None:
         for ending in changed:
             signal.signal(ending, signal.SIG_DFL)
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+            signal.setitimer(signal.ITIMER_REAL, _LONGEST_S)
         raise Stopped(number)
 
     changed = []
