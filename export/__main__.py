@@ -1,5 +1,6 @@
 """`python -m export COMMAND`: makes checkpoints, and exports them into a model repository."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -87,7 +88,9 @@ def run(
         raise
     for table in tables(result):
         console.print(table)
-    console.print(f"[green]{repository} is ready: make serve REPOSITORY={repository}")
+    console.print(
+        f"[green]{repository} is ready: make serve REPOSITORY={shlex.quote(str(repository))}"
+    )
 
 
 def _no_room(error: OSError | RuntimeError) -> str:
