@@ -58,7 +58,7 @@ images:  ## the images of deploy/, with docker [PIP_EXTRA_INDEX_URL=URL: of CPU 
 test-images:  ## the CPU and gateway image, built and heard, and compose where Docker is; needs root, debootstrap, buildah
 	$(PYTHON_IN_VENV) -m pytest -s -m root tests/deploy
 
-quick:  ## tests that start no server and no process, one to two minutes: for the inner loop
+quick:  ## the fast tests, without a server, one to two minutes: for the inner loop
 	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile -m "not server and not gpu and not weights and not root and not slow and not long"
 
 bench: setup  ## the brief's workload against upstream, full size [QUICK=1: tiny] [PRECISION=int8]

@@ -15,7 +15,8 @@ _OTHERS = 200  # descriptors that are no connections
 def allow_connections() -> int:
     """Take as many descriptors as the system gives, and how many connections that allows.
 
-    A container often begins with a soft limit of 1,024.
+    A container often begins with a soft limit of 1,024. The launcher's own way to do this is not in
+    the gateway's image.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)

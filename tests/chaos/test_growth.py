@@ -24,3 +24,7 @@ JUMPS = [{2.3: 5.0}, {1.4: 60.0}, {1.5: 9.0, 2.5: -9.0}, {}]
 def test_a_jump_is_no_leak_and_hides_none(minutes: float, jumps: dict[float, float]) -> None:
     assert abs(soaked(minutes, 0.0, jumps)) < 0.5
     assert soaked(minutes, 2.5, jumps) == pytest.approx(2.5, abs=0.4)
+
+
+def test_jumps_that_come_again_are_a_leak() -> None:
+    assert soaked(3, 0.0, {1.3: 5.0, 2.0: 5.0, 2.7: 5.0}) > 2.0

@@ -41,7 +41,7 @@ class Docker:
         self.environment = os.environ | {"DOCKER_HOST": f"unix://{socket}"}
 
     def __call__(self, *arguments: object, **how) -> str:
-        """Run docker; its output. Raises CalledProcessError with what it said."""
+        """Run docker; its output. Raises AssertionError with what it said."""
         done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True,
                               env=self.environment, **how)  # fmt: skip
         if done.returncode:
@@ -86,6 +86,17 @@ def daemon(folder: Path) -> Iterator[Docker]:
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):
+    """Serves the folders of `shown`, under their full names, and nothing else."""
+
+    shown: tuple[str, ...] = ()
+
+    def send_head(self):  # type: ignore[override]
+        path = os.path.realpath(self.translate_path(self.path))
+        if not path.startswith(tuple(f"{os.path.realpath(folder)}/" for folder in self.shown)):
+            self.send_error(404)
+            return None
+        return super().send_head()
+
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
@@ -96,6 +107,7 @@ def _index(docker: Docker) -> Iterator[tuple[dict[str, str], str | None]]:
     host = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
     variables, files = container.pip_configuration()
     certificate = files.pop(variables.get("PIP_CERT", ""), None)
+    _Files.shown = tuple(files)
     with http.server.ThreadingHTTPServer(
         (host, 0), functools.partial(_Files, directory="/")
     ) as server:

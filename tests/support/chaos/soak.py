@@ -58,8 +58,17 @@ def slopes(samples: list[tuple[float, dict[str, dict[str, float]]]]) -> dict[str
             line = [h[name][what] for _, h in settled if what in h.get(name, {})]
             if len(line) >= _PARTS:
                 means = [float(part.mean()) for part in np.array_split(line, _PARTS)]
-                grown[f"{name}: {what}"] = slope(means) / a_part
+                grown[f"{name}: {what}"] = max(slope(means), _beside_a_jump(means)) / a_part
     return grown
+
+
+def _beside_a_jump(means: list[float]) -> float:
+    """Growth from one to the next without the largest jump, which two parts may share.
+
+    It finds jumps that come again and again, but in less than every other part.
+    """
+    jump = max(b - a for a, b in zip(means, means[2:], strict=False))
+    return (means[-1] - means[0] - jump) / (len(means) - 3)
 
 
 class _Load:
