@@ -92,7 +92,7 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
     def send_head(self):  # type: ignore[override]
         path = os.path.realpath(self.translate_path(self.path))
-        if not path.startswith(tuple(f"{os.path.realpath(folder)}/" for folder in self.shown)):
+        if not f"{path}/".startswith(tuple(f"{os.path.realpath(top)}/" for top in self.shown)):
             self.send_error(404)
             return None
         return super().send_head()
